@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connections::{self, Limits};
 use crate::health::Health;
-use crate::relay::Observer;
+use crate::relay::RelayMetrics;
 
 /// Error of starting the admin server.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ impl Server {
     }
 
     /// Serves requests until `shutdown` is cancelled.
-    pub async fn serve(self, observer: Observer, shutdown: CancellationToken) {
+    pub async fn serve(self, observer: RelayMetrics, shutdown: CancellationToken) {
         self.serve_with(observer, String::new, shutdown).await;
     }
 
@@ -69,7 +69,7 @@ impl Server {
     /// without its end mark.
     pub(crate) async fn serve_with(
         self,
-        observer: Observer,
+        observer: RelayMetrics,
         of_process: impl Fn() -> String + Send + Sync + 'static,
         shutdown: CancellationToken,
     ) {

@@ -1,13 +1,13 @@
 //! Health checks of a relay in this process.
 
 use super::{Health, Status};
-use crate::relay::{CheckState, Observer};
+use crate::relay::{CheckState, RelayMetrics};
 
 impl Health {
     /// Adds the checks of a relay in this process, with the relay's names: `database`, `lease`,
     /// `kafka`, `stream`.
     #[must_use]
-    pub fn relay(self, observer: &Observer) -> Self {
+    pub fn relay(self, observer: &RelayMetrics) -> Self {
         observer.checks().into_iter().fold(self, |health, check| {
             let (name, observer) = (check.name, observer.clone());
             health.check(name, move || std::future::ready(status(&observer, name)))
@@ -15,7 +15,7 @@ impl Health {
     }
 }
 
-fn status(observer: &Observer, name: &str) -> Status {
+fn status(observer: &RelayMetrics, name: &str) -> Status {
     match observer
         .checks()
         .into_iter()

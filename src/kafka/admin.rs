@@ -10,7 +10,7 @@ use rdkafka::{
 
 use super::{
     Settings,
-    dropped::Dropped,
+    drop_on_thread::Dropped,
     topics::{ADMIN_TIMEOUT, TopicError, within_limit},
 };
 

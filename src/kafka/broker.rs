@@ -8,7 +8,7 @@ use rdkafka::{
 
 use super::{
     OVERDUE, Settings, bounded,
-    dropped::Dropped,
+    drop_on_thread::Dropped,
     topics::{ASK_TIMEOUT, ASKED_TOPIC, within_limit},
 };
 

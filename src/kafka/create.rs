@@ -9,7 +9,7 @@ use rdkafka::{
 
 use super::{
     Settings,
-    dropped::Dropped,
+    drop_on_thread::Dropped,
     topics::{
         ASK_TIMEOUT, MAX_MESSAGE_BYTES, TopicError, own_setting, partitions_of, within_limit,
     },

@@ -13,7 +13,7 @@ use rdkafka::{
 use super::{
     Creation, OVERDUE, Replaceable, Settings, bounded,
     create::create_topic,
-    dropped::Dropped,
+    drop_on_thread::Dropped,
     topics::{ASK_TIMEOUT, TopicError, judged, within_limit},
 };
 

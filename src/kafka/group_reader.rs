@@ -8,8 +8,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 use super::consumer::{ASK_TIMEOUT, Committed, Partition, partitions_of};
-use super::dropped::Dropped;
-use super::quiet::Quiet;
+use super::drop_on_thread::Dropped;
+use super::silent_context::Quiet;
 use super::{Beat, OVERDUE, Settings, Unanswered, watched};
 
 /// The end of each partition.

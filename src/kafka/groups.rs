@@ -9,8 +9,8 @@ use rdkafka::{
 };
 
 use super::{
-    Beat, OVERDUE, Settings, TopicError, dropped::Dropped, group_reader::be_outsider, quiet::Quiet,
-    watched,
+    Beat, OVERDUE, Settings, TopicError, drop_on_thread::Dropped, group_reader::be_outsider,
+    silent_context::Quiet, watched,
 };
 
 /// Timeout of a request to the cluster.

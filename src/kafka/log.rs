@@ -8,7 +8,9 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use super::{Beat, OVERDUE, Settings, TopicError, dropped::Dropped, quiet::Quiet, watched};
+use super::{
+    Beat, OVERDUE, Settings, TopicError, drop_on_thread::Dropped, silent_context::Quiet, watched,
+};
 
 /// Maximum time to wait for the next record. Longer than a leader election.
 const SILENCE_MAX: Duration = Duration::from_secs(30);

@@ -19,12 +19,14 @@ mod acks;
 mod admin;
 mod broker;
 mod call;
+#[cfg(feature = "cli")]
+mod cluster_info;
 mod commit;
 mod consumer;
 mod context;
 mod create;
 mod directory;
-mod dropped;
+mod drop_on_thread;
 mod envelope;
 mod feed;
 mod foreign_id;
@@ -41,17 +43,17 @@ mod outgoing;
 mod partitioner;
 #[cfg(feature = "health")]
 mod ping;
-#[cfg(feature = "cli")]
-mod probe;
 mod producer;
 mod publisher;
-mod quiet;
 mod reader;
 mod settings;
 mod shelf;
+mod silent_context;
 mod topics;
 mod transaction;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::cluster_info::{Cluster, Topic};
 pub(crate) use acks::{Acks, Failure, Refused, Window};
 #[cfg(test)]
 pub(crate) use acks::{Ground, RefusedRecord};
@@ -81,8 +83,6 @@ pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
 #[cfg(feature = "health")]
 pub(crate) use ping::Ping;
-#[cfg(feature = "cli")]
-pub(crate) use probe::{Cluster, Topic};
 pub(crate) use producer::{Headers, Producer, Record, SendError, Transactional};
 pub(crate) use publisher::{Letter, LetterError, Publisher};
 pub use reader::Malformed;

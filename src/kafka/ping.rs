@@ -8,7 +8,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::dropped::Dropped;
+use super::drop_on_thread::Dropped;
 use super::{Replaceable, Settings, bounded};
 
 /// The topic of the request, because a request for all topics may return megabytes. It need not

@@ -12,7 +12,9 @@ use rdkafka::{
 };
 use tokio::time::timeout;
 
-use super::{OVERDUE, Replaceable, Settings, Unanswered, dropped::Dropped, quiet::Quiet};
+use super::{
+    OVERDUE, Replaceable, Settings, Unanswered, drop_on_thread::Dropped, silent_context::Quiet,
+};
 
 /// Properties that the publisher sets and a user cannot override.
 const FIXED: &[(&str, &str)] = &[

@@ -282,7 +282,7 @@ impl Message {
         self.original.as_deref().unwrap_or(&self.incoming)
     }
 
-    /// Returns the number of attempts before this delivery: in place, from the detour, from retry
+    /// Returns the number of attempts before this delivery: in place, from the table of parked events, from retry
     /// topics, and before a replay.
     pub(crate) fn attempts_before(&self) -> u32 {
         self.attempts_before

@@ -12,11 +12,11 @@ use rdkafka::{
 use super::{
     Beat, Settings,
     consumer::{ASK_TIMEOUT, Committed, Partition, partitions_of},
-    dropped::Dropped,
+    drop_on_thread::Dropped,
     feed::incoming,
     group_reader::be_outsider,
     incoming::{Buffers, Incoming},
-    quiet::Quiet,
+    silent_context::Quiet,
 };
 
 /// Maximum time to wait for the next record before the topic is treated as unreadable.

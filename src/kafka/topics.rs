@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{
     Acks, Creation, Failure, OVERDUE, Producer, Settings, Unanswered, bounded, context::Context,
-    create::create_topic, dropped::Dropped,
+    create::create_topic, drop_on_thread::Dropped,
 };
 
 /// Timeout of a request to the cluster. Longer than a leader election, so that an election does not

@@ -319,6 +319,11 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
             "detour correlation",
             include_str!("../../migrations/0040_detour_correlation.sql"),
         ),
+        (
+            41,
+            "subscriber parked",
+            include_str!("../../migrations/0041_subscriber_parked.sql"),
+        ),
     ];
     ALL.iter()
         .map(|&(version, description, sql)| {

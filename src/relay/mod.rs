@@ -48,7 +48,7 @@ pub use error::RelayError;
 #[cfg(feature = "cli")]
 pub(crate) use leadership::holder::{Holder, holder};
 pub use maintenance::retention::RetentionOptions;
-pub use monitor::metrics::{Check, CheckState, Observer};
+pub use monitor::metrics::{Check, CheckState, RelayMetrics};
 #[cfg(feature = "cli")]
 pub(crate) use options::debezium::ADDITIONAL_MAX;
 pub use options::debezium::{

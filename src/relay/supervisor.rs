@@ -27,9 +27,9 @@ use self::{
     watchdog::{Supervised, Watchdog, hang_limit},
 };
 use super::{
-    Observer, OnUndeliverable, RelayError, RelayOptions,
+    OnUndeliverable, RelayError, RelayMetrics, RelayOptions,
     error::{Interruption, Meaning},
-    monitor::metrics::Part,
+    monitor::metrics::Component,
     options::{is_dead_letter_topic, is_relay_name},
     routing::template::TopicTemplate,
     startup::transaction_timeout,
@@ -44,7 +44,7 @@ const GOOD_SESSION: Duration = Duration::from_secs(10);
 /// A relay that is ready to run.
 pub struct Relay {
     options: RelayOptions,
-    observer: Observer,
+    observer: RelayMetrics,
 }
 
 impl Relay {
@@ -78,12 +78,12 @@ impl Relay {
                     .into(),
             ));
         }
-        let observer = Observer::new(options.stall_after);
+        let observer = RelayMetrics::new(options.stall_after);
         Ok(Self { options, observer })
     }
 
     /// Returns the metrics and the readiness of the relay.
-    pub fn observer(&self) -> Observer {
+    pub fn observer(&self) -> RelayMetrics {
         self.observer.clone()
     }
 
@@ -168,8 +168,10 @@ impl Relay {
         let (part, side) = match interruption.meaning() {
             Meaning::NeedsPerson(remedy) if !may_retry => return Err(RelayError::Refused(remedy)),
             Meaning::NeedsPerson(_) => (part(interruption), "postgres"),
-            Meaning::ProducerBroken => (Part::Kafka, "kafka"),
-            Meaning::Transient if part(interruption) == Part::Kafka => (Part::Kafka, "kafka"),
+            Meaning::ProducerBroken => (Component::Kafka, "kafka"),
+            Meaning::Transient if part(interruption) == Component::Kafka => {
+                (Component::Kafka, "kafka")
+            }
             Meaning::Transient => (part(interruption), "postgres"),
         };
         self.observer.interrupted(part, interruption.explained());
@@ -193,13 +195,13 @@ impl Relay {
 }
 
 /// Returns the readiness check that shows an interruption.
-fn part(interruption: &Interruption) -> Part {
+fn part(interruption: &Interruption) -> Component {
     match interruption {
-        _ if interruption.meaning() == Meaning::ProducerBroken => Part::Kafka,
-        Interruption::Topic(_) => Part::Kafka,
-        Interruption::LeaseLost => Part::Lease,
-        Interruption::Connections { .. } | Interruption::Waiting(_) => Part::Database,
-        _ if interruption.is_of_connecting() => Part::Database,
-        _ => Part::Stream,
+        _ if interruption.meaning() == Meaning::ProducerBroken => Component::Kafka,
+        Interruption::Topic(_) => Component::Kafka,
+        Interruption::LeaseLost => Component::Lease,
+        Interruption::Connections { .. } | Interruption::Waiting(_) => Component::Database,
+        _ if interruption.is_of_connecting() => Component::Database,
+        _ => Component::Stream,
     }
 }

@@ -15,7 +15,7 @@ use crate::subscriber::{HandlerError, Meta};
 
 /// One run of a saga.
 #[derive(Clone, Debug)]
-pub(crate) struct Instance<S> {
+pub(crate) struct SagaInstance<S> {
     pub(crate) id: Uuid,
     pub(crate) key: String,
     pub(crate) state: S,
@@ -26,7 +26,7 @@ pub(crate) struct Instance<S> {
 }
 
 /// Effects of a saga: the transaction of a delivery or of the timer, or a test.
-pub(crate) trait World<S>: Send {
+pub(crate) trait Effects<S>: Send {
     /// Publishes an event when the transition commits. The inner error reports an event that can
     /// never be published. The outer error reports a database failure, and the caller must then
     /// discard the whole transition.
@@ -39,7 +39,7 @@ pub(crate) trait World<S>: Send {
     /// caller must then discard the whole transition.
     fn call(
         &mut self,
-        run: &Instance<S>,
+        run: &SagaInstance<S>,
         step: &str,
         back: bool,
         local: &Local<S>,
@@ -49,7 +49,7 @@ pub(crate) trait World<S>: Send {
     fn elapsed(&self) -> Duration;
 }
 
-impl<S> Instance<S> {
+impl<S> SagaInstance<S> {
     /// Returns the headers of the events that this saga sends: its own id as the correlation id,
     /// and its latest cause.
     pub(super) fn headers(&self) -> Headers {
@@ -59,35 +59,35 @@ impl<S> Instance<S> {
 
 impl<S: SagaState> Saga<S> {
     /// Applies an input and executes all actions that follow from it.
-    pub(crate) async fn drive<W: World<S>>(
+    pub(crate) async fn drive<W: Effects<S>>(
         &self,
         shape: &Shape,
-        instance: &mut Instance<S>,
+        instance: &mut SagaInstance<S>,
         input: Input,
         now: DateTime<Utc>,
-        world: &mut W,
+        effects: &mut W,
     ) -> Result<(), HandlerError> {
         let mut next = shape.next(&mut instance.progress, input, now);
         loop {
             let happened = match next {
                 Next::Wait => return Ok(()),
                 Next::Ended => {
-                    return world
+                    return effects
                         .send(self.ended_of(instance)?)
                         .await?
                         .map_err(HandlerError::dead_letter);
                 }
-                Next::Send { step, back } => self.send(instance, &step, back, world).await?,
-                Next::Call { step, back } => self.call(instance, &step, back, world).await?,
+                Next::Send { step, back } => self.send(instance, &step, back, effects).await?,
+                Next::Call { step, back } => self.call(instance, &step, back, effects).await?,
             };
-            next = shape.next(&mut instance.progress, happened, now + world.elapsed());
+            next = shape.next(&mut instance.progress, happened, now + effects.elapsed());
         }
     }
 
     /// Applies an awaited reply to the saga's state.
     pub(crate) fn take(
         &self,
-        instance: &mut Instance<S>,
+        instance: &mut SagaInstance<S>,
         meta: &Meta,
     ) -> Result<Input, HandlerError> {
         let current = instance
@@ -106,12 +106,12 @@ impl<S: SagaState> Saga<S> {
         Ok(Input::Reply((reply.take)(&mut instance.state, meta)?))
     }
 
-    async fn send<W: World<S>>(
+    async fn send<W: Effects<S>>(
         &self,
-        instance: &Instance<S>,
+        instance: &SagaInstance<S>,
         step: &str,
         back: bool,
-        world: &mut W,
+        effects: &mut W,
     ) -> Result<Input, HandlerError> {
         let Some(Action::Remote { make, .. }) = self.action(step, back) else {
             unreachable!("the shape is derived from the definition")
@@ -120,7 +120,7 @@ impl<S: SagaState> Saga<S> {
             Ok(mut envelope) => {
                 envelope.headers.extend(instance.headers().iter());
                 let id = envelope.id.as_uuid();
-                match world.send(envelope).await? {
+                match effects.send(envelope).await? {
                     Ok(()) => return Ok(Input::Sent(id)),
                     Err(error) => error,
                 }
@@ -135,25 +135,25 @@ impl<S: SagaState> Saga<S> {
         })))
     }
 
-    async fn call<W: World<S>>(
+    async fn call<W: Effects<S>>(
         &self,
-        instance: &mut Instance<S>,
+        instance: &mut SagaInstance<S>,
         step: &str,
         back: bool,
-        world: &mut W,
+        effects: &mut W,
     ) -> Result<Input, HandlerError> {
         let Some(Action::Local(local)) = self.action(step, back) else {
             unreachable!("the shape is derived from the definition")
         };
         Ok(Input::Called(
-            world
+            effects
                 .call(instance, step, back, local)
                 .await?
                 .map(|state| instance.state = state),
         ))
     }
 
-    fn ended_of(&self, instance: &Instance<S>) -> Result<Envelope, HandlerError> {
+    fn ended_of(&self, instance: &SagaInstance<S>) -> Result<Envelope, HandlerError> {
         let correlation = instance
             .correlation_id
             .clone()

@@ -37,7 +37,6 @@
 //! reply must carry the correlation id of its command. Handlers of Tidings set it automatically;
 //! other services must copy the header `correlationid` (`ce_correlationid` in Kafka).
 
-mod alarm;
 mod chores;
 mod companion;
 mod definition;
@@ -58,10 +57,11 @@ mod store;
 mod subscribe;
 mod timer;
 mod transition;
+mod wakeup;
 
 pub(crate) use definition::Local;
 pub use definition::{Saga, SagaState};
-pub(crate) use drive::{Instance, World};
+pub(crate) use drive::{Effects, SagaInstance};
 pub use ended::SagaEnded;
 pub(crate) use machine::{CallFailed, Input, Shape};
 #[cfg(feature = "metrics")]

@@ -1,4 +1,4 @@
-//! Notifications of sagas that have become due: started by code, decided by an operator, or
+//! Notifications of sagas that have become due: started by code, decision by an operator, or
 //! released from another saga's lock.
 //!
 //! A notification only saves the wait for the next poll. It is never required, since sessions

@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::alarm::Alarm;
+use super::wakeup::Wakeup;
 use crate::kafka::Unhandled;
 use crate::subscriber::{CatchUp, Ground};
 
@@ -100,7 +100,7 @@ impl Replies {
     pub(super) fn want(
         self: &Arc<Self>,
         now: DateTime<Utc>,
-        alarm: &Arc<Alarm>,
+        wakeup: &Arc<Wakeup>,
         stop: &CancellationToken,
     ) {
         {
@@ -110,7 +110,7 @@ impl Replies {
             }
             state.waiting_since = Some(Instant::now());
         }
-        let (replies, alarm, stop) = (self.clone(), alarm.clone(), stop.clone());
+        let (replies, wakeup, stop) = (self.clone(), wakeup.clone(), stop.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -118,7 +118,7 @@ impl Replies {
                     let mut state = replies.state();
                     *state = State { handled_as_of: Some(now), waiting_since: None };
                     drop(state);
-                    alarm.set(Instant::now());
+                    wakeup.set(Instant::now());
                 }
             }
         });

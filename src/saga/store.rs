@@ -9,14 +9,14 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, Row};
 use uuid::Uuid;
 
 use super::definition::{Saga, SagaState};
-use super::drive::Instance;
+use super::drive::SagaInstance;
 use super::machine::Input;
 use super::notices::{CHANNEL, notice, notify};
 use super::obstacle::Obstacle;
 use super::progress::{Progress, SagaStatus};
 use super::replies::Hold;
 use super::statistics::SagaStanding;
-use super::transition::Decided;
+use super::transition::Decision;
 use crate::postgres::SchemaName;
 use crate::subscriber::HandlerError;
 
@@ -44,7 +44,7 @@ const HELD: &str = "($4 and action is null
            or due_at > pg_catalog.statement_timestamp() - $6 * interval '1 second'))
      or (($8::float8 is null
            or due_at > pg_catalog.statement_timestamp() - $8 * interval '1 second')
-         and exists (select from \"SCHEMA\".detour d
+         and exists (select from \"SCHEMA\".subscriber_parked d
            where d.consumer = $7 and d.correlation_id = saga.id::text))))";
 
 /// Stored saga, locked by this transaction unless read by [`Store::read`] or [`Store::open_after`].
@@ -295,7 +295,7 @@ impl Store {
         &self,
         conn: &mut PgConnection,
         saga: &Saga<S>,
-        instance: &Instance<S>,
+        instance: &SagaInstance<S>,
         wake: Wake,
     ) -> Result<Option<DateTime<Utc>>, HandlerError> {
         let sql = format!(
@@ -333,7 +333,7 @@ impl Store {
         conn: &mut PgConnection,
         version: u32,
         kept: &Kept<'_>,
-        decided: Decided,
+        decision: Decision,
     ) -> Result<(), HandlerError> {
         let sql = format!(
             r#"update "{}".saga set version = $2, status = $3, step = $4, error = $5,
@@ -369,7 +369,7 @@ impl Store {
             progress.status,
             SagaStatus::Completed | SagaStatus::Compensated
         );
-        let query = query.bind(decided == Decided::Done || nothing_to_decide);
+        let query = query.bind(decision == Decision::Done || nothing_to_decide);
         query.bind(&kept.obstacle).execute(conn).await?;
         Ok(())
     }
@@ -633,7 +633,7 @@ impl Stored {
         &self,
         saga: &Saga<S>,
         progress: Progress,
-    ) -> Result<Instance<S>, Obstacle> {
+    ) -> Result<SagaInstance<S>, Obstacle> {
         let correlation_id = self.correlation_id.clone();
         let stored_by = self.version.cast_unsigned();
         let state = saga
@@ -643,7 +643,7 @@ impl Stored {
                 version: saga.version,
                 error: error.to_string(),
             })?;
-        Ok(Instance {
+        Ok(SagaInstance {
             id: self.id,
             key: self.key.clone(),
             state,
@@ -666,7 +666,7 @@ impl Stored {
 impl<'k> Kept<'k> {
     /// Creates the values to store for an instance after a transition.
     pub(super) fn of<S: SagaState>(
-        instance: &'k Instance<S>,
+        instance: &'k SagaInstance<S>,
         due: Option<DateTime<Utc>>,
         obstacle: Option<Obstacle>,
     ) -> Result<Self, HandlerError> {

@@ -8,7 +8,7 @@
 //!   └──────────────────────────────────┴────────────────────────┘
 //! ```
 //!
-//! Changes stored by this process set its [`Alarm`](super::alarm::Alarm). Changes stored by others
+//! Changes stored by this process set its [`Wakeup`](super::wakeup::Wakeup). Changes stored by others
 //! (other replicas, code that starts a saga, an operator) are found by polling. A notification only
 //! shortens the wait.
 
@@ -139,7 +139,7 @@ impl<S: SagaState> Timer<S> {
             .count_due(&mut conn, &self.engine.mine(), &self.held(), room)
             .await?;
         if let Some(replies) = self.replies.as_ref().filter(|_| held) {
-            replies.want(now, &self.engine.alarm, stop);
+            replies.want(now, &self.engine.wakeup, stop);
         }
         for _ in 0..due {
             let timer = self.clone();
@@ -170,7 +170,7 @@ impl<S: SagaState> Timer<S> {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.engine.alarm.ring(until) => return,
+                () = self.engine.wakeup.ring(until) => return,
                 heard = news.recv() => match heard {
                     Ok(other) if !other.is_empty() && other != own => {}
                     // An error means that notifications were lost, and they may have concerned this

@@ -9,15 +9,15 @@ use futures_util::FutureExt;
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-use super::alarm::Alarm;
 use super::definition::{Local, Saga, SagaState};
-use super::drive::{Instance, World};
+use super::drive::{Effects, SagaInstance};
 use super::machine::{CallFailed, Input, Shape};
 use super::obstacle::Obstacle;
 use super::progress::{Current, Progress, SagaStatus, StepFailure};
 use super::registration::{LIVE_SECONDS, registered};
 use super::signature::replies;
 use super::store::{Kept, Mine, Store, Stored, Wake, Why};
+use super::wakeup::Wakeup;
 use crate::event::Envelope;
 use crate::outbox::PublishError;
 use crate::postgres::errors::with_causes;
@@ -39,7 +39,7 @@ const SAVEPOINT: &str = "tidings_saga_step";
 
 /// Effect of this transition on the operator's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decided {
+pub(super) enum Decision {
     Done,
     Not,
 }
@@ -59,7 +59,7 @@ pub(super) enum Elsewhere {
 pub(super) struct Engine<S> {
     pub(super) saga: Saga<S>,
     pub(super) shape: Shape,
-    pub(super) alarm: Arc<Alarm>,
+    pub(super) wakeup: Arc<Wakeup>,
     /// The names of the saga's steps.
     steps: Vec<String>,
     here: OnceLock<Here>,
@@ -80,7 +80,7 @@ impl<S: SagaState> Engine<S> {
         Self {
             shape: saga.shape(),
             saga,
-            alarm: Arc::default(),
+            wakeup: Arc::default(),
             steps,
             here: OnceLock::new(),
         }
@@ -109,7 +109,7 @@ impl<S: SagaState> Engine<S> {
     }
 
     /// Reads a saga of this name, if this code can continue it.
-    fn read(&self, stored: &Stored) -> Result<Instance<S>, Obstacle> {
+    fn read(&self, stored: &Stored) -> Result<SagaInstance<S>, Obstacle> {
         let instance = stored.instance(&self.saga, stored.progress()?)?;
         self.unknown(&instance.progress).map_or(Ok(instance), Err)
     }
@@ -125,19 +125,19 @@ impl<S: SagaState> Engine<S> {
 
     /// Handles an event: a reply, or an event that starts a saga.
     pub(super) async fn handle(&self, tx: Tx, meta: &Meta) -> Result<(), HandlerError> {
-        let mut world = InTransaction::new(tx, &self.saga);
+        let mut effects = InTransaction::new(tx, &self.saga);
         let id = meta.correlation_id().and_then(|id| id.parse::<Uuid>().ok());
-        let store = world.store.clone();
+        let store = effects.store.clone();
         if let Some(id) = id {
-            match store.lock(world.tx()?, &self.saga.name, id).await? {
+            match store.lock(effects.tx()?, &self.saga.name, id).await? {
                 Some(stored) => {
-                    if self.reply(stored, meta, &mut world).await? {
+                    if self.reply(stored, meta, &mut effects).await? {
                         return Ok(());
                     }
                 }
                 None => {
                     if let Elsewhere::Awaited(reason) = self
-                        .awaited_elsewhere(&store, world.tx()?, id, meta)
+                        .awaited_elsewhere(&store, effects.tx()?, id, meta)
                         .await?
                     {
                         return Err(HandlerError::wait_for_code(reason));
@@ -163,7 +163,7 @@ impl<S: SagaState> Engine<S> {
             .map_or_else(|| meta.event_id().into_owned(), str::to_owned);
         let mut instance = self.instance(key, state, Some(conversation));
         instance.progress.cause.moved_by(meta);
-        self.start(instance, &mut world).await
+        self.start(instance, &mut effects).await
     }
 
     /// Creates a saga that has not begun.
@@ -172,8 +172,8 @@ impl<S: SagaState> Engine<S> {
         key: String,
         state: S,
         correlation_id: Option<String>,
-    ) -> Instance<S> {
-        Instance {
+    ) -> SagaInstance<S> {
+        SagaInstance {
             id: Uuid::now_v7(),
             key,
             state,
@@ -187,7 +187,7 @@ impl<S: SagaState> Engine<S> {
         &self,
         stored: Stored,
         meta: &Meta,
-        world: &mut InTransaction<'_, S>,
+        effects: &mut InTransaction<'_, S>,
     ) -> Result<bool, HandlerError> {
         let (id, name) = (stored.id, &self.saga.name);
         if stored.version.cast_unsigned() > self.saga.version {
@@ -203,9 +203,9 @@ impl<S: SagaState> Engine<S> {
         let progress = stored.progress().map_err(|obstacle| waits(&obstacle))?;
         let cause = meta.causation_id().and_then(|id| id.parse().ok());
         if !self.shape.awaits(&progress, meta.event_type(), cause) {
-            let store = world.store.clone();
+            let store = effects.store.clone();
             if self
-                .answers_other_code(&store, world.tx()?, &stored, &progress, meta)
+                .answers_other_code(&store, effects.tx()?, &stored, &progress, meta)
                 .await?
             {
                 let error = format!(
@@ -234,9 +234,9 @@ impl<S: SagaState> Engine<S> {
         instance.progress.cause.moved_by(meta);
         let input = self.saga.take(&mut instance, meta)?;
         self.saga
-            .drive(&self.shape, &mut instance, input, now, world)
+            .drive(&self.shape, &mut instance, input, now, effects)
             .await?;
-        self.keep(instance, Decided::Not, now, world)
+        self.keep(instance, Decision::Not, now, effects)
             .await
             .map(|()| true)
     }
@@ -341,20 +341,20 @@ impl<S: SagaState> Engine<S> {
 
     async fn start(
         &self,
-        mut instance: Instance<S>,
-        world: &mut InTransaction<'_, S>,
+        mut instance: SagaInstance<S>,
+        effects: &mut InTransaction<'_, S>,
     ) -> Result<(), HandlerError> {
-        let (store, resources) = (world.store.clone(), self.saga.resources(&instance.state));
+        let (store, resources) = (effects.store.clone(), self.saga.resources(&instance.state));
         let Some(now) = store
-            .insert(world.tx()?, &self.saga, &instance, Wake::Nobody)
+            .insert(effects.tx()?, &self.saga, &instance, Wake::Nobody)
             .await?
         else {
             return Ok(());
         };
         if !resources.is_empty() {
-            store.queue(world.tx()?, instance.id, &resources).await?;
+            store.queue(effects.tx()?, instance.id, &resources).await?;
         }
-        match store.blocked(world.tx()?, instance.id).await? {
+        match store.blocked(effects.tx()?, instance.id).await? {
             Some((resource, holder)) if self.saga.refuse_locked => {
                 let error = format!("{resource} is held by saga {holder}");
                 instance.progress.failure = Some(StepFailure {
@@ -362,18 +362,18 @@ impl<S: SagaState> Engine<S> {
                     error,
                 });
                 self.saga
-                    .drive(&self.shape, &mut instance, Input::Abort, now, world)
+                    .drive(&self.shape, &mut instance, Input::Abort, now, effects)
                     .await?;
-                self.keep(instance, Decided::Not, now, world).await
+                self.keep(instance, Decision::Not, now, effects).await
             }
             Some(_) => Ok(store
-                .postpone(world.tx()?, instance.id, LOCK_PAUSE, Why::Lock)
+                .postpone(effects.tx()?, instance.id, LOCK_PAUSE, Why::Lock)
                 .await?),
             None => {
                 self.saga
-                    .drive(&self.shape, &mut instance, Input::Start, now, world)
+                    .drive(&self.shape, &mut instance, Input::Start, now, effects)
                     .await?;
-                self.keep(instance, Decided::Not, now, world).await
+                self.keep(instance, Decision::Not, now, effects).await
             }
         }
     }
@@ -382,39 +382,39 @@ impl<S: SagaState> Engine<S> {
     pub(super) async fn due(
         &self,
         stored: Stored,
-        world: &mut InTransaction<'_, S>,
+        effects: &mut InTransaction<'_, S>,
     ) -> Result<(), HandlerError> {
         let (now, mut input) = (stored.now, stored.input());
         let mut instance = match self.read(&stored) {
             Ok(instance) => instance,
-            Err(_) if input == Input::End => return self.end_as_it_is(stored, world).await,
+            Err(_) if input == Input::End => return self.end_as_it_is(stored, effects).await,
             Err(obstacle) => return Err(HandlerError::wait_for_code(obstacle.to_string())),
         };
-        let decided = if stored.action.is_some() {
-            Decided::Done
+        let decision = if stored.action.is_some() {
+            Decision::Done
         } else {
-            Decided::Not
+            Decision::Not
         };
         if instance.progress.status == SagaStatus::Waiting
             && matches!(input, Input::Due | Input::Retry)
         {
-            let store = world.store.clone();
-            if store.blocked(world.tx()?, instance.id).await?.is_some() {
+            let store = effects.store.clone();
+            if store.blocked(effects.tx()?, instance.id).await?.is_some() {
                 return Ok(store
-                    .postpone(world.tx()?, instance.id, LOCK_PAUSE, Why::Lock)
+                    .postpone(effects.tx()?, instance.id, LOCK_PAUSE, Why::Lock)
                     .await?);
             }
             input = Input::Start;
         }
         let let_go = input == Input::End;
         self.saga
-            .drive(&self.shape, &mut instance, input, now, world)
+            .drive(&self.shape, &mut instance, input, now, effects)
             .await?;
         if let_go {
-            let store = world.store.clone();
-            store.release(world.tx()?, instance.id).await?;
+            let store = effects.store.clone();
+            store.release(effects.tx()?, instance.id).await?;
         }
-        self.keep(instance, decided, now, world).await
+        self.keep(instance, decision, now, effects).await
     }
 
     /// Ends a saga that this code cannot read or continue, on an operator's decision. Its state is
@@ -422,9 +422,9 @@ impl<S: SagaState> Engine<S> {
     async fn end_as_it_is(
         &self,
         stored: Stored,
-        world: &mut InTransaction<'_, S>,
+        effects: &mut InTransaction<'_, S>,
     ) -> Result<(), HandlerError> {
-        let (read, store) = (stored.progress(), world.store.clone());
+        let (read, store) = (stored.progress(), effects.store.clone());
         let is_readable = read.is_ok();
         let mut progress = read.unwrap_or_else(|_| self.shape.plan());
         self.shape.next(&mut progress, Input::End, stored.now);
@@ -435,11 +435,11 @@ impl<S: SagaState> Engine<S> {
         let ended = self
             .saga
             .ended(stored.id, &stored.key, correlation, &progress)?;
-        world
+        effects
             .send(ended)
             .await?
             .map_err(HandlerError::dead_letter)?;
-        store.release(world.tx()?, stored.id).await?;
+        store.release(effects.tx()?, stored.id).await?;
         let stored_progress = if is_readable {
             serde_json::to_string(&progress)?
         } else {
@@ -456,24 +456,24 @@ impl<S: SagaState> Engine<S> {
         // The version is left unchanged, since the state still has the format of that version.
         store
             .save(
-                world.tx()?,
+                effects.tx()?,
                 stored.version.cast_unsigned(),
                 &kept,
-                Decided::Done,
+                Decision::Done,
             )
             .await
     }
 
-    /// Stores the progress. Updates the statistics and the alarm when the transaction commits.
+    /// Stores the progress. Updates the statistics and the wakeup when the transaction commits.
     async fn keep(
         &self,
-        mut instance: Instance<S>,
-        decided: Decided,
+        mut instance: SagaInstance<S>,
+        decision: Decision,
         now: DateTime<Utc>,
-        world: &mut InTransaction<'_, S>,
+        effects: &mut InTransaction<'_, S>,
     ) -> Result<(), HandlerError> {
         let (store, happened) = (
-            world.store.clone(),
+            effects.store.clone(),
             std::mem::take(&mut instance.progress.happened),
         );
         let progress = &instance.progress;
@@ -481,7 +481,7 @@ impl<S: SagaState> Engine<S> {
         if matches!(
             progress.status,
             SagaStatus::Completed | SagaStatus::Compensated
-        ) && store.release(world.tx()?, instance.id).await?
+        ) && store.release(effects.tx()?, instance.id).await?
         {
             wake = Some(Duration::ZERO);
         }
@@ -498,18 +498,18 @@ impl<S: SagaState> Engine<S> {
                 "a saga has failed; inspect it with `tidings sagas show`, then retry or end it"
             );
         }
-        let now = now + world.elapsed();
+        let now = now + effects.elapsed();
         let due = self.shape.due_at(progress, now);
         let kept = Kept::of(&instance, due, self.unknown(progress))?;
         store
-            .save(world.tx()?, self.saga.version, &kept, decided)
+            .save(effects.tx()?, self.saga.version, &kept, decision)
             .await?;
         let wake = wake.or(due.map(|due| (due - now).to_std().unwrap_or_default()));
-        let (alarm, statistics) = (self.alarm.clone(), self.saga.statistics.clone());
-        world.tx()?.after_commit(move || {
+        let (wakeup, statistics) = (self.wakeup.clone(), self.saga.statistics.clone());
+        effects.tx()?.after_commit(move || {
             statistics.count(&happened);
             if let Some(time) = wake {
-                alarm.set(tokio::time::Instant::now() + time);
+                wakeup.set(tokio::time::Instant::now() + time);
             }
         });
         Ok(())
@@ -552,7 +552,7 @@ fn kept() -> HandlerError {
     )
 }
 
-impl<S: SagaState> World<S> for InTransaction<'_, S> {
+impl<S: SagaState> Effects<S> for InTransaction<'_, S> {
     async fn send(&mut self, envelope: Envelope) -> Result<Result<(), String>, HandlerError> {
         match self.tx()?.publish_as_it_is(&envelope).await {
             Ok(_) => Ok(Ok(())),
@@ -568,7 +568,7 @@ impl<S: SagaState> World<S> for InTransaction<'_, S> {
 
     async fn call(
         &mut self,
-        run: &Instance<S>,
+        run: &SagaInstance<S>,
         step: &str,
         _: bool,
         local: &Local<S>,

@@ -5,7 +5,7 @@
 //!              ┌── pause ◀─ retry, snooze, unavailable
 //!              ▼               │
 //!  event ─▶ attempt ───────────┼─ handled, duplicate, skip ─▶ finished
-//!                              └─ attempts used up, dead letter ─▶ kill switch ─┬─▶ table `detour`
+//!                              └─ attempts used up, dead letter ─▶ kill switch ─┬─▶ table `subscriber_parked`
 //!                                                                               ├─▶ retry topic
 //!                                                                               └─▶ dead letter
 //! ```
@@ -32,7 +32,7 @@ use super::{
     clock::Clock,
     companion::Companions,
     deployment::unknown_types::UnknownTypes,
-    failure::dead_letter::{DUE, DeadLetters, Letterbox},
+    failure::dead_letter::{DUE, DeadLetterSink, DeadLetters},
     handler::{
         Called, HandlerError, Verdict,
         router::{Core, Handled, HandlerService, Work},
@@ -47,10 +47,10 @@ use super::{
     },
 };
 use crate::{event::panic_text, kafka::Message, postgres::session_fault};
-use escalation::{Dead, REFUSED_PAUSE, retry_delay};
+use escalation::{FailedRecord, REFUSED_PAUSE, retry_delay};
 use failure_log::FailureLog;
 use pause::{Outage, Pause};
-use permit::Turn;
+use permit::HandlerPermit;
 
 /// Pause of an event that waits in place for another version of the code.
 const WAIT_PAUSE: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ pub(crate) struct Runner {
     pub(crate) options: Options,
     pub(crate) escalation: Escalation,
     pub(crate) dead_letters: DeadLetters,
-    pub(crate) letterbox: Box<dyn Letterbox>,
+    pub(crate) dead_letter_sink: Box<dyn DeadLetterSink>,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) pause: Pause,
     pub(crate) statistics: Statistics,
@@ -156,7 +156,7 @@ enum Then {
     /// The attempts are used up, and the escalation decides.
     Escalate,
     /// The attempts of a parked event are used up.
-    Bury,
+    DeadLetter,
     /// The kill switch has tripped.
     Probe,
 }
@@ -196,10 +196,10 @@ impl Runner {
     pub(crate) async fn settle(
         &self,
         message: &Arc<Message>,
-        turn: &mut Turn<'_>,
+        permit: &mut HandlerPermit<'_>,
         begun: Option<Attempt>,
     ) -> Settled {
-        self.settle_with(message, turn, &self.options.retry, Place::Lane, begun)
+        self.settle_with(message, permit, &self.options.retry, Place::Lane, begun)
             .await
     }
 
@@ -209,14 +209,14 @@ impl Runner {
     pub(crate) async fn settle_parked(
         &self,
         message: &Arc<Message>,
-        turn: &mut Turn<'_>,
+        permit: &mut HandlerPermit<'_>,
         before: u32,
     ) -> Settled {
         let (retry, place) = match &self.escalation {
             Escalation::Park(retry) => (retry, Place::Table { before }),
             _ => (&self.options.retry, Place::Lane),
         };
-        let settled = self.settle_with(message, turn, retry, place, None).await;
+        let settled = self.settle_with(message, permit, retry, place, None).await;
         settled.of_parked(before)
     }
 
@@ -225,14 +225,14 @@ impl Runner {
     pub(crate) async fn settle_with(
         &self,
         message: &Arc<Message>,
-        turn: &mut Turn<'_>,
+        permit: &mut HandlerPermit<'_>,
         retry: &Retry,
         place: Place,
         mut begun: Option<Attempt>,
     ) -> Settled {
         if begun.is_none()
             && let Some(time) = self.due_in(message)
-            && !turn.pause(time).await
+            && !permit.pause(time).await
         {
             return Settled::Abandoned;
         }
@@ -260,19 +260,19 @@ impl Runner {
                 Then::Pause(pause) => pause,
                 Then::Return(settled) => return settled,
                 Then::Conflicting => {
-                    return self.end_conflicting(message, &error, failed, turn).await;
+                    return self.end_conflicting(message, &error, failed, permit).await;
                 }
-                Then::Escalate => return self.end(message, &error, failed, turn).await,
-                Then::Bury => {
-                    let dead = Dead::event(message, failed);
-                    return self.bury_at_last(&dead, &error, turn).await;
+                Then::Escalate => return self.end(message, &error, failed, permit).await,
+                Then::DeadLetter => {
+                    let dead = FailedRecord::event(message, failed);
+                    return self.dead_letter_until_sent(&dead, &error, permit).await;
                 }
-                Then::Probe => match self.probe(message, turn).await {
+                Then::Probe => match self.probe(message, permit).await {
                     Some(settled) => return settled,
                     None => continue,
                 },
             };
-            if !turn.pause(pause).await {
+            if !permit.pause(pause).await {
                 return Settled::Abandoned;
             }
         }
@@ -314,7 +314,7 @@ impl Runner {
         self.report_attempt(message, *failed, error);
         match retry.after(place.before() + *failed, chance()) {
             Next::After(pause) if !is_dead => place.again(pause, *failed, chain),
-            _ if matches!(place, Place::Table { .. }) => Then::Bury,
+            _ if matches!(place, Place::Table { .. }) => Then::DeadLetter,
             // Malformed input from one producer must not pause the events of others.
             _ if !error.is_undecodable() && self.trips() => Then::Probe,
             _ => Then::Escalate,
@@ -329,11 +329,11 @@ impl Runner {
     }
 
     /// Begins an attempt in its own span.
-    fn begin(&self, delivery: Delivery, began: Instant, spare: &mut Option<Called>) -> Attempt {
+    fn begin(&self, delivery: Delivery, began: Instant, pool: &mut Option<Called>) -> Attempt {
         let span = self.span(&delivery);
         // Handlers and layers are cloned for each attempt, and a `Clone` implementation may panic.
         let work =
-            std::panic::catch_unwind(AssertUnwindSafe(|| self.service.begin(delivery, spare)));
+            std::panic::catch_unwind(AssertUnwindSafe(|| self.service.begin(delivery, pool)));
         let state = work.map_or_else(
             |panic| AttemptState::Ended(Some(Err(panicked(&*panic)))),
             AttemptState::Runs,
@@ -379,9 +379,9 @@ impl Runner {
         &self,
         message: &Arc<Message>,
         now: &mut Instant,
-        spare: &mut Option<Called>,
+        pool: &mut Option<Called>,
     ) -> Result<(), Attempt> {
-        let mut attempt = self.begin(Delivery::one(message.clone(), 1), *now, spare);
+        let mut attempt = self.begin(Delivery::one(message.clone(), 1), *now, pool);
         let polled = Pin::new(&mut attempt).poll(&mut Context::from_waker(Waker::noop()));
         *now = Instant::now();
         match polled {
@@ -390,7 +390,7 @@ impl Runner {
                 counters.attempted(*now - attempt.began);
                 self.handled_by(handled, counters, 1);
                 if let AttemptState::Runs(Work::Handler(called)) = attempt.state {
-                    *spare = Some(called);
+                    *pool = Some(called);
                 }
                 Ok(())
             }

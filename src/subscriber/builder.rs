@@ -99,7 +99,7 @@ impl<S: Send + Sync + 'static> Subscriber<S> {
 
 impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     /// Adds a handler. Its first argument determines the events that it receives. Several handlers
-    /// of one event type run one after the other as one unit: with an inbox they share a
+    /// of one event type run one after the other as one item: with an inbox they share a
     /// transaction, and if one of them fails, all of them run again.
     pub fn on<H, Args>(mut self, handler: H) -> Subscriber<S, G, <H::Inbox as Need>::Apply<I>>
     where
@@ -468,7 +468,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
             statistics: self.parts.statistics,
             companions: Companions::default(),
             clock: Clock::Real,
-            letterbox: None,
+            dead_letter_sink: None,
         };
         plan.companions = Companions::new(companions, plan.core.inbox.as_deref(), &plan);
         Ok(plan)

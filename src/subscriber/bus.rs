@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::{Subscriber, failure::dead_letter::Letterbox};
+use super::{Subscriber, failure::dead_letter::DeadLetterSink};
 use crate::{
     event::{DomainEvent, Envelope, EnvelopeError, EventId},
     kafka::{
@@ -191,7 +191,7 @@ impl Bus {
     /// Sends a record. If its topic does not exist, the topic is created with the partition count
     /// of `like`.
     pub(crate) async fn send_letter(&self, letter: &Letter, like: &str) -> Result<(), BusError> {
-        Ok(Letterbox::send(self, letter, like).await?)
+        Ok(DeadLetterSink::send(self, letter, like).await?)
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -247,7 +247,7 @@ impl From<LetterError> for BusError {
     }
 }
 
-impl Letterbox for Bus {
+impl DeadLetterSink for Bus {
     fn send<'l>(
         &'l self,
         letter: &'l Letter,

@@ -2,7 +2,7 @@
 //! in-memory bus of `testing`.
 //!
 //! ```text
-//! record ─▶ member of its group ─▶ lanes of its partition ─▶ unit: event or batch ─▶ attempt
+//! record ─▶ member of its group ─▶ lanes of its partition ─▶ item: event or batch ─▶ attempt
 //! ```
 
 pub(crate) mod inbox;
@@ -21,14 +21,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Escalation, Statistics, SubscriberState,
-    attempt::{BatchFailed, Runner, Settled, permit::Turn},
+    attempt::{BatchFailed, Runner, Settled, permit::HandlerPermit},
     clock::{Clock, VirtualClock},
     consume::{
         lanes::{LaneCounts, Lanes},
         topic_role::Source,
         work_item::{share, tried},
     },
-    failure::dead_letter::{Letterbox, attempts_of, origin_of},
+    failure::dead_letter::{DeadLetterSink, attempts_of, origin_of},
     handler::CODE_PAUSE,
     options::Order,
     run::Plan,
@@ -91,7 +91,7 @@ impl InMemory {
     ) -> Self {
         let letters = Arc::<Letters>::default();
         plan.clock = Clock::Virtual(clock.clone());
-        plan.letterbox = Some(Box::new(LettersBox(letters.clone())));
+        plan.dead_letter_sink = Some(Box::new(LettersBox(letters.clone())));
         let inbox = plan
             .core
             .inbox
@@ -203,13 +203,13 @@ impl InMemory {
             number,
             items.iter().filter_map(Item::message).cloned().collect(),
         );
-        let unit = Unit {
+        let item = WorkItem {
             runner: self.runner.clone(),
             number,
             partition: partition.clone(),
             lanes: of_lanes,
         };
-        Some(Box::pin(unit.work(items, permit)))
+        Some(Box::pin(item.work(items, permit)))
     }
 
     /// Records the end of one piece of work.
@@ -322,26 +322,26 @@ impl Item {
 }
 
 /// One piece of work.
-struct Unit {
+struct WorkItem {
     runner: Arc<Runner>,
     number: u64,
     partition: (Arc<str>, i32),
     lanes: LaneCounts,
 }
 
-impl Unit {
+impl WorkItem {
     async fn work(self, mut items: Vec<Item>, permit: OwnedSemaphorePermit) -> Ended {
         let singly = match items.len() {
             1 => {
                 let drain = CancellationToken::new();
-                let mut turn = Turn::new(&self.runner, permit, &drain);
+                let mut permit = HandlerPermit::new(&self.runner, permit, &drain);
                 match items.pop() {
                     Some(Item::Event(message) | Item::Single(message)) => {
-                        handle(&self.runner, &message, &mut turn).await
+                        handle(&self.runner, &message, &mut permit).await
                     }
                     Some(Item::Malformed(record, reason)) => drop(
                         self.runner
-                            .settle_malformed(&record, &reason, &mut turn)
+                            .settle_malformed(&record, &reason, &mut permit)
                             .await,
                     ),
                     None => {}
@@ -376,24 +376,26 @@ impl Unit {
 }
 
 /// Handles an event until it has an outcome. A parked event waits on its own lane, which preserves
-/// the order like the table `detour` does.
-async fn handle(runner: &Runner, message: &Arc<Message>, turn: &mut Turn<'_>) {
-    let (attempts, first_pause) =
-        match (runner.settle(message, turn, None).await, &runner.escalation) {
-            (Settled::Park { attempts, .. }, Escalation::Park(retry)) => {
-                (attempts, retry.pause(0, 0.0))
-            }
-            (Settled::Waits { .. }, _) => (0, CODE_PAUSE),
-            _ => return,
-        };
-    runner.statistics.add(Count::Detoured, message.kind(), 1);
+/// the order like the table `subscriber_parked` does.
+async fn handle(runner: &Runner, message: &Arc<Message>, permit: &mut HandlerPermit<'_>) {
+    let (attempts, first_pause) = match (
+        runner.settle(message, permit, None).await,
+        &runner.escalation,
+    ) {
+        (Settled::Park { attempts, .. }, Escalation::Park(retry)) => {
+            (attempts, retry.pause(0, 0.0))
+        }
+        (Settled::Waits { .. }, _) => (0, CODE_PAUSE),
+        _ => return,
+    };
+    runner.statistics.add(Count::Parked, message.kind(), 1);
     let (mut pause, mut before) = (first_pause, 0);
-    while turn.pause(pause).await {
+    while permit.pause(pause).await {
         let attempts = attempts
             .saturating_add(before)
             .saturating_add(message.attempts_before());
         let message = Arc::new(Message::clone(message).with_attempts_before(attempts));
-        match runner.settle_parked(&message, turn, before).await {
+        match runner.settle_parked(&message, permit, before).await {
             Settled::Again {
                 after, attempts, ..
             } => (pause, before) = (after, attempts),
@@ -408,7 +410,7 @@ struct Letters(Mutex<Vec<Letter>>);
 
 struct LettersBox(Arc<Letters>);
 
-impl Letterbox for LettersBox {
+impl DeadLetterSink for LettersBox {
     fn send<'l>(
         &'l self,
         letter: &'l Letter,

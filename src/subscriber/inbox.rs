@@ -32,7 +32,7 @@ use crate::{
 use collision::{Collisions, Standing, standing_of};
 use database_watch::Pulse;
 use identity::Identity;
-use pipelined_tx::{Begun, Form, Lease, Sessions, Statement};
+use pipelined_tx::{BegunTx, Form, Statement, TxLease, TxPipeline};
 use sql_text::{Arrays, Columns, Literal, Rows};
 
 /// Database where a subscriber records the events that it has handled. A `PgPool` converts into an
@@ -204,7 +204,7 @@ impl Inbox {
             insert,
             one: one.name().to_owned(),
             many: many.name().to_owned(),
-            sessions: Arc::new(Sessions::new(self.pool.clone(), vec![one, many])),
+            sessions: Arc::new(TxPipeline::new(self.pool.clone(), vec![one, many])),
             stored: format!(
                 r#"select source, event_id, topic, fingerprint,
                           xmin = pg_catalog.pg_current_xact_id()::xid as is_new
@@ -256,7 +256,7 @@ pub(crate) struct OpenInbox {
     pub(crate) consumer: String,
     pub(crate) outbox: Outbox,
     pub(crate) keep: Duration,
-    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) sessions: Arc<TxPipeline>,
     pub(crate) collisions: Collisions,
     pub(crate) pulse: Arc<Pulse>,
     patient: Settings,
@@ -300,7 +300,7 @@ pub(crate) enum Remembered {
     /// All events were handled before.
     Duplicate,
     /// A transaction that has recorded these events. `None` means all of them.
-    New(PgTransaction<'static>, Lease, Option<Vec<Arc<Message>>>),
+    New(PgTransaction<'static>, TxLease, Option<Vec<Arc<Message>>>),
 }
 
 impl OpenInbox {
@@ -337,7 +337,7 @@ impl OpenInbox {
                 ),
             });
             match begun.await {
-                Ok(Begun {
+                Ok(BegunTx {
                     transaction, lease, ..
                 }) => return Ok(Remembered::New(transaction, lease, None)),
                 Err(error) if self.knows(&error) => {}
@@ -371,7 +371,7 @@ impl OpenInbox {
             ),
         });
         match begun.await {
-            Ok(Begun {
+            Ok(BegunTx {
                 transaction, lease, ..
             }) => return Ok(Remembered::New(transaction, lease, None)),
             Err(error) if self.knows(&error) => {}
@@ -389,7 +389,7 @@ impl OpenInbox {
                 ),
             )
         });
-        let Begun {
+        let BegunTx {
             mut transaction,
             lease,
             rows,

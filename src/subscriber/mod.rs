@@ -3,7 +3,7 @@
 //! ```text
 //! Kafka ─▶ feed ─▶ lane ─▶ attempt ─▶ layers ─▶ inbox ─▶ router ─▶ handler
 //!          │       │       │                    └─── one transaction ────┘
-//!          │       │       └─▶ table `detour`, retry topic or dead letter
+//!          │       │       └─▶ table `subscriber_parked`, retry topic or dead letter
 //!          │       └─ one per aggregate
 //!          └─ one per partition
 //! finished records ─▶ watermark ─▶ commit
@@ -24,7 +24,7 @@
 //!   Finished events beyond it are listed in the metadata of the commit, up to its size limit, so
 //!   the next owner of the partition does not handle them again.
 //! - **Isolation**: a failed event is retried while only its aggregate waits. After its last
-//!   attempt, its aggregate is parked in the table `detour`, or the event is sent to a retry topic
+//!   attempt, its aggregate is parked in the table `subscriber_parked`, or the event is sent to a retry topic
 //!   or to the dead letters. If a dependency of all events is down, for example the database, the
 //!   subscriber pauses and no event loses an attempt.
 //!

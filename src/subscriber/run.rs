@@ -18,7 +18,7 @@ use super::{
     companion::{self, Companions},
     consume::{group::Seat, supervision::serve, topic_role::Source},
     deployment::unknown_types::UnknownTypes,
-    failure::{dead_letter::Letterbox, parked::Detour, redrive::redrive_topic},
+    failure::{dead_letter::DeadLetterSink, parked::ParkedEvents, redrive::redrive_topic},
     handler::router::{Core, HandlerService},
     options::Options,
     telemetry::log_limit::LogLimit,
@@ -88,7 +88,7 @@ pub(crate) struct Plan {
     pub(crate) companions: Companions,
     pub(crate) clock: Clock,
     /// Receiver of letters on the in-memory bus. `None` means Kafka.
-    pub(crate) letterbox: Option<Box<dyn Letterbox>>,
+    pub(crate) dead_letter_sink: Option<Box<dyn DeadLetterSink>>,
 }
 
 impl Plan {
@@ -158,11 +158,11 @@ impl Plan {
             .inbox
             .clone()
             .map(|inbox| tokio::spawn(forget_old(inbox, stop.clone())));
-        let detour = self
+        let parked_events = self
             .core
             .inbox
             .as_ref()
-            .map(|inbox| Arc::new(Detour::new(inbox)));
+            .map(|inbox| Arc::new(ParkedEvents::new(inbox)));
         let companions = self.companions.start(&stop);
         let settings = self.bus.settings().clone();
         let (topics, drain) = (std::mem::take(&mut self.topics), self.options.drain);
@@ -172,7 +172,7 @@ impl Plan {
             settings,
             membership,
             runner,
-            detour,
+            parked_events,
             registry,
             topics,
             found,
@@ -231,7 +231,7 @@ impl Plan {
             service: self.service,
             options: self.options,
             dead_letters: self.dead_letters,
-            letterbox: self.letterbox.unwrap_or_else(|| Box::new(self.bus)),
+            dead_letter_sink: self.dead_letter_sink.unwrap_or_else(|| Box::new(self.bus)),
             statistics: self.statistics,
         }
     }

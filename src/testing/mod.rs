@@ -62,7 +62,7 @@
 //!   number set with [`partitions`](TestBus::partitions). A partition stays with its member: there
 //!   is no rebalance, no member leaves, and no offset is committed.
 //! - **A parked event** waits in memory on its own lane. Later events of its aggregate wait behind
-//!   it; they are not parked and not counted as `detoured`.
+//!   it; they are not parked and not counted as `parked`.
 //! - **A type that only another member of the group handles** is delivered to that member at once.
 //!   In production, a member with an inbox would hold the event.
 //! - **Retry topics and dead letters** are kept in memory without a size limit. The simulated

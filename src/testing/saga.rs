@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use super::meta_of;
 use crate::event::{DomainEvent, Envelope, headers};
 use crate::saga::{
-    CallFailed, Input, Instance, Local, Saga, SagaEnded, SagaState, SagaStatus, Shape, World,
+    CallFailed, Effects, Input, Local, Saga, SagaEnded, SagaInstance, SagaState, SagaStatus, Shape,
 };
 use crate::subscriber::HandlerError;
 
@@ -60,9 +60,9 @@ type Stand<S> = Box<dyn Fn(S) -> Result<S, String> + Send>;
 pub struct SagaTest<S> {
     saga: Saga<S>,
     shape: Shape,
-    instance: Instance<S>,
+    instance: SagaInstance<S>,
     now: DateTime<Utc>,
-    world: Stage<S>,
+    effects: Stage<S>,
     /// Number of sent events that the test has expected so far.
     expected: usize,
 }
@@ -78,14 +78,14 @@ impl<S: SagaState> Saga<S> {
     #[must_use]
     pub fn given(&self, state: S) -> SagaTest<S> {
         let shape = self.shape();
-        let instance = Instance {
+        let instance = SagaInstance {
             id: uuid::Uuid::now_v7(),
             key: "test".into(),
             state,
             progress: shape.plan(),
             correlation_id: None,
         };
-        let world = Stage {
+        let effects = Stage {
             sent: Vec::new(),
             ended: Vec::new(),
             locals: HashMap::new(),
@@ -95,7 +95,7 @@ impl<S: SagaState> Saga<S> {
             shape,
             instance,
             now: DateTime::UNIX_EPOCH,
-            world,
+            effects,
             expected: 0,
         }
     }
@@ -110,7 +110,7 @@ impl<S: SagaState> SagaTest<S> {
         step: &str,
         stand_in: impl Fn(S) -> Result<S, String> + Send + 'static,
     ) -> Self {
-        self.world
+        self.effects
             .locals
             .insert((step.to_owned(), false), Box::new(stand_in));
         self
@@ -122,7 +122,7 @@ impl<S: SagaState> SagaTest<S> {
         step: &str,
         stand_in: impl Fn(S) -> Result<S, String> + Send + 'static,
     ) -> Self {
-        self.world
+        self.effects
             .locals
             .insert((step.to_owned(), true), Box::new(stand_in));
         self
@@ -147,7 +147,7 @@ impl<S: SagaState> SagaTest<S> {
     pub fn expect_such<C: DomainEvent>(mut self, such: impl FnOnce(&C) -> bool) -> Self {
         self.begin();
         let name = std::any::type_name::<C>();
-        let Some(envelope) = self.world.sent.get(self.expected) else {
+        let Some(envelope) = self.effects.sent.get(self.expected) else {
             panic!(
                 "{name} is expected, and no further event is sent: {}",
                 self.story()
@@ -180,7 +180,7 @@ impl<S: SagaState> SagaTest<S> {
     pub fn expect_nothing(mut self) -> Self {
         self.begin();
         assert_eq!(
-            self.world.sent.len(),
+            self.effects.sent.len(),
             self.expected,
             "no further event is expected: {}",
             self.story()
@@ -211,7 +211,7 @@ impl<S: SagaState> SagaTest<S> {
     #[track_caller]
     pub fn reply_to<C: DomainEvent>(self, event: impl DomainEvent) -> Self {
         let last = self
-            .world
+            .effects
             .sent
             .iter()
             .rposition(|envelope| C::TYPES.contains(&&*envelope.event_type));
@@ -297,7 +297,7 @@ impl<S: SagaState> SagaTest<S> {
 
     /// Returns the event that the saga published when it ended, or `None` if it has not ended.
     pub fn ended(&self) -> Option<&SagaEnded> {
-        self.world.ended.last()
+        self.effects.ended.last()
     }
 
     #[track_caller]
@@ -323,12 +323,12 @@ impl<S: SagaState> SagaTest<S> {
     #[track_caller]
     fn reply_by<E: DomainEvent>(mut self, command: usize, event: &E) -> Self {
         let mut envelope = Envelope::of(event).unwrap_or_else(|error| panic!("{error}"));
-        envelope.set_cause(&self.world.sent[command]);
+        envelope.set_cause(&self.effects.sent[command]);
         debug_assert_eq!(
             envelope.headers.get(headers::CORRELATION_ID),
             Some(&*self.instance.id.to_string())
         );
-        let (meta, cause) = (meta_of(&envelope), self.world.sent[command].id.as_uuid());
+        let (meta, cause) = (meta_of(&envelope), self.effects.sent[command].id.as_uuid());
         if self
             .shape
             .awaits(&self.instance.progress, meta.event_type(), Some(cause))
@@ -351,7 +351,7 @@ impl<S: SagaState> SagaTest<S> {
                 &mut self.instance,
                 input,
                 self.now,
-                &mut self.world,
+                &mut self.effects,
             )
             .now_or_never();
         driven
@@ -361,7 +361,7 @@ impl<S: SagaState> SagaTest<S> {
 
     fn story(&self) -> String {
         let sent: Vec<_> = self
-            .world
+            .effects
             .sent
             .iter()
             .map(|envelope| &*envelope.event_type)
@@ -378,7 +378,7 @@ impl<S: SagaState> SagaTest<S> {
     }
 }
 
-impl<S: SagaState> World<S> for Stage<S> {
+impl<S: SagaState> Effects<S> for Stage<S> {
     async fn send(&mut self, envelope: Envelope) -> Result<Result<(), String>, HandlerError> {
         if envelope.aggregate_type == SagaEnded::AGGREGATE {
             self.ended.push(envelope.decode()?);
@@ -390,7 +390,7 @@ impl<S: SagaState> World<S> for Stage<S> {
 
     async fn call(
         &mut self,
-        run: &Instance<S>,
+        run: &SagaInstance<S>,
         step: &str,
         back: bool,
         _: &Local<S>,

@@ -52,7 +52,8 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
             "37 subscriber",
             "38 relay event source",
             "39 saga code",
-            "40 detour correlation"
+            "40 detour correlation",
+            "41 subscriber parked"
         ]
     );
     assert!(
@@ -69,7 +70,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
     );
     let expected = [
         "_tidings_migrations",
-        "detour",
+        "subscriber_parked",
         "inbox",
         "inbox_collision",
         "outbox",
@@ -338,6 +339,7 @@ async fn tables_made_by_hand_are_adopted() {
         include_str!("../../migrations/0038_relay_event_source.sql"),
         include_str!("../../migrations/0039_saga_code.sql"),
         include_str!("../../migrations/0040_detour_correlation.sql"),
+        include_str!("../../migrations/0041_subscriber_parked.sql"),
     ];
     execute(&database.pool, by_hand.concat()).await;
     execute(

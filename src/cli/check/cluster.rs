@@ -268,7 +268,7 @@ fn judge_durability(
 mod tests {
     use super::super::State;
     use super::*;
-    use crate::cli::config::{Layer, Needs, settle};
+    use crate::cli::config::{Layer, Needs, resolve};
 
     fn config(create: bool) -> Config {
         let layer =

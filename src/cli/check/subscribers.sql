@@ -9,11 +9,11 @@ select
     topic,
     count(*) as events,
     count(distinct (partition, key)) as aggregates,
-    exists (select from live where live.consumer = detour.consumer) as runs,
+    exists (select from live where live.consumer = subscriber_parked.consumer) as runs,
     exists (
         select from live
-        where live.consumer = detour.consumer and detour.topic = any (live.topics)
+        where live.consumer = subscriber_parked.consumer and subscriber_parked.topic = any (live.topics)
     ) as is_read
-from "{schema}".detour
+from "{schema}".subscriber_parked
 group by consumer, topic
 order by consumer, topic

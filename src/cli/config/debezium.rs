@@ -1,7 +1,7 @@
 //! Validation of `outbox.*` and `routing.regex`.
 
 use super::key::{self, Key};
-use super::settle::Settled;
+use super::resolve::Resolved;
 use super::value::Meant;
 use crate::relay::{
     ADDITIONAL_MAX, AdditionalColumn, DebeziumOutbox, ExistingRows, HandOver, Offset, OutboxField,
@@ -24,7 +24,7 @@ const OF_TABLE: [&Key; 8] = [
     &key::OUTBOX_TAKEN_OFFSET,
 ];
 
-impl Settled {
+impl Resolved {
     /// Returns the Debezium table, if one is configured.
     pub(super) fn debezium(&mut self) -> Option<DebeziumOutbox> {
         let Some(table) = self.given(&key::OUTBOX_TABLE) else {

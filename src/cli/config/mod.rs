@@ -10,16 +10,16 @@ mod key;
 mod layer;
 #[cfg(test)]
 mod reference;
-mod rule;
-mod settle;
+mod resolve;
+mod validate;
 mod value;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::resolve::{Config, Entry, LogFormat, Needs, settle};
 pub(crate) use fault::{Fault, Faults, Place};
 pub(crate) use key::{BROKERS, CONFIG_ENV, KEYS, Key, Kind, PROPERTY_FLAG};
 pub(crate) use layer::Layer;
-pub(crate) use settle::{Config, Entry, LogFormat, Needs, settle};
 
 /// Longest duration of a command argument in milliseconds, which is older than any event.
 const TEN_YEARS: u64 = 10 * 365 * 86_400_000;

@@ -69,7 +69,7 @@ fn the_reference_lists_every_key_as_the_code_has_it() {
 
 #[test]
 fn the_example_in_the_reference_is_a_sound_configuration_that_gives_every_key() {
-    use super::{Layer, Needs, settle};
+    use super::{Layer, Needs, resolve};
 
     let page = include_str!("../../../docs/configuration.md");
     let example = page

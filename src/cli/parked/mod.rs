@@ -4,9 +4,9 @@
 //! The commands only read and mark. The leading relay acts within seconds, which keeps the order of
 //! each aggregate.
 
-mod human;
 mod progress;
 mod rows;
+mod text;
 
 use std::process::ExitCode;
 
@@ -118,7 +118,7 @@ async fn list(config: &Config, pool: &PgPool, args: &ListArgs) -> Result<ExitCod
             elsewhere: &elsewhere,
         })?;
     } else {
-        output::lines(&human::waiting(&config.name, &waiting, &elsewhere));
+        output::lines(&text::waiting(&config.name, &waiting, &elsewhere));
     }
     Ok(ExitCode::from(DONE))
 }
@@ -139,7 +139,7 @@ async fn show(config: &Config, pool: &PgPool, args: &ShowArgs) -> Result<ExitCod
             elsewhere: &elsewhere,
         })?;
     } else {
-        output::lines(&human::events(&config.name, &events, &elsewhere));
+        output::lines(&text::events(&config.name, &events, &elsewhere));
     }
     Ok(ExitCode::from(DONE))
 }
@@ -174,7 +174,7 @@ async fn decide(
         })?;
     } else {
         let elsewhere = elsewhere(config, pool, events.is_empty()).await?;
-        output::lines(&human::decided(
+        output::lines(&text::decided(
             &config.name,
             &events,
             &elsewhere,

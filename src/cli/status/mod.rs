@@ -1,8 +1,8 @@
 //! `tidings status`: every relay of the database, its slot, its lag and its topics.
 
 mod foreign;
-mod human;
 mod read;
+mod text;
 
 use std::process::ExitCode;
 
@@ -17,12 +17,12 @@ use read::{Status, StatusError};
 
 /// Prints the full status of every relay.
 pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
-    print(config, json, human::text).await
+    print(config, json, text::text).await
 }
 
 /// Prints one line per relay.
 pub(super) async fn list(config: &Config, json: bool) -> Result<ExitCode, Failure> {
-    print(config, json, human::list).await
+    print(config, json, text::list).await
 }
 
 async fn print(

@@ -30,7 +30,7 @@ use crate::relay::{
     RelayOptions,
     error::Interruption,
     monitor::{
-        metrics::{Observer, Part},
+        metrics::{Component, RelayMetrics},
         readiness::Cause,
     },
 };
@@ -69,7 +69,7 @@ impl Lease {
     /// Returns an error if the database is unreachable or a statement fails.
     pub(crate) async fn acquire(
         options: &RelayOptions,
-        observer: &Observer,
+        observer: &RelayMetrics,
         dropped: &CancellationToken,
     ) -> Result<Self, Interruption> {
         observer.pulse().step("connecting to the database");
@@ -86,7 +86,7 @@ impl Lease {
             .bind(name)
             .execute(&mut session);
         crate::relay::leadership::relay_store::within("preparing the session", named).await?;
-        observer.note(Part::Database, "connected");
+        observer.note(Component::Database, "connected");
         let mut standby = Standby::default();
         while !crate::relay::leadership::relay_store::within(
             "trying for the lease",
@@ -109,7 +109,7 @@ impl Lease {
             observer.pulse().step("waiting for the lease");
             tokio::time::sleep(TRY_EVERY).await;
         }
-        observer.clear(Part::Lease, Cause::LockHolder);
+        observer.clear(Component::Lease, Cause::LockHolder);
         observer.leader(true);
         observer.pulse().leads();
         let (lost, released) = (CancellationToken::new(), dropped.child_token());
@@ -151,7 +151,7 @@ struct Standby {
 impl Standby {
     /// Reports that another relay of this name leads, or that a command works on it. This is the
     /// normal state of a standby.
-    fn behind_a_relay(&mut self, options: &RelayOptions, observer: &Observer) {
+    fn behind_a_relay(&mut self, options: &RelayOptions, observer: &RelayMetrics) {
         observer.stands_by();
         if !std::mem::replace(&mut self.reported, true) {
             tracing::info!(
@@ -164,7 +164,7 @@ impl Standby {
 
     /// Reports that a session other than a relay holds the lock. Nothing is published in this
     /// state.
-    fn behind(&mut self, holder: &ForeignHolder, options: &RelayOptions, observer: &Observer) {
+    fn behind(&mut self, holder: &ForeignHolder, options: &RelayOptions, observer: &RelayMetrics) {
         let text = format!(
             "the lock of the lease of relay `{}` is held by {holder}, which is not a relay with a \
              role that may write the table of relays: nothing is published. Wait for its end, or \
@@ -173,7 +173,7 @@ impl Standby {
             options.name, holder.pid
         );
         observer.waits_for_the_lock();
-        observer.raise(Part::Lease, Cause::LockHolder, text.clone());
+        observer.raise(Component::Lease, Cause::LockHolder, text.clone());
         if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             tracing::warn!("{text}");
             self.warned = Some(Instant::now());

@@ -127,7 +127,7 @@ pub(crate) enum Reading {
 }
 
 /// A connection for the relay's row, with the relay's epoch, which every write to the row checks.
-pub(crate) struct Ledger {
+pub(crate) struct RelayStore {
     session: PgConnection,
     schema: String,
     name: String,
@@ -148,14 +148,14 @@ struct TopicChanges {
     now: i64,
 }
 
-impl Ledger {
+impl RelayStore {
     /// Connects, takes over the relay's row (which raises its epoch) and reads it.
     ///
     /// # Errors
     ///
     /// Returns an error if the database is unreachable or the tables do not exist.
     pub(crate) async fn take_over(options: &RelayOptions) -> Result<(Self, Saved), Interruption> {
-        let mut session = connect(options, "relay ledger").await?;
+        let mut session = connect(options, "relay relay_store").await?;
         // The epoch must survive a crash. A synchronous standby need not have it, especially as
         // this relay's own stream may count as one.
         set_synchronous_commit(&mut session, "local").await?;

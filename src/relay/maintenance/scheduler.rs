@@ -24,7 +24,7 @@ use crate::{
         RelayOptions,
         error::{Interruption, Meaning},
         leadership::relay_store::{connect, within},
-        monitor::metrics::{Observer, Part, Reason},
+        monitor::metrics::{Component, Reason, RelayMetrics},
     },
 };
 
@@ -51,7 +51,7 @@ const VALUES: &str = "id, aggregatetype, aggregateid, type, version, payload, pa
                           headers, coalesce(occurred_at, due_at), topic";
 
 /// Moves events while the future is polled. Returns an error that an operator must correct.
-pub(crate) async fn run(options: &RelayOptions, observer: &Observer) -> Interruption {
+pub(crate) async fn run(options: &RelayOptions, observer: &RelayMetrics) -> Interruption {
     // A Debezium table belongs to other programs, and Tidings does not write to it.
     if options.debezium.is_some() {
         warn_of_waiting(options).await;
@@ -65,7 +65,7 @@ pub(crate) async fn run(options: &RelayOptions, observer: &Observer) -> Interrup
         }
         let text = format!("{}; scheduled events wait", error.explained());
         tracing::warn!("{text}");
-        standing = Some(observer.hold(Part::Database, text));
+        standing = Some(observer.hold(Component::Database, text));
         tokio::time::sleep(AGAIN).await;
     }
 }
@@ -87,7 +87,7 @@ async fn warn_of_waiting(options: &RelayOptions) {
 /// Moves events until an error occurs.
 async fn work(
     options: &RelayOptions,
-    observer: &Observer,
+    observer: &RelayMetrics,
     standing: &mut Option<Reason>,
 ) -> Result<std::convert::Infallible, Interruption> {
     let mut session = connect(options, "relay scheduled").await?;
@@ -148,7 +148,7 @@ async fn due_in(
 async fn move_due(
     options: &RelayOptions,
     session: &mut PgConnection,
-    observer: &Observer,
+    observer: &RelayMetrics,
     refused: &mut Vec<Uuid>,
 ) -> Result<i64, Interruption> {
     match move_batch(options, session, observer, refused, None).await {
@@ -211,7 +211,7 @@ async fn first_due(
 async fn move_batch(
     options: &RelayOptions,
     session: &mut PgConnection,
-    observer: &Observer,
+    observer: &RelayMetrics,
     refused: &[Uuid],
     only: Option<Uuid>,
 ) -> Result<i64, Interruption> {

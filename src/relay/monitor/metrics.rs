@@ -24,7 +24,7 @@ use super::{
     readiness::{Board, Cause},
 };
 
-pub(crate) use super::readiness::Part;
+pub(crate) use super::readiness::Component;
 
 /// State of a named check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ struct SideLabel {
 
 /// Metrics and checks of a relay. Cheap to clone; shared between the relay and the admin server.
 #[derive(Clone)]
-pub struct Observer(Arc<Inner>);
+pub struct RelayMetrics(Arc<Inner>);
 
 struct Inner {
     registry: Registry,
@@ -86,7 +86,7 @@ struct Inner {
     scheduled_overdue: Gauge<f64, AtomicU64>,
 }
 
-impl Observer {
+impl RelayMetrics {
     /// Creates an observer. `stall_after` is the time without an acknowledgement after which
     /// delivery counts as stalled.
     pub(crate) fn new(stall_after: Duration) -> Self {
@@ -255,22 +255,22 @@ impl Observer {
     }
 
     /// Sets the text of a check that holds. Clears no reason.
-    pub(crate) fn note(&self, part: Part, text: impl Into<String>) {
+    pub(crate) fn note(&self, part: Component, text: impl Into<String>) {
         self.board().note(part, text.into());
     }
 
     /// Raises a reason, which stands until its owner clears it.
-    pub(crate) fn raise(&self, part: Part, cause: Cause, text: impl Into<String>) {
+    pub(crate) fn raise(&self, part: Component, cause: Cause, text: impl Into<String>) {
         self.board().raise(part, cause, text.into());
     }
 
     /// Clears the reason of this owner.
-    pub(crate) fn clear(&self, part: Part, cause: Cause) {
+    pub(crate) fn clear(&self, part: Component, cause: Cause) {
         self.board().clear(part, cause);
     }
 
     /// Raises a reason that stands until the returned value is dropped.
-    pub(crate) fn hold(&self, part: Part, text: impl Into<String>) -> Reason {
+    pub(crate) fn hold(&self, part: Component, text: impl Into<String>) -> Reason {
         let mut board = self.board();
         let cause = board.next_held();
         board.raise(part, cause, text.into());
@@ -283,7 +283,7 @@ impl Observer {
 
     /// Records that a session was interrupted. The reason stands until a later session delivers an
     /// event or has nothing to deliver.
-    pub(crate) fn interrupted(&self, part: Part, text: impl Into<String>) {
+    pub(crate) fn interrupted(&self, part: Component, text: impl Into<String>) {
         let mut board = self.board();
         board.clear_everywhere(Cause::Interrupted);
         board.raise(part, Cause::Interrupted, text.into());
@@ -310,11 +310,11 @@ impl Observer {
             board.clear_everywhere(cause);
         }
         board.note(
-            Part::Lease,
+            Component::Lease,
             "standing by: another relay of this name leads".into(),
         );
-        board.note(Part::Stream, "standing by".into());
-        board.note(Part::Kafka, "standing by".into());
+        board.note(Component::Stream, "standing by".into());
+        board.note(Component::Kafka, "standing by".into());
     }
 
     pub(crate) fn published(&self, topic: &str, records: u64) {
@@ -387,8 +387,8 @@ impl Observer {
 /// A reason against the readiness of a relay. It stands until this value is dropped.
 #[must_use = "the reason is cleared when this is dropped"]
 pub(crate) struct Reason {
-    observer: Observer,
-    part: Part,
+    observer: RelayMetrics,
+    part: Component,
     cause: Cause,
 }
 
@@ -411,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_held_reason_stands_until_it_is_dropped() {
-        let observer = Observer::new(Duration::from_secs(60));
+        let observer = RelayMetrics::new(Duration::from_secs(60));
         let kafka = || {
             observer
                 .checks()
@@ -419,10 +419,10 @@ mod tests {
                 .find(|check| check.name == "kafka")
                 .map(|check| check.state)
         };
-        observer.note(Part::Kafka, "connected");
-        let reason = observer.hold(Part::Kafka, "topic `a` does not exist");
+        observer.note(Component::Kafka, "connected");
+        let reason = observer.hold(Component::Kafka, "topic `a` does not exist");
         reason.set("topic `a` may not be used");
-        observer.note(Part::Kafka, "connected");
+        observer.note(Component::Kafka, "connected");
         assert_eq!(
             kafka(),
             Some(CheckState::Failing("topic `a` may not be used".into()))
@@ -433,7 +433,7 @@ mod tests {
 
     #[test]
     fn an_interruption_stands_until_delivery_is_well() {
-        let observer = Observer::new(Duration::from_secs(60));
+        let observer = RelayMetrics::new(Duration::from_secs(60));
         let failing = || {
             observer
                 .checks()
@@ -441,13 +441,13 @@ mod tests {
                 .filter(|check| matches!(check.state, CheckState::Failing(_)))
                 .count()
         };
-        Part::ALL
+        Component::ALL
             .into_iter()
             .for_each(|part| observer.note(part, "fine"));
         assert_eq!(failing(), 0);
-        observer.interrupted(Part::Kafka, "fenced");
-        observer.interrupted(Part::Stream, "connection reset");
-        observer.note(Part::Stream, "streaming");
+        observer.interrupted(Component::Kafka, "fenced");
+        observer.interrupted(Component::Stream, "connection reset");
+        observer.note(Component::Stream, "streaming");
         assert_eq!(failing(), 1, "the last interruption alone stands");
         observer.well();
         assert_eq!(failing(), 0);
@@ -456,7 +456,7 @@ mod tests {
     /// The metric does not depend on a session that reports it.
     #[test]
     fn a_stall_is_shown_as_a_metric_and_as_a_failing_check() {
-        let observer = Observer::new(Duration::ZERO);
+        let observer = RelayMetrics::new(Duration::ZERO);
         std::thread::sleep(Duration::from_millis(20));
         let metrics = observer.metrics_text();
         let line = metrics

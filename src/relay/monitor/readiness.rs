@@ -9,7 +9,7 @@ use super::metrics::{Check, CheckState};
 
 /// The checks, in the order of a relay's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Part {
+pub(crate) enum Component {
     Database,
     Lease,
     Kafka,
@@ -17,7 +17,7 @@ pub(crate) enum Part {
     Progress,
 }
 
-impl Part {
+impl Component {
     pub(crate) const ALL: [Self; 5] = [
         Self::Database,
         Self::Lease,
@@ -55,8 +55,8 @@ pub(crate) enum Cause {
 /// The standing reasons, and the texts of checks without one.
 #[derive(Debug)]
 pub(crate) struct Board {
-    notes: BTreeMap<Part, String>,
-    reasons: BTreeMap<(Part, Cause), String>,
+    notes: BTreeMap<Component, String>,
+    reasons: BTreeMap<(Component, Cause), String>,
     held: u64,
 }
 
@@ -68,23 +68,26 @@ impl Board {
             reasons: BTreeMap::new(),
             held: 0,
         };
-        for part in Part::ALL.into_iter().filter(|part| *part != Part::Progress) {
+        for part in Component::ALL
+            .into_iter()
+            .filter(|part| *part != Component::Progress)
+        {
             board.raise(part, Cause::NotTried, "not tried yet".into());
         }
         board
     }
 
     /// Sets the text of a check that holds. Clears no reason but [`Cause::NotTried`].
-    pub(crate) fn note(&mut self, part: Part, text: String) {
+    pub(crate) fn note(&mut self, part: Component, text: String) {
         self.clear(part, Cause::NotTried);
         self.notes.insert(part, text);
     }
 
-    pub(crate) fn raise(&mut self, part: Part, cause: Cause, text: String) {
+    pub(crate) fn raise(&mut self, part: Component, cause: Cause, text: String) {
         self.reasons.insert((part, cause), text);
     }
 
-    pub(crate) fn clear(&mut self, part: Part, cause: Cause) {
+    pub(crate) fn clear(&mut self, part: Component, cause: Cause) {
         self.reasons.remove(&(part, cause));
     }
 
@@ -102,7 +105,7 @@ impl Board {
     /// Returns the state of every check. `stalled` is the reason why delivery makes no progress, if
     /// there is one.
     pub(crate) fn checks(&self, stalled: Option<String>) -> Vec<Check> {
-        Part::ALL
+        Component::ALL
             .into_iter()
             .map(|part| Check {
                 name: part.name(),
@@ -111,9 +114,9 @@ impl Board {
             .collect()
     }
 
-    fn state(&self, part: Part, stalled: Option<&str>) -> CheckState {
+    fn state(&self, part: Component, stalled: Option<&str>) -> CheckState {
         let mut texts: Vec<&str> = stalled
-            .filter(|_| part == Part::Progress)
+            .filter(|_| part == Component::Progress)
             .into_iter()
             .collect();
         let mut not_tried = None;
@@ -140,7 +143,7 @@ mod tests {
 
     use super::*;
 
-    fn failing(board: &Board, part: Part) -> Option<String> {
+    fn failing(board: &Board, part: Component) -> Option<String> {
         match board.state(part, None) {
             CheckState::Ok(_) => None,
             CheckState::Failing(text) => Some(text),
@@ -151,49 +154,53 @@ mod tests {
     fn a_part_is_failing_until_it_was_tried() {
         let mut board = Board::new();
         assert_eq!(
-            failing(&board, Part::Kafka).as_deref(),
+            failing(&board, Component::Kafka).as_deref(),
             Some("not tried yet")
         );
-        board.raise(Part::Kafka, Cause::Cluster, "no broker answers".into());
+        board.raise(Component::Kafka, Cause::Cluster, "no broker answers".into());
         assert_eq!(
-            failing(&board, Part::Kafka).as_deref(),
+            failing(&board, Component::Kafka).as_deref(),
             Some("no broker answers")
         );
-        board.clear(Part::Kafka, Cause::Cluster);
+        board.clear(Component::Kafka, Cause::Cluster);
         assert_eq!(
-            failing(&board, Part::Kafka).as_deref(),
+            failing(&board, Component::Kafka).as_deref(),
             Some("not tried yet")
         );
-        board.note(Part::Kafka, "connected".into());
+        board.note(Component::Kafka, "connected".into());
         assert_eq!(
-            board.state(Part::Kafka, None),
+            board.state(Component::Kafka, None),
             CheckState::Ok("connected".into())
         );
-        assert!(failing(&board, Part::Stream).is_some());
-        assert_eq!(failing(&board, Part::Progress), None);
+        assert!(failing(&board, Component::Stream).is_some());
+        assert_eq!(failing(&board, Component::Progress), None);
     }
 
     #[test]
     fn a_note_does_not_hide_a_reason_and_every_reason_is_listed_once() {
         let mut board = Board::new();
         let (orders, bills) = (board.next_held(), board.next_held());
-        board.raise(Part::Kafka, orders, "topic `orders` does not exist".into());
-        board.raise(Part::Kafka, Cause::Cluster, "no broker answers".into());
-        board.raise(Part::Kafka, bills, "no broker answers".into());
-        board.note(Part::Kafka, "connected".into());
+        board.raise(
+            Component::Kafka,
+            orders,
+            "topic `orders` does not exist".into(),
+        );
+        board.raise(Component::Kafka, Cause::Cluster, "no broker answers".into());
+        board.raise(Component::Kafka, bills, "no broker answers".into());
+        board.note(Component::Kafka, "connected".into());
         assert_eq!(
-            failing(&board, Part::Kafka).as_deref(),
+            failing(&board, Component::Kafka).as_deref(),
             Some("no broker answers; topic `orders` does not exist")
         );
-        board.clear(Part::Kafka, Cause::Cluster);
-        board.clear(Part::Kafka, bills);
+        board.clear(Component::Kafka, Cause::Cluster);
+        board.clear(Component::Kafka, bills);
         assert_eq!(
-            failing(&board, Part::Kafka).as_deref(),
+            failing(&board, Component::Kafka).as_deref(),
             Some("topic `orders` does not exist")
         );
-        board.clear(Part::Kafka, orders);
+        board.clear(Component::Kafka, orders);
         assert_eq!(
-            board.state(Part::Kafka, None),
+            board.state(Component::Kafka, None),
             CheckState::Ok("connected".into())
         );
     }
@@ -212,14 +219,14 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Note(Part),
-        Raise(Part, Cause),
-        Clear(Part, Cause),
+        Note(Component),
+        Raise(Component, Cause),
+        Clear(Component, Cause),
         ClearEverywhere(Cause),
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let part = || proptest::sample::select(Part::ALL.to_vec());
+        let part = || proptest::sample::select(Component::ALL.to_vec());
         let cause = || {
             proptest::sample::select(vec![
                 Cause::Interrupted,
@@ -243,7 +250,7 @@ mod tests {
             steps in proptest::collection::vec(step(), 0..60),
         ) {
             let mut board = Board::new();
-            Part::ALL
+            Component::ALL
                 .into_iter()
                 .for_each(|part| board.note(part, "fine".into()));
             let mut standing = std::collections::BTreeSet::new();
@@ -263,7 +270,7 @@ mod tests {
                         standing.retain(|(_, other)| *other != cause);
                     }
                 }
-                for part in Part::ALL {
+                for part in Component::ALL {
                     prop_assert_eq!(
                         failing(&board, part).is_some(),
                         standing.iter().any(|(of, _)| *of == part)

@@ -13,7 +13,7 @@ use sqlx::{
 use super::set::{Aggregate, ParkedSet, Range};
 use crate::relay::{
     error::Interruption,
-    leadership::relay_store::{Ledger, within},
+    leadership::relay_store::{RelayStore, within},
     position::Position,
 };
 
@@ -126,9 +126,9 @@ impl Converted {
 /// # Errors
 ///
 /// Returns an error if the database is unreachable.
-pub(crate) async fn load(ledger: &mut Ledger) -> Result<Loaded, Interruption> {
+pub(crate) async fn load(relay_store: &mut RelayStore) -> Result<Loaded, Interruption> {
     let doing = "reading parked events";
-    let (session, schema, name, _) = ledger.parts();
+    let (session, schema, name, _) = relay_store.parts();
     let sql = format!(
         "select aggregatetype, aggregateid,
                 coalesce(array_agg(seq order by seq) filter (where to_seq is null), '{{}}'),
@@ -188,9 +188,12 @@ pub(crate) async fn load(ledger: &mut Ledger) -> Result<Loaded, Interruption> {
 /// # Errors
 ///
 /// Returns [`Interruption::LeaseLost`] if another relay has taken over.
-pub(crate) async fn store(ledger: &mut Ledger, set: &ParkedSet) -> Result<(), Interruption> {
+pub(crate) async fn store(
+    relay_store: &mut RelayStore,
+    set: &ParkedSet,
+) -> Result<(), Interruption> {
     let doing = "parking events";
-    let (session, schema, name, epoch) = ledger.parts();
+    let (session, schema, name, epoch) = relay_store.parts();
     let events = set.pending();
     let sql = format!(
         "insert into {schema}.parked (relay, seq, id, aggregatetype, aggregateid, topic, reason,
@@ -292,9 +295,9 @@ pub(crate) async fn store(ledger: &mut Ledger, set: &ParkedSet) -> Result<(), In
 /// # Errors
 ///
 /// Returns [`Interruption::LeaseLost`] if another relay has taken over.
-pub(crate) async fn delete(ledger: &mut Ledger, seqs: &[i64]) -> Result<(), Interruption> {
+pub(crate) async fn delete(relay_store: &mut RelayStore, seqs: &[i64]) -> Result<(), Interruption> {
     let doing = "deleting released events from the parked ones";
-    let (session, schema, name, epoch) = ledger.parts();
+    let (session, schema, name, epoch) = relay_store.parts();
     let sql = format!("delete from {schema}.parked where relay = $1 and seq = any ($2)");
     let mut tx = begin(session, schema, name, epoch).await?;
     within(
@@ -313,9 +316,9 @@ pub(crate) async fn delete(ledger: &mut Ledger, seqs: &[i64]) -> Result<(), Inte
 /// # Errors
 ///
 /// Returns an error if the database is unreachable.
-pub(crate) async fn decisions(ledger: &mut Ledger) -> Result<(bool, bool), Interruption> {
+pub(crate) async fn decisions(relay_store: &mut RelayStore) -> Result<(bool, bool), Interruption> {
     let doing = "reading decisions about parked events";
-    let (session, schema, name, _) = ledger.parts();
+    let (session, schema, name, _) = relay_store.parts();
     let sql = format!(
         "select coalesce(bool_or(action = 'discard'), false),
              coalesce(bool_or(action = 'retry' and waits_for is not null), false)
@@ -336,12 +339,12 @@ pub(crate) async fn decisions(ledger: &mut Ledger) -> Result<(bool, bool), Inter
 ///
 /// Returns an error if the database is unreachable.
 pub(crate) async fn restate(
-    ledger: &mut Ledger,
+    relay_store: &mut RelayStore,
     topic: &str,
     reason: &str,
 ) -> Result<(), Interruption> {
     let doing = "storing the reason why events wait for a topic";
-    let (session, schema, name, _) = ledger.parts();
+    let (session, schema, name, _) = relay_store.parts();
     let sql = format!(
         "update {schema}.parked set reason = $3 where relay = $1 and seq in (
              select seq from {schema}.parked where relay = $1 and waits_for = $2 order by seq
@@ -361,9 +364,9 @@ pub(crate) async fn restate(
 /// # Errors
 ///
 /// Returns [`Interruption::LeaseLost`] if another relay has taken over.
-pub(crate) async fn discard(ledger: &mut Ledger) -> Result<Vec<Discarded>, Interruption> {
+pub(crate) async fn discard(relay_store: &mut RelayStore) -> Result<Vec<Discarded>, Interruption> {
     let doing = "discarding parked events";
-    let (session, schema, name, epoch) = ledger.parts();
+    let (session, schema, name, epoch) = relay_store.parts();
     let sql = format!(
         "delete from {schema}.parked gone where gone.relay = $1 and gone.seq in (
              select p.seq from {schema}.parked p join {schema}.relay r on r.name = p.relay
@@ -410,13 +413,13 @@ pub(crate) async fn discard(ledger: &mut Ledger) -> Result<Vec<Discarded>, Inter
 ///
 /// Returns [`Interruption::LeaseLost`] if another relay has taken over.
 pub(crate) async fn failed(
-    ledger: &mut Ledger,
+    relay_store: &mut RelayStore,
     aggregate: &Aggregate,
     seq: i64,
     reason: &str,
 ) -> Result<(), Interruption> {
     let doing = "parking an event again";
-    let (session, schema, name, epoch) = ledger.parts();
+    let (session, schema, name, epoch) = relay_store.parts();
     let sql = format!(
         "update {schema}.parked set action = nullif(action, 'retry'),
              tries = tries + (seq = $4)::int,
@@ -441,11 +444,11 @@ pub(crate) async fn failed(
 ///
 /// Returns [`Interruption::LeaseLost`] if another relay has taken over.
 pub(crate) async fn convert(
-    ledger: &mut Ledger,
+    relay_store: &mut RelayStore,
     converted: &[Converted],
 ) -> Result<(), Interruption> {
     let doing = "parking events that waited for a topic";
-    let (session, schema, name, epoch) = ledger.parts();
+    let (session, schema, name, epoch) = relay_store.parts();
     let sql = format!(
         "update {schema}.parked p set reason = c.reason, waits_for = c.waits_for,
              action = nullif(action, 'retry'), tries = tries + 1
@@ -477,9 +480,9 @@ pub(crate) async fn convert(
 /// # Errors
 ///
 /// Returns an error if the database is unreachable.
-pub(crate) async fn decided(ledger: &mut Ledger) -> Result<Vec<Aggregate>, Interruption> {
+pub(crate) async fn decided(relay_store: &mut RelayStore) -> Result<Vec<Aggregate>, Interruption> {
     let doing = "reading decisions about parked events";
-    let (session, schema, name, _) = ledger.parts();
+    let (session, schema, name, _) = relay_store.parts();
     let sql = format!(
         "select distinct aggregatetype, aggregateid from {schema}.parked
          where relay = $1 and action = 'retry' and waits_for is null limit 1000"
@@ -503,9 +506,11 @@ pub(crate) async fn decided(ledger: &mut Ledger) -> Result<Vec<Aggregate>, Inter
 /// # Errors
 ///
 /// Returns an error if the database is unreachable.
-pub(crate) async fn topics_to_look_at(ledger: &mut Ledger) -> Result<Vec<String>, Interruption> {
+pub(crate) async fn topics_to_look_at(
+    relay_store: &mut RelayStore,
+) -> Result<Vec<String>, Interruption> {
     let doing = "reading decisions about events that wait for a topic";
-    let (session, schema, name, _) = ledger.parts();
+    let (session, schema, name, _) = relay_store.parts();
     let sql = format!(
         "with decided as (
              update {schema}.parked set action = null
@@ -553,12 +558,12 @@ fn parked(row: &PgRow) -> Result<Parked, sqlx::Error> {
 ///
 /// Returns an error if the database is unreachable.
 pub(crate) async fn first(
-    ledger: &mut Ledger,
+    relay_store: &mut RelayStore,
     aggregate: &Aggregate,
     limit: usize,
 ) -> Result<Vec<Parked>, Interruption> {
     let doing = "reading an aggregate's parked events";
-    let (session, schema, name, _) = ledger.parts();
+    let (session, schema, name, _) = relay_store.parts();
     let sql = format!(
         "select {PARKED} from {schema}.parked p left join {schema}.outbox o on o.seq = p.seq
          where p.relay = $1 and p.aggregatetype = $2 and p.aggregateid = $3 and p.waits_for is null
@@ -582,12 +587,12 @@ pub(crate) async fn first(
 ///
 /// Returns an error if the database is unreachable.
 pub(crate) async fn first_of_topic(
-    ledger: &mut Ledger,
+    relay_store: &mut RelayStore,
     topic: &str,
     limit: usize,
 ) -> Result<Vec<(Aggregate, Parked)>, Interruption> {
     let doing = "reading the events that wait for a topic";
-    let (session, schema, name, _) = ledger.parts();
+    let (session, schema, name, _) = relay_store.parts();
     let sql = format!(
         "select {PARKED}, p.aggregatetype, p.aggregateid from {schema}.parked p
              left join {schema}.outbox o on o.seq = p.seq
@@ -619,12 +624,12 @@ pub(crate) async fn first_of_topic(
 ///
 /// Returns [`Interruption::LeaseLost`] if another relay has taken over.
 pub(crate) async fn unfold(
-    ledger: &mut Ledger,
+    relay_store: &mut RelayStore,
     aggregate: &Aggregate,
     range: &Range,
 ) -> Result<(Vec<i64>, Option<Range>), Interruption> {
     let doing = "listing the events of a range";
-    let (session, schema, name, epoch) = ledger.parts();
+    let (session, schema, name, epoch) = relay_store.parts();
     let sql = format!(
         "select seq, id from {schema}.outbox
              where seq between $1 and $2 and aggregatetype = $3 and aggregateid = $4

@@ -11,7 +11,7 @@ use crate::{
     postgres::Lsn,
     relay::{
         error::Interruption,
-        leadership::relay_store::{Checkpoint, Ledger, Reading},
+        leadership::relay_store::{Checkpoint, Reading, RelayStore},
         parked::store,
         position::{Position, Progress},
         sink::Durable,
@@ -33,7 +33,7 @@ const STARTING: &str = "the relay starts";
 /// The checkpoint of one session.
 pub(crate) struct Checkpointer {
     progress: Progress,
-    relay_store: Ledger,
+    relay_store: RelayStore,
     durable: Position,
     /// The number of the durable position's record in the position topic.
     number: u64,
@@ -51,7 +51,7 @@ pub(crate) struct Checkpointer {
 }
 
 impl Checkpointer {
-    pub(super) fn new(start: Start, relay_store: Ledger) -> Self {
+    pub(super) fn new(start: Start, relay_store: RelayStore) -> Self {
         let Start {
             position,
             number,
@@ -100,7 +100,7 @@ impl Checkpointer {
         (&self.durable, self.number)
     }
 
-    pub(super) fn relay_store(&mut self) -> &mut Ledger {
+    pub(super) fn relay_store(&mut self) -> &mut RelayStore {
         &mut self.relay_store
     }
 
@@ -120,7 +120,7 @@ impl Checkpointer {
     /// Returns `true` if the log has advanced without events for long enough that the position
     /// should follow it.
     pub(super) fn wants_idle_batch(&self, publisher: &EventPublisher) -> bool {
-        let interval = match publisher.sink().cuts_cost() {
+        let interval = match publisher.sink().batches_cost() {
             true => IDLE_INTERVAL,
             false => INTERVAL,
         };

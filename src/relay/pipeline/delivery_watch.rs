@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     kafka::Acks,
-    relay::{monitor::metrics::Observer, sink::Sink},
+    relay::{monitor::metrics::RelayMetrics, sink::Sink},
 };
 
 /// Interval between the signs of life of a session that waits for the sink.
@@ -12,7 +12,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tracks the progress of one session.
 pub(super) struct DeliveryWatch {
-    observer: Observer,
+    observer: RelayMetrics,
     /// All records below this tag were acknowledged at the last report.
     acknowledged: Option<u64>,
     /// The source has made progress since the last report, or had nothing more to read.
@@ -21,7 +21,7 @@ pub(super) struct DeliveryWatch {
 }
 
 impl DeliveryWatch {
-    pub(super) fn new(observer: &Observer) -> Self {
+    pub(super) fn new(observer: &RelayMetrics) -> Self {
         Self {
             observer: observer.clone(),
             acknowledged: None,

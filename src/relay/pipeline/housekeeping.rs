@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::publisher::EventPublisher;
 use crate::relay::{
-    RelayOptions, error::Interruption, leadership::relay_store::Ledger, monitor::metrics::Observer,
-    source::slot, startup::names::LogNames,
+    RelayOptions, error::Interruption, leadership::relay_store::RelayStore,
+    monitor::metrics::RelayMetrics, source::slot, startup::names::LogNames,
 };
 
 /// Interval between examinations of the slot and the outbox's trigger.
@@ -43,9 +43,9 @@ impl Housekeeping {
     /// interruption if the connection or the lease is lost.
     pub(super) async fn run(
         &mut self,
-        store: &mut Ledger,
+        store: &mut RelayStore,
         publisher: &EventPublisher,
-        observer: &Observer,
+        observer: &RelayMetrics,
     ) -> Result<(), Interruption> {
         if self
             .examined_at
@@ -68,8 +68,8 @@ impl Housekeeping {
 
     async fn export_slot(
         &self,
-        store: &mut Ledger,
-        observer: &Observer,
+        store: &mut RelayStore,
+        observer: &RelayMetrics,
     ) -> Result<(), Interruption> {
         if let Some((lag_bytes, retained_bytes)) =
             slot::log_kept(store.session(), &self.names.slot).await?
@@ -80,7 +80,7 @@ impl Housekeeping {
     }
 }
 
-async fn end_holds(store: &mut Ledger) -> Result<(), Interruption> {
+async fn end_holds(store: &mut RelayStore) -> Result<(), Interruption> {
     for topic in store.end_holds().await? {
         tracing::error!(
             topic,

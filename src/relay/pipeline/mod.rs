@@ -43,8 +43,8 @@ use self::{
 use super::{
     RelayOptions,
     error::Interruption,
-    leadership::relay_store::{Ledger, Reading},
-    monitor::metrics::Observer,
+    leadership::relay_store::{Reading, RelayStore},
+    monitor::metrics::RelayMetrics,
     parked::set::ParkedSet,
     position::{Position, Progress},
     row::native::{Row, RowError},
@@ -60,7 +60,7 @@ pub(crate) struct Pipeline {
     stream: Option<StreamLink>,
     watch: DeliveryWatch,
     housekeeping: Housekeeping,
-    observer: Observer,
+    observer: RelayMetrics,
     lost: CancellationToken,
     shutdown: CancellationToken,
 }
@@ -97,9 +97,9 @@ impl Pipeline {
         options: &RelayOptions,
         names: &LogNames,
         start: Start,
-        store: Ledger,
+        store: RelayStore,
         publisher: EventPublisher,
-        observer: &Observer,
+        observer: &RelayMetrics,
         (lost, shutdown): (CancellationToken, CancellationToken),
     ) -> Self {
         Self {
@@ -251,7 +251,7 @@ impl Pipeline {
     ///
     /// Returns an error under the same conditions as [`end_batch`](Self::end_batch).
     pub(crate) async fn end_batch_if_wanted(&mut self, idle: bool) -> Result<(), Interruption> {
-        if self.publisher.sink().wants_cut(idle) {
+        if self.publisher.sink().should_end_batch(idle) {
             self.end_batch().await?;
         }
         Ok(())
@@ -393,7 +393,7 @@ impl Pipeline {
     }
 
     /// Returns the store of the relay's row, on the session's connection.
-    pub(crate) fn relay_store(&mut self) -> &mut Ledger {
+    pub(crate) fn relay_store(&mut self) -> &mut RelayStore {
         self.checkpoint.relay_store()
     }
 

@@ -21,7 +21,7 @@ use crate::{
     relay::{
         RelayOptions, UndeliverableOptions,
         error::Interruption,
-        monitor::metrics::Observer,
+        monitor::metrics::RelayMetrics,
         parked::{
             set::{Limits, ParkedSet},
             store::Loaded,
@@ -58,7 +58,7 @@ pub(crate) struct EventPublisher {
     compression: Compression,
     /// Number of records by route since the last batch ended.
     counts: Vec<u64>,
-    observer: Observer,
+    observer: RelayMetrics,
     pinned: HashMap<String, i32>,
     /// Topics that are being grown, and the end of the time for which each is held back.
     held: HashMap<String, Instant>,
@@ -79,7 +79,7 @@ impl EventPublisher {
     pub(crate) fn open(
         options: &RelayOptions,
         event_source: &str,
-        observer: &Observer,
+        observer: &RelayMetrics,
         batch_bytes_max: usize,
         transactional: &[Transactional<'_>],
         (clock, stamping): (Clock, Stamping),

@@ -103,7 +103,7 @@ impl Position {
             .unwrap_or_default()
     }
 
-    /// Marks an event as given up. Returns `false` if too many are marked already.
+    /// AckedBatches an event as given up. Returns `false` if too many are marked already.
     pub(crate) fn give_up(&mut self, event: GivenUp) -> bool {
         let room = self.given_up.len() < GIVEN_UP_MAX;
         if room && !self.given_up.contains(&event) {

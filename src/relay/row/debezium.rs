@@ -56,7 +56,7 @@ enum Kind {
 
 /// Buffers for values that cannot be borrowed from the row. One per row.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch {
+pub(crate) struct RowBuffer {
     key: String,
     headers: String,
     value: String,
@@ -250,7 +250,7 @@ impl Layout {
         &'a self,
         tuple: &Tuple<'a>,
         committed_at: i64,
-        scratch: &'a mut Scratch,
+        scratch: &'a mut RowBuffer,
     ) -> Result<Row<'a>, RowError> {
         let mut cells = [Cell::Null; FOREIGN_CELLS];
         for (cell, place) in tuple.cells().zip(&self.places) {
@@ -274,7 +274,7 @@ impl Layout {
         &'a self,
         cells: &[Cell<'a>],
         now: i64,
-        scratch: &'a mut Scratch,
+        scratch: &'a mut RowBuffer,
     ) -> Result<TableRow<'a>, RowError> {
         let row = self.row(cells, now, scratch)?;
         let xid = match self.columns[XID] {
@@ -301,7 +301,7 @@ impl Layout {
         &'a self,
         cells: &[Cell<'a>],
         otherwise: i64,
-        scratch: &'a mut Scratch,
+        scratch: &'a mut RowBuffer,
     ) -> Result<Row<'a>, RowError> {
         let seq = self.seq(cells)?;
         self.write_headers(cells, &mut scratch.headers)?;
@@ -313,7 +313,7 @@ impl Layout {
                 plain(self.kind(key), cell, &mut scratch.key)
             })?;
         }
-        let scratch: &'a Scratch = scratch;
+        let scratch: &'a RowBuffer = scratch;
         let payload = FIELDS + OutboxField::Payload as usize;
         let value = match (self.kind(payload), cells[payload]) {
             _ if wrapped => Value::Json(scratch.value.as_bytes()),

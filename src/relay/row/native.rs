@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::debezium::{Layout, Scratch};
+use super::debezium::{Layout, RowBuffer};
 use crate::{
     kafka::{Outgoing, Value},
     postgres::replication::{Cell, Column, DecodeError, POSTGRES_EPOCH_MICROS, Relation, Tuple},
@@ -127,7 +127,7 @@ pub(crate) struct Columns {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TableColumns {
     /// Tidings' own table.
-    Own(Columns),
+    Native(Columns),
     /// A Debezium outbox.
     Debezium(Box<Layout>),
 }
@@ -143,10 +143,10 @@ impl TableColumns {
         &'a self,
         tuple: &Tuple<'a>,
         committed_at: i64,
-        scratch: &'a mut Scratch,
+        scratch: &'a mut RowBuffer,
     ) -> Result<Row<'a>, RowError> {
         match self {
-            Self::Own(columns) => columns.read(tuple),
+            Self::Native(columns) => columns.read(tuple),
             Self::Debezium(layout) => layout.read(tuple, committed_at, scratch),
         }
     }

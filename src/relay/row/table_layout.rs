@@ -4,7 +4,7 @@
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use super::{
-    debezium::{FOREIGN_CELLS, Layout, Scratch},
+    debezium::{FOREIGN_CELLS, Layout, RowBuffer},
     native::{RowError, TABLE_CELLS, TableRow},
 };
 use crate::{
@@ -23,9 +23,9 @@ use crate::{
 
 /// The outbox of a session.
 #[derive(Clone, Debug)]
-pub(crate) enum Shape {
+pub(crate) enum TableLayout {
     /// Tidings' own table.
-    Own,
+    Native,
     /// A Debezium table.
     Debezium {
         layout: Box<Layout>,
@@ -41,7 +41,7 @@ pub(crate) enum Shape {
     reason = "most rows are Tidings' own, and these are not allocated"
 )]
 pub(crate) enum CopiedRow<'a> {
-    Own([Cell<'a>; TABLE_CELLS]),
+    Native([Cell<'a>; TABLE_CELLS]),
     Debezium(Box<[Cell<'a>]>),
 }
 
@@ -49,17 +49,17 @@ impl<'a> CopiedRow<'a> {
     /// Returns the row's `seq`.
     pub(crate) fn seq(&self) -> Cell<'a> {
         match self {
-            Self::Own(cells) => cells[1],
+            Self::Native(cells) => cells[1],
             Self::Debezium(cells) => cells[0],
         }
     }
 }
 
-impl Shape {
+impl TableLayout {
     /// Returns the reason why only the log can be read, if there is one.
     pub(crate) fn log_only(&self) -> Option<&str> {
         match self {
-            Self::Own => None,
+            Self::Native => None,
             Self::Debezium { log_only, .. } => log_only.as_deref(),
         }
     }
@@ -67,7 +67,7 @@ impl Shape {
     /// Returns a select list of a row's values.
     pub(crate) fn select_list(&self) -> String {
         match self {
-            Self::Own => TableRow::select_list(),
+            Self::Native => TableRow::select_list(),
             Self::Debezium { layout, .. } => layout.select_list(),
         }
     }
@@ -75,7 +75,7 @@ impl Shape {
     /// Returns the sort order of the rows that a snapshot sees before the log starts.
     pub(crate) fn natural_order(&self) -> String {
         match self {
-            Self::Own => "seq".into(),
+            Self::Native => "seq".into(),
             Self::Debezium { layout, .. } => layout.natural_order(),
         }
     }
@@ -91,8 +91,8 @@ impl Shape {
     ) -> Result<Box<dyn Iterator<Item = Result<CopiedRow<'a>, CopyError>> + Send + 'a>, CopyError>
     {
         Ok(match self {
-            Self::Own => {
-                Box::new(CopyRows::<TABLE_CELLS>::new(bytes)?.map(|row| row.map(CopiedRow::Own)))
+            Self::Native => {
+                Box::new(CopyRows::<TABLE_CELLS>::new(bytes)?.map(|row| row.map(CopiedRow::Native)))
             }
             Self::Debezium { .. } => Box::new(
                 CopyRows::<FOREIGN_CELLS>::new(bytes)?
@@ -110,14 +110,14 @@ impl Shape {
         &'a self,
         row: &CopiedRow<'a>,
         now: i64,
-        scratch: &'a mut Scratch,
+        scratch: &'a mut RowBuffer,
     ) -> Result<TableRow<'a>, RowError> {
         match (self, row) {
-            (_, CopiedRow::Own(cells)) => TableRow::from_cells(cells),
+            (_, CopiedRow::Native(cells)) => TableRow::from_cells(cells),
             (Self::Debezium { layout, .. }, CopiedRow::Debezium(cells)) => {
                 layout.table_row(cells, now, scratch)
             }
-            (Self::Own, CopiedRow::Debezium(_)) => {
+            (Self::Native, CopiedRow::Debezium(_)) => {
                 unreachable!("rows are copied and read in the same layout")
             }
         }
@@ -133,9 +133,9 @@ impl Shape {
 pub(crate) async fn examine(
     options: &RelayOptions,
     session: &mut PgConnection,
-) -> Result<Shape, Interruption> {
+) -> Result<TableLayout, Interruption> {
     let Some(outbox) = &options.debezium else {
-        return Ok(Shape::Own);
+        return Ok(TableLayout::Native);
     };
     let doing = "reading the outbox's columns";
     let (schema, table) = options.table();
@@ -206,10 +206,10 @@ pub(crate) async fn examine(
             "source is poll, and {reason}: use source = \"auto\" or \"wal\""
         )));
     }
-    Ok(Shape::Debezium { layout, log_only })
+    Ok(TableLayout::Debezium { layout, log_only })
 }
 
-impl Shape {
+impl TableLayout {
     /// Restricts the layout to the log if the position does not allow the table yet. A relay that
     /// has read the log may read the table only once its position sees the transactions that added
     /// `seq` and `xid`: older rows have the numbers that those transactions assigned.

@@ -10,15 +10,15 @@ const MARKS_MAX: usize = 8;
 
 /// Positions, each with the tag below which everything must be acknowledged before it is durable.
 #[derive(Default)]
-pub(super) struct Marks {
+pub(super) struct AckedBatches {
     waiting: VecDeque<(u64, Batch)>,
 }
 
 /// Number of records between two positions while the source has more events.
 const CUT_RECORDS: u64 = 4_096;
 
-impl Marks {
-    pub(super) fn wants_cut(&self, sender: &Sender, idle: bool) -> bool {
+impl AckedBatches {
+    pub(super) fn should_end_batch(&self, sender: &Sender, idle: bool) -> bool {
         let cut = self
             .waiting
             .back()

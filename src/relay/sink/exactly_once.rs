@@ -124,7 +124,7 @@ impl Transactions {
         self.reached.send_modify(|reached| reached.fail(failure));
     }
 
-    pub(super) fn wants_cut(&self, sender: &Sender, idle: bool) -> bool {
+    pub(super) fn should_end_batch(&self, sender: &Sender, idle: bool) -> bool {
         let Some(Open { since, tag, bytes }) = &self.open else {
             return false;
         };

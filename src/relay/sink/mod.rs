@@ -24,7 +24,7 @@ mod watch;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use at_least_once::Marks;
+use at_least_once::AckedBatches;
 use exactly_once::Transactions;
 use sender::Sender;
 pub(crate) use sender::Sent;
@@ -69,7 +69,7 @@ pub(crate) struct Sink {
 }
 
 enum Commits {
-    AtLeastOnce(Marks),
+    AtLeastOnce(AckedBatches),
     ExactlyOnce(Box<Transactions>),
 }
 
@@ -97,7 +97,7 @@ impl Sink {
     ) -> Result<Self, Interruption> {
         let sender = Sender::open(options, batch_bytes_max, transactional)?;
         let commits = if transactional.is_empty() {
-            Commits::AtLeastOnce(Marks::default())
+            Commits::AtLeastOnce(AckedBatches::default())
         } else {
             Commits::ExactlyOnce(Box::default())
         };
@@ -159,15 +159,15 @@ impl Sink {
 
     /// Returns `true` if it is time for a cut. `idle` means that the source has no more events at
     /// present.
-    pub(crate) fn wants_cut(&self, idle: bool) -> bool {
+    pub(crate) fn should_end_batch(&self, idle: bool) -> bool {
         match &self.commits {
-            Commits::AtLeastOnce(marks) => marks.wants_cut(&self.sender, idle),
-            Commits::ExactlyOnce(transactions) => transactions.wants_cut(&self.sender, idle),
+            Commits::AtLeastOnce(marks) => marks.should_end_batch(&self.sender, idle),
+            Commits::ExactlyOnce(transactions) => transactions.should_end_batch(&self.sender, idle),
         }
     }
 
     /// Returns `true` if a cut without records costs more than storing a position in memory.
-    pub(crate) fn cuts_cost(&self) -> bool {
+    pub(crate) fn batches_cost(&self) -> bool {
         matches!(self.commits, Commits::ExactlyOnce(_))
     }
 

@@ -12,11 +12,11 @@ use super::{
 use crate::relay::{
     ExistingRows,
     error::Interruption,
-    monitor::metrics::Part,
+    monitor::metrics::Component,
     options::debezium::DebeziumOutbox,
     pipeline::{Pipeline, Stop},
     position::{Position, Progress},
-    row::debezium::Scratch,
+    row::debezium::RowBuffer,
 };
 
 impl SourceSelector<'_> {
@@ -38,7 +38,7 @@ impl SourceSelector<'_> {
         slot::forget(self.names, pipeline.connection()).await?;
         let mut making = slot::make_exporting(self.options, self.names, self.server);
         let waiting = self.observer.hold(
-            Part::Stream,
+            Component::Stream,
             "the slot is being created, which waits for every open transaction of the server: the \
              log names them every 5 s",
         );
@@ -122,16 +122,16 @@ impl SourceSelector<'_> {
 
     async fn publish_existing(&self, snapshot: &str, pipeline: &mut Pipeline) -> Result<(), Stop> {
         self.observer
-            .note(Part::Stream, "reading the existing rows");
+            .note(Component::Stream, "reading the existing rows");
         let (send, mut pages) = mpsc::channel(1);
         let reading = tokio::spawn(
-            Reader::new(self.options, self.shape).read_existing(snapshot.to_owned(), send),
+            Reader::new(self.options, self.table_layout).read_existing(snapshot.to_owned(), send),
         );
         let (mut events, now) = (0u64, chrono::Utc::now().timestamp_micros());
         while let Some(page) = pages.recv().await {
-            for cells in page.rows(self.shape)? {
-                let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
-                let row = self.shape.event(&cells, now, &mut scratch)?;
+            for cells in page.rows(self.table_layout)? {
+                let (cells, mut scratch) = (cells.map_err(damaged)?, RowBuffer::default());
+                let row = self.table_layout.event(&cells, now, &mut scratch)?;
                 publish(&row.row, pipeline).await?;
                 events += 1;
                 pipeline.end_batch_if_wanted(false).await?;

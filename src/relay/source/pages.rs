@@ -19,7 +19,7 @@ use crate::{
         error::Interruption,
         leadership::relay_store::{connect, within},
         position::{Snapshot, Window},
-        row::table_layout::{CopiedRow, Shape},
+        row::table_layout::{CopiedRow, TableLayout},
     },
 };
 
@@ -47,7 +47,7 @@ pub(crate) const UNCHECKED_TEXT: &str = "select set_config('client_encoding', 'S
 /// A connection that reads the outbox.
 pub(crate) struct Reader {
     options: RelayOptions,
-    shape: Shape,
+    table_layout: TableLayout,
     session: Option<PgConnection>,
     rows: usize,
     spares: Spares,
@@ -72,10 +72,10 @@ struct Bounds {
 }
 
 impl Reader {
-    pub(crate) fn new(options: &RelayOptions, shape: &Shape) -> Self {
+    pub(crate) fn new(options: &RelayOptions, table_layout: &TableLayout) -> Self {
         Self {
             options: options.clone(),
-            shape: shape.clone(),
+            table_layout: table_layout.clone(),
             session: None,
             rows: ROWS_FIRST,
             spares: Spares::default(),
@@ -101,7 +101,7 @@ impl Reader {
             let limit = self.rows;
             let query = page_query(
                 &self.options.quoted_table(),
-                &self.shape.select_list(),
+                &self.table_layout.select_list(),
                 &seen,
                 &window.to,
                 after,
@@ -109,7 +109,7 @@ impl Reader {
                 limit,
             );
             let (page, whole) = self.copy(&query).await?;
-            let (rows, last) = page.measure(&self.shape)?;
+            let (rows, last) = page.measure(&self.table_layout)?;
             self.rows = rows_for(rows, page.bytes.len());
             let Some(last) = last else { return Ok(self) };
             after = last;
@@ -127,13 +127,13 @@ impl Reader {
     /// Returns an interruption if the connection is lost.
     pub(crate) async fn read_these(&mut self, seqs: &[i64]) -> Result<(Page, usize), Interruption> {
         let list: Vec<String> = seqs.iter().map(i64::to_string).collect();
-        let (columns, table) = (self.shape.select_list(), self.options.quoted_table());
+        let (columns, table) = (self.table_layout.select_list(), self.options.quoted_table());
         let query = format!(
             "select {columns} from {table} where seq = any (array[{}]::bigint[]) order by seq",
             list.join(",")
         );
         let (page, whole) = self.copy(&query).await?;
-        let done = match page.measure(&self.shape)?.1 {
+        let done = match page.measure(&self.table_layout)?.1 {
             Some(last) if !whole => seqs.partition_point(|seq| *seq <= last),
             _ => seqs.len(),
         };
@@ -152,9 +152,9 @@ impl Reader {
     ) -> Result<(), Interruption> {
         let doing = "reading the existing rows";
         let (columns, table, order) = (
-            self.shape.select_list(),
+            self.table_layout.select_list(),
             self.options.quoted_table(),
-            self.shape.natural_order(),
+            self.table_layout.natural_order(),
         );
         let (spares, options) = (self.spares.clone(), self.options.clone());
         let session = self.session().await?;
@@ -307,16 +307,16 @@ impl Page {
     /// Returns an interruption if the server sent something else.
     pub(crate) fn rows<'a>(
         &'a self,
-        shape: &Shape,
+        table_layout: &TableLayout,
     ) -> Result<impl Iterator<Item = Result<CopiedRow<'a>, CopyError>> + Send + 'a, Interruption>
     {
-        shape.rows(&self.bytes).map_err(damaged)
+        table_layout.rows(&self.bytes).map_err(damaged)
     }
 
     /// Returns the number of rows and the `seq` of the last one.
-    fn measure(&self, shape: &Shape) -> Result<(usize, Option<i64>), Interruption> {
+    fn measure(&self, table_layout: &TableLayout) -> Result<(usize, Option<i64>), Interruption> {
         let (mut count, mut last) = (0, None);
-        for row in self.rows(shape)? {
+        for row in self.rows(table_layout)? {
             count += 1;
             last = match row.map_err(damaged)?.seq() {
                 Cell::Binary(bytes) => bytes.try_into().ok().map(i64::from_be_bytes),

@@ -21,7 +21,7 @@ use crate::{
             Pipeline, Stop,
             publisher::{Backpressure, Delivery},
         },
-        row::{debezium::Scratch, native::TableRow, table_layout::Shape},
+        row::{debezium::RowBuffer, native::TableRow, table_layout::TableLayout},
     },
 };
 
@@ -103,7 +103,7 @@ pub(super) async fn release(pipeline: &mut Pipeline) -> Result<(), Stop> {
     for aggregate in store::decided(pipeline.relay_store()).await? {
         pipeline.parked_mut().make_ready(aggregate);
     }
-    let mut reader = Reader::new(pipeline.publisher().options(), &Shape::Own);
+    let mut reader = Reader::new(pipeline.publisher().options(), &TableLayout::Native);
     release_topics(began, &mut reader, pipeline).await?;
     release_aggregates(began, &mut reader, pipeline).await?;
     pipeline.report_parked();
@@ -293,9 +293,9 @@ async fn send(seqs: &[i64], reader: &mut Reader, pipeline: &mut Pipeline) -> Res
         let (page, done) = reader.read_these(rest).await?;
         let mut expected = rest[..done].iter();
         rest = &rest[done..];
-        for cells in page.rows(&Shape::Own)? {
-            let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
-            let TableRow { row, .. } = Shape::Own.event(&cells, 0, &mut scratch)?;
+        for cells in page.rows(&TableLayout::Native)? {
+            let (cells, mut scratch) = (cells.map_err(damaged)?, RowBuffer::default());
+            let TableRow { row, .. } = TableLayout::Native.event(&cells, 0, &mut scratch)?;
             match expected.next() {
                 Some(seq) if *seq == row.seq => {}
                 Some(seq) => return Ok(Sent::UpTo(*seq, MISSING.into())),

@@ -14,9 +14,9 @@ use crate::{
         },
         pipeline::{Pipeline, Stop, publisher::Delivery},
         row::{
-            debezium::Scratch,
+            debezium::RowBuffer,
             native::{Row, TableRow},
-            table_layout::Shape,
+            table_layout::TableLayout,
         },
     },
 };
@@ -102,9 +102,9 @@ async fn publish(
         let (page, done) = reader.read_these(&seqs).await?;
         let mut expected = rest[..done].iter();
         rest = &rest[done..];
-        for cells in page.rows(&Shape::Own)? {
-            let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
-            let TableRow { row, .. } = Shape::Own.event(&cells, 0, &mut scratch)?;
+        for cells in page.rows(&TableLayout::Native)? {
+            let (cells, mut scratch) = (cells.map_err(damaged)?, RowBuffer::default());
+            let TableRow { row, .. } = TableLayout::Native.event(&cells, 0, &mut scratch)?;
             for (aggregate, missing) in expected
                 .by_ref()
                 .take_while(|(_, event)| event.seq != row.seq)

@@ -33,9 +33,9 @@ use crate::{
         RelayOptions, SourceKind,
         error::Interruption,
         leadership::relay_store::Reading,
-        monitor::metrics::Observer,
+        monitor::metrics::RelayMetrics,
         pipeline::{Pipeline, Stop},
-        row::table_layout::Shape,
+        row::table_layout::TableLayout,
         startup::{names::LogNames, server::Server},
     },
 };
@@ -54,7 +54,7 @@ const POLL: Duration = Duration::from_millis(50);
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Availability of the log.
-enum LogSide {
+enum WalAvailability {
     /// The log is not wanted.
     NotWanted,
     /// The log is unavailable at present.
@@ -72,10 +72,10 @@ pub(crate) struct SourceSelector<'s> {
     pub(crate) options: &'s RelayOptions,
     pub(crate) server: &'s Server,
     pub(crate) names: &'s LogNames,
-    pub(crate) shape: &'s Shape,
+    pub(crate) table_layout: &'s TableLayout,
     /// The operator has moved the position.
     pub(crate) moved: bool,
-    pub(crate) observer: &'s Observer,
+    pub(crate) observer: &'s RelayMetrics,
     /// The slot's log could not be decoded in the last session.
     pub(crate) log_unusable: bool,
     /// The server did not stream the log in the last session, although it accepted the connection.
@@ -90,7 +90,7 @@ impl SourceSelector<'_> {
     ///
     /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
     pub(crate) async fn run(&self, pipeline: &mut Pipeline) -> Result<Infallible, Stop> {
-        if let Some(reason) = self.shape.log_only() {
+        if let Some(reason) = self.table_layout.log_only() {
             return self.follow(reason, pipeline).await;
         }
         // Decisions made while no relay ran come first, because they may make room for more parked
@@ -98,17 +98,17 @@ impl SourceSelector<'_> {
         release(pipeline).await?;
         let mut log = self.look(pipeline, self.log_unusable).await?;
         if self.log_silent && self.options.source == SourceKind::Auto {
-            log = LogSide::Unavailable {
+            log = WalAvailability::Unavailable {
                 reason: "the server accepts a stream connection and does not answer".into(),
                 tried: Instant::now(),
             };
         }
-        let mut table = TableSource::new(self.options, self.shape);
+        let mut table = TableSource::new(self.options, self.table_layout);
         let mut behind = self.behind(pipeline).await? > BEHIND_BYTES;
         let news = notify::listen(self.options);
         loop {
             log = self.attend(log, pipeline).await?;
-            if let LogSide::From(confirmed) = log
+            if let WalAvailability::From(confirmed) = log
                 && self.may_stream(confirmed, behind, pipeline)
             {
                 let lag = pipeline.settled().log.0 - confirmed.0;
@@ -121,7 +121,11 @@ impl SourceSelector<'_> {
                             bytes = lag,
                             "advances the slot past log whose events were read from the table"
                         );
-                        log = LogSide::Advancing(slot::advance(self.options, self.names, safe));
+                        log = WalAvailability::Advancing(slot::advance(
+                            self.options,
+                            self.names,
+                            safe,
+                        ));
                     }
                 } else {
                     let megabytes = self.stream(pipeline).await? >> 20;
@@ -149,11 +153,15 @@ impl SourceSelector<'_> {
     }
 
     /// Returns the current availability of the log.
-    async fn look(&self, pipeline: &mut Pipeline, unusable: bool) -> Result<LogSide, Interruption> {
+    async fn look(
+        &self,
+        pipeline: &mut Pipeline,
+        unusable: bool,
+    ) -> Result<WalAvailability, Interruption> {
         let session = pipeline.connection();
         if self.options.source == SourceKind::Poll {
             slot::forget(self.names, session).await?;
-            return Ok(LogSide::NotWanted);
+            return Ok(WalAvailability::NotWanted);
         }
         if !self.server.logical {
             let reason = format!(
@@ -165,8 +173,8 @@ impl SourceSelector<'_> {
             return self.unavailable(Interruption::Refused(reason));
         }
         match slot::examine(self.options, self.names, session, unusable).await {
-            Ok(Log::From(confirmed)) => Ok(LogSide::From(confirmed)),
-            Ok(Log::None) => Ok(LogSide::Making(slot::make(
+            Ok(Log::From(confirmed)) => Ok(WalAvailability::From(confirmed)),
+            Ok(Log::None) => Ok(WalAvailability::Making(slot::make(
                 self.options,
                 self.names,
                 self.server,
@@ -178,7 +186,7 @@ impl SourceSelector<'_> {
 
     /// Continues with the table if logical replication is unavailable. Returns the error if the
     /// operator requires the log.
-    fn unavailable(&self, error: Interruption) -> Result<LogSide, Interruption> {
+    fn unavailable(&self, error: Interruption) -> Result<WalAvailability, Interruption> {
         if self.options.source == SourceKind::Wal {
             return Err(error);
         }
@@ -190,16 +198,20 @@ impl SourceSelector<'_> {
             "no logical replication: {reason}; reads the table only, which is slower to notice new \
              events (set source = \"poll\" if this is intended)"
         );
-        Ok(LogSide::Unavailable {
+        Ok(WalAvailability::Unavailable {
             reason,
             tried: Instant::now(),
         })
     }
 
     /// Processes the result of a task that works on the slot, and retries after [`TRY_AGAIN`].
-    async fn attend(&self, log: LogSide, pipeline: &mut Pipeline) -> Result<LogSide, Interruption> {
+    async fn attend(
+        &self,
+        log: WalAvailability,
+        pipeline: &mut Pipeline,
+    ) -> Result<WalAvailability, Interruption> {
         match log {
-            LogSide::Making(task) if task.is_finished() => match task.await {
+            WalAvailability::Making(task) if task.is_finished() => match task.await {
                 Ok(Ok(())) => {
                     failpoint::reached(Step::SlotMade);
                     self.look(pipeline, false).await
@@ -210,7 +222,7 @@ impl SourceSelector<'_> {
                     "creating the slot broke off: {error}"
                 ))),
             },
-            LogSide::Advancing(task) if task.is_finished() => {
+            WalAvailability::Advancing(task) if task.is_finished() => {
                 match task.await {
                     Ok(Ok(())) => failpoint::reached(Step::SlotAdvanced),
                     Ok(Err(error)) => {
@@ -224,7 +236,7 @@ impl SourceSelector<'_> {
                 }
                 self.look(pipeline, false).await
             }
-            LogSide::Unavailable { tried, .. } if tried.elapsed() > TRY_AGAIN => {
+            WalAvailability::Unavailable { tried, .. } if tried.elapsed() > TRY_AGAIN => {
                 self.look(pipeline, false).await
             }
             other => Ok(other),
@@ -280,7 +292,7 @@ impl SourceSelector<'_> {
             () = pipeline.shutdown().cancelled() => return Err(Stop::Shutdown),
         };
         let alone = self
-            .shape
+            .table_layout
             .log_only()
             .map(|reason| format!("streams only the log: {reason}"));
         pipeline.reads(
@@ -289,9 +301,9 @@ impl SourceSelector<'_> {
         );
         tracing::info!(slot, %from, "streams the log");
         pipeline.stream_started(status);
-        let mut source = WalSource::new(reader, self.options, self.shape);
+        let mut source = WalSource::new(reader, self.options, self.table_layout);
         let leave_when_behind =
-            self.options.source == SourceKind::Auto && self.shape.log_only().is_none();
+            self.options.source == SourceKind::Auto && self.table_layout.log_only().is_none();
         let end = source.run(pipeline, self.observer, leave_when_behind).await;
         if !matches!(end, Err(Stop::Interrupted(_))) {
             pipeline.end_stream().await;
@@ -315,7 +327,7 @@ impl SourceSelector<'_> {
     }
 }
 
-impl LogSide {
+impl WalAvailability {
     /// Returns the reason for reading the table.
     fn reason(&self, behind: bool) -> String {
         match self {

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// A snapshot and the log positions read with it.
-pub(super) struct Look {
+pub(super) struct ServerSnapshot {
     pub(super) snapshot: Snapshot,
     /// The log's insert position, read after the snapshot was taken.
     pub(super) insert: Lsn,
@@ -21,7 +21,7 @@ pub(super) struct Look {
 /// # Errors
 ///
 /// Returns an interruption if the connection is lost.
-pub(super) async fn look(session: &mut PgConnection) -> Result<Look, Interruption> {
+pub(super) async fn look(session: &mut PgConnection) -> Result<ServerSnapshot, Interruption> {
     let doing = "taking a snapshot";
     // One statement, because its snapshot is taken before any of its functions runs.
     let row = sqlx::query(
@@ -38,7 +38,7 @@ pub(super) async fn look(session: &mut PgConnection) -> Result<Look, Interruptio
             "the server returned an unexpected snapshot: {error}"
         ))
     })?;
-    Ok(Look {
+    Ok(ServerSnapshot {
         snapshot,
         insert: text(1)?.parse().unwrap_or_default(),
         flushed: text(2)?.parse().unwrap_or_default(),

@@ -25,10 +25,10 @@ use crate::{
         RelayOptions,
         error::Interruption,
         leadership::relay_store::within,
-        monitor::metrics::{Observer, Part},
+        monitor::metrics::{Component, RelayMetrics},
         pipeline::{Pipeline, Stop},
         position::{Coverage, Witness},
-        row::{debezium::Scratch, native::TableRow, table_layout::Shape},
+        row::{debezium::RowBuffer, native::TableRow, table_layout::TableLayout},
     },
 };
 
@@ -44,7 +44,7 @@ const MISSED_A_PAGE: usize = 500;
 
 /// Reads the outbox in windows.
 pub(crate) struct TableSource {
-    shape: Shape,
+    table_layout: TableLayout,
     reader: Option<Reader>,
     coverage: Coverage,
     /// The insert position read for the last window. It precedes the next snapshot.
@@ -52,10 +52,10 @@ pub(crate) struct TableSource {
 }
 
 impl TableSource {
-    pub(crate) fn new(options: &RelayOptions, shape: &Shape) -> Self {
+    pub(crate) fn new(options: &RelayOptions, table_layout: &TableLayout) -> Self {
         Self {
-            shape: shape.clone(),
-            reader: Some(Reader::new(options, shape)),
+            table_layout: table_layout.clone(),
+            reader: Some(Reader::new(options, table_layout)),
             coverage: Coverage::default(),
             insert: None,
         }
@@ -70,9 +70,9 @@ impl TableSource {
     pub(crate) async fn window(
         &mut self,
         pipeline: &mut Pipeline,
-        observer: &Observer,
+        observer: &RelayMetrics,
     ) -> Result<u64, Stop> {
-        observer.note(Part::Stream, "reading the table");
+        observer.note(Component::Stream, "reading the table");
         if pipeline.settled().window.is_none() {
             let look = look(pipeline.connection()).await?;
             if let Some(before) = self.insert.replace(look.insert) {
@@ -95,7 +95,7 @@ impl TableSource {
             let mut events = 0;
             while let Some(page) = next_page(&mut pages, pipeline).await? {
                 pipeline.caught_up();
-                events += publish_page(&page, &self.shape, pipeline).await?;
+                events += publish_page(&page, &self.table_layout, pipeline).await?;
             }
             let reader = reading.await.map_err(|error| {
                 Interruption::sql("reading the outbox")(sqlx::Error::Io(std::io::Error::other(
@@ -135,11 +135,15 @@ async fn next_page(
 }
 
 /// Publishes a page. Returns the number of its events that were not published before.
-async fn publish_page(page: &Page, shape: &Shape, pipeline: &mut Pipeline) -> Result<u64, Stop> {
+async fn publish_page(
+    page: &Page,
+    table_layout: &TableLayout,
+    pipeline: &mut Pipeline,
+) -> Result<u64, Stop> {
     let (mut events, now) = (0, chrono::Utc::now().timestamp_micros());
-    for cells in page.rows(shape)? {
-        let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
-        let TableRow { xid, row } = match shape.event(&cells, now, &mut scratch) {
+    for cells in page.rows(table_layout)? {
+        let (cells, mut scratch) = (cells.map_err(damaged)?, RowBuffer::default());
+        let TableRow { xid, row } = match table_layout.event(&cells, now, &mut scratch) {
             Err(error)
                 if error
                     .seq()
@@ -181,20 +185,20 @@ async fn publish_page(page: &Page, shape: &Shape, pipeline: &mut Pipeline) -> Re
 /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
 pub(super) async fn publish_missed(
     options: &RelayOptions,
-    shape: &Shape,
+    table_layout: &TableLayout,
     seqs: &[i64],
     pipeline: &mut Pipeline,
 ) -> Result<(), Stop> {
-    let mut reader = Reader::new(options, shape);
+    let mut reader = Reader::new(options, table_layout);
     let (mut rest, now) = (seqs, chrono::Utc::now().timestamp_micros());
     while !rest.is_empty() {
         let (page, done) = reader
             .read_these(&rest[..rest.len().min(MISSED_A_PAGE)])
             .await?;
         rest = &rest[done..];
-        for cells in page.rows(shape)? {
-            let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
-            let row = shape.event(&cells, now, &mut scratch)?;
+        for cells in page.rows(table_layout)? {
+            let (cells, mut scratch) = (cells.map_err(damaged)?, RowBuffer::default());
+            let row = table_layout.event(&cells, now, &mut scratch)?;
             publish(&row.row, pipeline).await?;
             pipeline.progress().sent_late(row.xid, row.row.seq);
         }

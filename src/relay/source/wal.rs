@@ -9,7 +9,7 @@ use super::{
     publish,
     read_pacing::Pace,
     reconcile,
-    server_snapshot::{Look, look},
+    server_snapshot::{ServerSnapshot, look},
     table::publish_missed,
 };
 use crate::{
@@ -22,12 +22,12 @@ use crate::{
     relay::{
         RelayOptions,
         error::Interruption,
-        monitor::metrics::{Observer, Part},
+        monitor::metrics::{Component, RelayMetrics},
         pipeline::{Pipeline, Stop, publisher::Published},
         row::{
-            debezium::{Layout, Scratch},
+            debezium::{Layout, RowBuffer},
             native::{Columns, TableColumns},
-            table_layout::Shape,
+            table_layout::TableLayout,
         },
     },
 };
@@ -55,7 +55,7 @@ pub(crate) struct WalSource {
     /// The outbox's columns by the table's id in the stream.
     tables: HashMap<u32, TableColumns>,
     options: RelayOptions,
-    shape: Shape,
+    table_layout: TableLayout,
     /// Commit time of the current transaction, in microseconds since 2000-01-01.
     committed_at: i64,
     events: u64,
@@ -64,14 +64,18 @@ pub(crate) struct WalSource {
 }
 
 impl WalSource {
-    pub(crate) fn new(reader: FrameReader, options: &RelayOptions, shape: &Shape) -> Self {
-        let (options, shape) = (options.clone(), shape.clone());
+    pub(crate) fn new(
+        reader: FrameReader,
+        options: &RelayOptions,
+        table_layout: &TableLayout,
+    ) -> Self {
+        let (options, table_layout) = (options.clone(), table_layout.clone());
         Self {
             reader,
             pace: Pace::default(),
             tables: HashMap::new(),
             options,
-            shape,
+            table_layout,
             committed_at: 0,
             events: 0,
             seen: Lsn::default(),
@@ -87,10 +91,10 @@ impl WalSource {
     pub(crate) async fn run(
         &mut self,
         pipeline: &mut Pipeline,
-        observer: &Observer,
+        observer: &RelayMetrics,
         leave_when_behind: bool,
     ) -> Result<u64, Stop> {
-        observer.note(Part::Stream, "streaming");
+        observer.note(Component::Stream, "streaming");
         observer.pulse().step("streaming the log");
         let mut topped_up = false;
         loop {
@@ -152,7 +156,7 @@ impl WalSource {
     /// bytes of log that are not streamed yet.
     async fn pair(&mut self, pipeline: &mut Pipeline) -> Result<u64, Stop> {
         if let Some(pair) = pipeline.progress().reached() {
-            let mut missing = match self.shape.log_only() {
+            let mut missing = match self.table_layout.log_only() {
                 None => {
                     reconcile::missing(pipeline.connection(), &self.options.quoted_table(), &pair)
                         .await?
@@ -169,14 +173,14 @@ impl WalSource {
                      or created again while the relay ran. They are published from the table, \
                      after later events of their aggregates"
                 );
-                publish_missed(&self.options, &self.shape, &missing, pipeline).await?;
+                publish_missed(&self.options, &self.table_layout, &missing, pipeline).await?;
             }
             pipeline.progress().settle(pair.to);
             if !missing.is_empty() {
                 return Err(Interruption::Publication.into());
             }
         }
-        let Look {
+        let ServerSnapshot {
             snapshot,
             insert,
             flushed,
@@ -228,7 +232,7 @@ impl WalSource {
                         continue;
                     }
                     self.events += 1;
-                    let mut scratch = Scratch::default();
+                    let mut scratch = RowBuffer::default();
                     let row = match columns.read(
                         &row,
                         self.committed_at.saturating_add(POSTGRES_EPOCH_MICROS),
@@ -273,7 +277,7 @@ impl WalSource {
         let (schema, table) = self.options.table();
         let is_outbox = relation.schema == schema && relation.table == table;
         let columns = match &self.options.debezium {
-            None => Columns::of(relation).map(TableColumns::Own),
+            None => Columns::of(relation).map(TableColumns::Native),
             // The publication of a Debezium outbox may contain other tables.
             Some(_) if !is_outbox && !self.tables.contains_key(&relation.id) => return Ok(()),
             Some(outbox) => Layout::of(outbox, &relation.columns)

@@ -11,7 +11,7 @@ use crate::{
         RelayOptions,
         error::Interruption,
         leadership::relay_store::Saved,
-        monitor::metrics::Part,
+        monitor::metrics::Component,
         pipeline::publisher::EventPublisher,
         position::{Foreign, Recorded, Replay, Seal, Trust},
     },
@@ -129,7 +129,7 @@ pub(crate) async fn read_after_fencing(
                 names.topic
             );
             tracing::warn!(offset = end, "{text}");
-            observer.hold(Part::Kafka, text)
+            observer.hold(Component::Kafka, text)
         });
         observer.pulse().moved();
         tokio::select! {

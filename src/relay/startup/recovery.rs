@@ -29,8 +29,8 @@ use crate::{
     relay::{
         Delivery, RelayOptions,
         error::Interruption,
-        leadership::relay_store::{Ledger, Saved},
-        monitor::metrics::{Observer, Part},
+        leadership::relay_store::{RelayStore, Saved},
+        monitor::metrics::{Component, RelayMetrics},
         pipeline::publisher::EventPublisher,
         position::{Foreign, GivenUp, Identity, Journal, Position, Recorded},
     },
@@ -61,7 +61,7 @@ pub(crate) struct Session<'s> {
     pub(crate) names: &'s KafkaNames,
     /// The id of the Kafka cluster.
     pub(crate) cluster: &'s str,
-    pub(crate) observer: &'s Observer,
+    pub(crate) observer: &'s RelayMetrics,
     /// Cancelled once the lease is no longer certain.
     pub(crate) lost: &'s CancellationToken,
 }
@@ -75,7 +75,7 @@ pub(crate) struct Session<'s> {
 pub(crate) async fn resume(
     session: Session<'_>,
     saved: Saved,
-    ledger: &mut Ledger,
+    relay_store: &mut RelayStore,
     forwarder: &mut EventPublisher,
 ) -> Result<Start, Interruption> {
     let Session {
@@ -85,7 +85,7 @@ pub(crate) async fn resume(
         cluster,
         ..
     } = session;
-    continuity::require_same_database(options, ledger.session(), server, &saved).await?;
+    continuity::require_same_database(options, relay_store.session(), server, &saved).await?;
     let nothing = (None, Foreign::default());
     let (recorded, foreign) = match options.delivery {
         Delivery::ExactlyOnce => {
@@ -103,7 +103,7 @@ pub(crate) async fn resume(
                 position_topic::read_after_fencing(
                     &session,
                     &saved,
-                    (ledger.seal(), ledger.signs()),
+                    (relay_store.seal(), relay_store.signs()),
                     limit,
                 )
                 .await?
@@ -114,7 +114,13 @@ pub(crate) async fn resume(
         // The relay may have delivered exactly once before. Then its last position is in the topic,
         // at most a second newer than the one in the row.
         Delivery::AtLeastOnce if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) => {
-            position_topic::read(options, names, &saved, (ledger.seal(), ledger.signs())).await?
+            position_topic::read(
+                options,
+                names,
+                &saved,
+                (relay_store.seal(), relay_store.signs()),
+            )
+            .await?
         }
         Delivery::AtLeastOnce => nothing,
     };
@@ -123,7 +129,7 @@ pub(crate) async fn resume(
         // since.
         Some(before) if recorded.is_none() && saved.moved_to.is_none() => {
             let (recorded, foreign) =
-                before_adoption(&session, before, &saved, ledger, forwarder).await?;
+                before_adoption(&session, before, &saved, relay_store, forwarder).await?;
             (recorded, foreign, true)
         }
         _ => (recorded, foreign, false),
@@ -158,7 +164,7 @@ pub(crate) async fn resume(
             let (given_up, floor) = (
                 saved.given_up.clone(),
                 if options.debezium.is_none() {
-                    ledger.floor().await?
+                    relay_store.floor().await?
                 } else {
                     0
                 },
@@ -168,7 +174,7 @@ pub(crate) async fn resume(
             match identity {
                 Some(_) if adopted => {
                     let position = position.adopted();
-                    let (here, session) = (&server.identity, ledger.session());
+                    let (here, session) = (&server.identity, relay_store.session());
                     let position = continuity::require_kept_commits(
                         options,
                         session,
@@ -188,7 +194,7 @@ pub(crate) async fn resume(
                     }
                 }
                 Some(identity) => {
-                    let session = ledger.session();
+                    let session = relay_store.session();
                     let position = continuity::require_kept_commits(
                         options,
                         session,
@@ -210,13 +216,15 @@ pub(crate) async fn resume(
             }
         }
     };
-    ledger.begin(options, &server.identity, cluster).await?;
+    relay_store
+        .begin(options, &server.identity, cluster)
+        .await?;
     if options.delivery == Delivery::ExactlyOnce {
         let journal = Journal::new(
             server.identity.clone(),
-            ledger.epoch(),
+            relay_store.epoch(),
             start.number,
-            ledger.seal().clone(),
+            relay_store.seal().clone(),
         );
         forwarder
             .sink_mut()
@@ -230,7 +238,7 @@ async fn before_adoption(
     session: &Session<'_>,
     before: &Identity,
     saved: &Saved,
-    ledger: &Ledger,
+    relay_store: &RelayStore,
     forwarder: &EventPublisher,
 ) -> Result<(Option<Recorded>, Foreign), Interruption> {
     let Session {
@@ -243,7 +251,13 @@ async fn before_adoption(
     let names = KafkaNames::new(&options.name, before, &options.schema);
     match forwarder.topics().partitions(&names.topic).await {
         Ok(_) => {
-            position_topic::read(options, &names, saved, (ledger.seal(), ledger.signs())).await
+            position_topic::read(
+                options,
+                &names,
+                saved,
+                (relay_store.seal(), relay_store.signs()),
+            )
+            .await
         }
         Err(TopicError::Unknown(_)) => nothing,
         Err(error) => Err(error.into()),
@@ -407,7 +421,7 @@ async fn fence_one(
                 let text = "the transaction coordinator does not answer; the relay waits for it";
                 tracing::warn!("{text}");
                 observer.pulse().moved();
-                standing.get_or_insert_with(|| observer.hold(Part::Kafka, text));
+                standing.get_or_insert_with(|| observer.hold(Component::Kafka, text));
                 if asked == FENCE_TRIES {
                     return Err(Interruption::Kafka(text.into()));
                 }

@@ -6,12 +6,12 @@ use super::{Relay, handover::Carried};
 use crate::relay::{
     Delivery,
     error::Interruption,
-    leadership::relay_store::{Ledger, Saved, within},
-    monitor::metrics::Part,
+    leadership::relay_store::{RelayStore, Saved, within},
+    monitor::metrics::Component,
     parked::store,
     pipeline::{Pipeline, publisher::EventPublisher},
     position::Position,
-    row::table_layout::{self, Shape},
+    row::table_layout::{self, TableLayout},
     startup::{
         names::{self, KafkaNames, LogNames},
         preflight,
@@ -24,7 +24,7 @@ use crate::relay::{
 pub(super) struct Ready {
     pub(super) server: server::Server,
     pub(super) names: LogNames,
-    pub(super) shape: Shape,
+    pub(super) table_layout: TableLayout,
     pub(super) pipeline: Pipeline,
     pub(super) moved: bool,
 }
@@ -41,43 +41,53 @@ impl Relay {
         observer.pulse().step("checking the requirements");
         preflight::require(options).await?;
         observer.pulse().step("taking over the relay's row");
-        let (mut ledger, saved) = Ledger::take_over(options).await?;
-        observer.note(Part::Database, "connected");
-        carried.compare_clocks(ledger.clock());
-        require_forward(carried.epoch, ledger.epoch())?;
-        let alone = ledger.epoch() == carried.epoch + 1;
-        carried.epoch = ledger.epoch();
-        observer.note(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
+        let (mut relay_store, saved) = RelayStore::take_over(options).await?;
+        observer.note(Component::Database, "connected");
+        carried.compare_clocks(relay_store.clock());
+        require_forward(carried.epoch, relay_store.epoch())?;
+        let alone = relay_store.epoch() == carried.epoch + 1;
+        carried.epoch = relay_store.epoch();
+        observer.note(
+            Component::Lease,
+            format!("leads, epoch {}", relay_store.epoch()),
+        );
         observer.pulse().step("examining the database");
-        let shape = table_layout::examine(options, ledger.session()).await?;
-        let server = server::examine(ledger.session()).await?;
+        let table_layout = table_layout::examine(options, relay_store.session()).await?;
+        let server = server::examine(relay_store.session()).await?;
         let names = names::log_names(
             options.subject(),
-            ledger.session(),
+            relay_store.session(),
             &server.identity,
             &saved.names,
         );
         let names = within("looking for the relay's slot and publication", names).await?;
-        ledger.keep_names(options, &names).await?;
+        relay_store.keep_names(options, &names).await?;
         carried.learn(&options.kafka).await?;
-        let settled = carried.take_settled(alone, &saved, ledger.topic_changes());
+        let settled = carried.take_settled(alone, &saved, relay_store.topic_changes());
         observer
             .pulse()
             .step("starting the producers and reading the position");
         let (mut publisher, mut start) = self
-            .start(&server, saved, &mut ledger, settled, carried, lost)
+            .start(&server, saved, &mut relay_store, settled, carried, lost)
             .await?;
         observer.pulse().step("loading parked events");
-        let shape = shape
-            .judge(options, ledger.session(), &start.position)
+        let table_layout = table_layout
+            .judge(options, relay_store.session(), &start.position)
             .await?;
         let released = std::mem::take(&mut start.position.released);
-        self.load(&mut publisher, &mut ledger, &released, carried)
+        self.load(&mut publisher, &mut relay_store, &released, carried)
             .await?;
         let moved = start.moved;
         let tokens = (lost.clone(), shutdown.clone());
-        let mut pipeline =
-            Pipeline::new(options, &names, start, ledger, publisher, observer, tokens);
+        let mut pipeline = Pipeline::new(
+            options,
+            &names,
+            start,
+            relay_store,
+            publisher,
+            observer,
+            tokens,
+        );
         if moved {
             pipeline.end_batch().await?;
         }
@@ -89,7 +99,7 @@ impl Relay {
         Ok(Ready {
             server,
             names,
-            shape,
+            table_layout,
             pipeline,
             moved,
         })
@@ -100,7 +110,7 @@ impl Relay {
     async fn load(
         &self,
         publisher: &mut EventPublisher,
-        store: &mut Ledger,
+        store: &mut RelayStore,
         released: &[i64],
         carried: &mut Carried,
     ) -> Result<(), Interruption> {
@@ -127,7 +137,7 @@ impl Relay {
         &self,
         server: &server::Server,
         saved: Saved,
-        ledger: &mut Ledger,
+        relay_store: &mut RelayStore,
         settled: Option<(EventPublisher, Position, u64)>,
         carried: &mut Carried,
         lost: &CancellationToken,
@@ -135,7 +145,7 @@ impl Relay {
         let (options, observer) = (&self.options, &self.observer);
         let names = KafkaNames::new(&options.name, &server.identity, &options.schema);
         if let Some((mut publisher, position, number)) = settled {
-            publisher.go_on(&names, server, ledger, number);
+            publisher.go_on(&names, server, relay_store, number);
             return Ok((
                 publisher,
                 Start {
@@ -150,7 +160,7 @@ impl Relay {
             Delivery::ExactlyOnce => names.transactional(transaction_timeout),
             Delivery::AtLeastOnce => Vec::new(),
         };
-        let stamps = (ledger.clock(), carried.stamping);
+        let stamps = (relay_store.clock(), carried.stamping);
         let mut publisher = EventPublisher::open(
             options,
             &saved.event_source,
@@ -168,10 +178,10 @@ impl Relay {
             observer,
             lost,
         };
-        let start = recovery::resume(session, saved, ledger, &mut publisher).await?;
+        let start = recovery::resume(session, saved, relay_store, &mut publisher).await?;
         tracing::info!(
             relay = options.name,
-            epoch = ledger.epoch(),
+            epoch = relay_store.epoch(),
             cluster,
             delivery = options.delivery.word(),
             "leads"

@@ -127,17 +127,17 @@ impl Relay {
         let Ready {
             server,
             names,
-            shape,
+            table_layout,
             mut pipeline,
             moved,
         } = ready;
         let (log_unusable, log_silent) = (carried.log_unusable, carried.log_silent);
-        let (server, names, shape) = (&server, &names, &shape);
+        let (server, names, table_layout) = (&server, &names, &table_layout);
         let source = SourceSelector {
             options,
             server,
             names,
-            shape,
+            table_layout,
             moved,
             observer,
             log_unusable,

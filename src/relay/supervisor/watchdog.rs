@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::relay::{Observer, RelayOptions};
+use crate::relay::{RelayMetrics, RelayOptions};
 
 /// Interval between checks for signs of life.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub(crate) enum Supervised<T> {
 
 /// Watches the sessions of a relay, one after the other.
 pub(crate) struct Watchdog {
-    observer: Observer,
+    observer: RelayMetrics,
     limit: Duration,
     grace: Duration,
     warned: Option<Instant>,
@@ -66,7 +66,7 @@ impl<T> Drop for Aborting<T> {
 }
 
 impl Watchdog {
-    pub(crate) fn new(observer: &Observer, limit: Duration, grace: Duration) -> Self {
+    pub(crate) fn new(observer: &RelayMetrics, limit: Duration, grace: Duration) -> Self {
         Self {
             observer: observer.clone(),
             limit,
@@ -159,8 +159,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_millis(300);
 
-    fn watchdog(limit: Duration) -> (Watchdog, Observer) {
-        let observer = Observer::new(Duration::from_secs(60));
+    fn watchdog(limit: Duration) -> (Watchdog, RelayMetrics) {
+        let observer = RelayMetrics::new(Duration::from_secs(60));
         (Watchdog::new(&observer, limit, Duration::ZERO), observer)
     }
 

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use super::{Runner, Settled, pause::Outage, permit::Turn};
+use super::{Runner, Settled, pause::Outage, permit::HandlerPermit};
 use crate::{
     kafka::{Incoming, LetterError, Message},
     subscriber::{
         Escalation,
-        failure::dead_letter::{DUE, Obituary, TIER, bare_letter, letter, origin_of, tier_of},
+        failure::dead_letter::{DUE, FailureInfo, TIER, bare_letter, letter, origin_of, tier_of},
         handler::{HandlerError, Verdict},
         telemetry::statistics::Count,
     },
@@ -19,14 +19,14 @@ use crate::{
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
 /// Reason why a record was not stored in another topic.
-enum Unburied {
+enum Unsent {
     /// Kafka does not confirm the record at the moment.
     Unavailable(HandlerError),
     /// The broker would reject the record again.
     Refused(LetterError),
 }
 
-impl From<LetterError> for Unburied {
+impl From<LetterError> for Unsent {
     fn from(error: LetterError) -> Self {
         match error {
             LetterError::Refused { .. } => Self::Refused(error),
@@ -39,7 +39,7 @@ impl From<LetterError> for Unburied {
 
 /// A record for the dead letters.
 #[derive(Clone, Copy)]
-pub(crate) struct Dead<'m> {
+pub(crate) struct FailedRecord<'m> {
     record: &'m Incoming,
     /// The type for counters. Empty for a record that is not an event.
     kind_of_event: &'m str,
@@ -52,7 +52,7 @@ pub(crate) struct Dead<'m> {
     is_unreadable: bool,
 }
 
-impl<'m> Dead<'m> {
+impl<'m> FailedRecord<'m> {
     /// Returns an event that was tried `attempts` times since it was read.
     pub(crate) fn event(message: &'m Message, attempts: u32) -> Self {
         let attempts = attempts.saturating_add(message.attempts_before());
@@ -87,7 +87,7 @@ impl Runner {
         message: &Message,
         error: &HandlerError,
         failed: u32,
-        turn: &mut Turn<'_>,
+        permit: &mut HandlerPermit<'_>,
     ) -> Settled {
         let is_dead = error.verdict() == Verdict::DeadLetter;
         match &self.escalation {
@@ -96,7 +96,7 @@ impl Runner {
                     message,
                     failed,
                     error,
-                    "an event used up its attempts: it is parked in the table `detour` with the \
+                    "an event used up its attempts: it is parked in the table `subscriber_parked` with the \
                      later ones of its aggregate, and tried from there",
                 );
                 return Settled::Park {
@@ -114,12 +114,12 @@ impl Runner {
                             .await
                         {
                             Ok(()) => return Settled::Finished,
-                            Err(Unburied::Unavailable(unsent)) => {
-                                if !turn.pause(outage.continues(&unsent)).await {
+                            Err(Unsent::Unavailable(unsent)) => {
+                                if !permit.pause(outage.continues(&unsent)).await {
                                     return Settled::Abandoned;
                                 }
                             }
-                            Err(Unburied::Refused(refusal)) => {
+                            Err(Unsent::Refused(refusal)) => {
                                 tracing::warn!(
                                     subscriber = self.name,
                                     event.id = &*message.id(),
@@ -134,11 +134,11 @@ impl Runner {
             }
             _ => {}
         }
-        let dead = Dead {
+        let dead = FailedRecord {
             is_unreadable: error.is_undecodable(),
-            ..Dead::event(message, failed)
+            ..FailedRecord::event(message, failed)
         };
-        self.bury_at_last(&dead, error, turn).await
+        self.dead_letter_until_sent(&dead, error, permit).await
     }
 
     /// Sends an event to the dead letters if it shares its identity with an event that was handled.
@@ -148,7 +148,7 @@ impl Runner {
         message: &Message,
         error: &HandlerError,
         failed: u32,
-        turn: &mut Turn<'_>,
+        permit: &mut HandlerPermit<'_>,
     ) -> Settled {
         let record = message.as_it_came();
         tracing::warn!(
@@ -162,28 +162,28 @@ impl Runner {
              replay it under another id if it is genuine"
         );
         self.statistics.add(Count::Conflicting, message.kind(), 1);
-        let dead = Dead {
+        let dead = FailedRecord {
             kind: "duplicate",
-            ..Dead::event(message, failed)
+            ..FailedRecord::event(message, failed)
         };
-        self.bury_at_last(&dead, error, turn).await
+        self.dead_letter_until_sent(&dead, error, permit).await
     }
 
     /// Sends a record to the dead letters and retries without a limit. If the broker rejects the
     /// record, it is not given up: it is parked if there is an inbox, and otherwise tried again at
     /// the head of its aggregate.
-    pub(crate) async fn bury_at_last(
+    pub(crate) async fn dead_letter_until_sent(
         &self,
-        dead: &Dead<'_>,
+        dead: &FailedRecord<'_>,
         error: &HandlerError,
-        turn: &mut Turn<'_>,
+        permit: &mut HandlerPermit<'_>,
     ) -> Settled {
         let mut outage = Outage::none(&self.pause);
         loop {
-            let pause = match self.bury(dead, error).await {
+            let pause = match self.send_dead_letter(dead, error).await {
                 Ok(()) => return Settled::Finished,
-                Err(Unburied::Unavailable(unsent)) => outage.continues(&unsent),
-                Err(Unburied::Refused(refusal)) => {
+                Err(Unsent::Unavailable(unsent)) => outage.continues(&unsent),
+                Err(Unsent::Refused(refusal)) => {
                     outage.is_over();
                     let parks = self.core.inbox.is_some();
                     self.report_refused(dead, &refusal, error, parks);
@@ -197,7 +197,7 @@ impl Runner {
                     REFUSED_PAUSE
                 }
             };
-            if !turn.pause(pause).await {
+            if !permit.pause(pause).await {
                 return Settled::Abandoned;
             }
         }
@@ -205,7 +205,7 @@ impl Runner {
 
     fn report_refused(
         &self,
-        dead: &Dead<'_>,
+        dead: &FailedRecord<'_>,
         refusal: &LetterError,
         error: &HandlerError,
         parks: bool,
@@ -235,9 +235,9 @@ impl Runner {
         failed: u32,
         tier: usize,
         delay: Duration,
-    ) -> Result<(), Unburied> {
+    ) -> Result<(), Unsent> {
         let origin = origin_of(&message.as_it_came().topic, &self.name);
-        let why = Obituary {
+        let why = FailureInfo {
             group: &self.name,
             error,
             kind: "handler",
@@ -256,7 +256,7 @@ impl Runner {
             DUE.into(),
             Some(due.timestamp_millis().to_string().into_bytes()),
         ));
-        self.letterbox.send(&letter, origin).await?;
+        self.dead_letter_sink.send(&letter, origin).await?;
         self.statistics.add(Count::Retried, message.kind(), 1);
         self.report_used_up(
             message,
@@ -272,9 +272,13 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// Returns [`Unburied`] if the record was not stored. It is not finished then.
-    async fn bury(&self, dead: &Dead<'_>, error: &HandlerError) -> Result<(), Unburied> {
-        let Dead {
+    /// Returns [`Unsent`] if the record was not stored. It is not finished then.
+    async fn send_dead_letter(
+        &self,
+        dead: &FailedRecord<'_>,
+        error: &HandlerError,
+    ) -> Result<(), Unsent> {
+        let FailedRecord {
             record,
             kind_of_event,
             message,
@@ -302,19 +306,19 @@ impl Runner {
             self.statistics.add(Count::Discarded, kind_of_event, 1);
             return Ok(());
         };
-        let why = Obituary {
+        let why = FailureInfo {
             group: &self.name,
             error,
             kind,
             attempts,
         };
         match self
-            .letterbox
+            .dead_letter_sink
             .send(&letter(record, place.clone(), &why), origin)
             .await
         {
             Err(LetterError::Refused { .. }) => {
-                self.letterbox
+                self.dead_letter_sink
                     .send(&bare_letter(record, place.clone()), origin)
                     .await?
             }
@@ -356,10 +360,10 @@ impl Runner {
         &self,
         record: &Incoming,
         reason: &str,
-        turn: &mut Turn<'_>,
+        permit: &mut HandlerPermit<'_>,
     ) -> Settled {
         let error = HandlerError::dead_letter(reason);
-        self.bury_at_last(&Dead::malformed(record), &error, turn)
+        self.dead_letter_until_sent(&FailedRecord::malformed(record), &error, permit)
             .await
     }
 }
@@ -385,9 +389,9 @@ pub(crate) fn retry_delay(topic: &str, group: &str) -> Option<Duration> {
         .strip_suffix(group)?
         .strip_suffix('.')?;
     let digits = delay.find(|character: char| !character.is_ascii_digit())?;
-    let (number, unit) = delay.split_at(digits);
+    let (number, item) = delay.split_at(digits);
     let number: u64 = number.parse().ok()?;
-    match unit {
+    match item {
         "ms" => Some(Duration::from_millis(number)),
         "s" => Some(Duration::from_secs(number)),
         "m" => number.checked_mul(60).map(Duration::from_secs),
@@ -434,7 +438,7 @@ mod tests {
             topic: "order.g.dlt".into(),
             reason: "too large".into(),
         };
-        assert!(matches!(Unburied::from(refused), Unburied::Refused(_)));
+        assert!(matches!(Unsent::from(refused), Unsent::Refused(_)));
         for passing in [
             LetterError::UnknownTopic("order.g.dlt".into()),
             LetterError::Unavailable {
@@ -442,7 +446,7 @@ mod tests {
                 reason: "timed out".into(),
             },
         ] {
-            let Unburied::Unavailable(error) = Unburied::from(passing) else {
+            let Unsent::Unavailable(error) = Unsent::from(passing) else {
                 panic!("an outage passes")
             };
             assert_eq!(error.verdict(), Verdict::Unavailable);

@@ -10,14 +10,14 @@ use super::Runner;
 use crate::subscriber::clock::Clock;
 
 /// A permission to run a handler, which is released during pauses.
-pub(crate) struct Turn<'r> {
+pub(crate) struct HandlerPermit<'r> {
     permits: &'r Arc<Semaphore>,
     permit: Option<OwnedSemaphorePermit>,
     drain: &'r CancellationToken,
     clock: Clock,
 }
 
-impl<'r> Turn<'r> {
+impl<'r> HandlerPermit<'r> {
     pub(crate) fn new(
         runner: &'r Runner,
         permit: OwnedSemaphorePermit,

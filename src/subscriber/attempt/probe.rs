@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Runner, Settled, permit::Turn};
+use super::{Runner, Settled, permit::HandlerPermit};
 use crate::{
     kafka::Message,
     subscriber::{Delivery, handler::Verdict},
@@ -22,7 +22,7 @@ impl Runner {
     pub(crate) async fn probe(
         &self,
         message: &Arc<Message>,
-        turn: &mut Turn<'_>,
+        permit: &mut HandlerPermit<'_>,
     ) -> Option<Settled> {
         let _probing = self.pause.probing();
         let pause = self
@@ -31,15 +31,15 @@ impl Runner {
             .as_ref()
             .map_or(Duration::ZERO, |switch| switch.pause);
         loop {
-            turn.give_back();
+            permit.give_back();
             let _alone = tokio::select! {
-                () = turn.given_up() => return Some(Settled::Abandoned),
+                () = permit.given_up() => return Some(Settled::Abandoned),
                 alone = self.pause.probe_alone() => alone,
             };
             if !self.pause.is_tripped() {
-                return (!turn.pause(Duration::ZERO).await).then_some(Settled::Abandoned);
+                return (!permit.pause(Duration::ZERO).await).then_some(Settled::Abandoned);
             }
-            if !turn.pause(pause).await {
+            if !permit.pause(pause).await {
                 return Some(Settled::Abandoned);
             }
             match self.attempt(Delivery::one(message.clone(), 1)).await {

@@ -18,7 +18,7 @@ use super::{
     partition::{PartitionTask, Progress},
     supervision::Term,
     topic_role::Source,
-    work_item::Site,
+    work_item::PartitionContext,
 };
 use crate::{
     kafka::{
@@ -28,8 +28,8 @@ use crate::{
         PartitionStatistics,
         attempt::Runner,
         deployment::instances::Registry,
-        failure::{dead_letter::origin_of, parked::Detour},
-        offsets::{metadata::Finished, start_offsets::Beginning, watermark::Watermark},
+        failure::{dead_letter::origin_of, parked::ParkedEvents},
+        offsets::{metadata::OffsetMetadata, start_offsets::StartOffsets, watermark::Watermark},
         run::START_PAUSE,
         startup::leftovers::report_abandoned,
     },
@@ -55,7 +55,7 @@ pub(crate) struct Seat {
     pub(crate) settings: Settings,
     pub(crate) membership: Membership,
     pub(crate) runner: Arc<Runner>,
-    pub(crate) detour: Option<Arc<Detour>>,
+    pub(crate) parked_events: Option<Arc<ParkedEvents>>,
     pub(crate) registry: Option<Arc<Registry>>,
     /// Each topic, with its role.
     pub(crate) topics: HashMap<String, Source>,
@@ -72,7 +72,7 @@ pub(crate) struct Owner {
     member: Member,
     seat: Arc<Seat>,
     term: Arc<Term>,
-    beginning: Beginning,
+    beginning: StartOffsets,
     runtime: Handle,
     partitions: HashMap<Partition, Owned>,
     awaiting: Awaiting,
@@ -98,7 +98,7 @@ impl Owner {
             member,
             seat,
             term,
-            beginning: Beginning::default(),
+            beginning: StartOffsets::default(),
             runtime,
             partitions: HashMap::new(),
             awaiting: Awaiting::default(),
@@ -172,7 +172,7 @@ impl Owner {
     /// would start at the beginning of the topics.
     fn look_where_to_begin(&mut self, stop: &CancellationToken) {
         while !self.seat.from_end.is_empty() && !stop.is_cancelled() && !self.term.is_over() {
-            match Beginning::at_the_ends(&self.member, &self.seat.from_end) {
+            match StartOffsets::at_the_ends(&self.member, &self.seat.from_end) {
                 Ok(beginning) => {
                     self.beginning = beginning;
                     break;
@@ -278,16 +278,18 @@ impl Owner {
 
     fn start(&mut self, feed: Feed, committed: Option<&Committed>) {
         let partition = feed.partition.clone();
-        let restored = committed.map_or_else(Finished::default, |committed| {
-            Finished::decode(&committed.metadata, committed.offset).unwrap_or_else(|foreign| {
-                tracing::warn!(
-                    subscriber = self.seat.runner.name,
-                    ?partition,
-                    metadata = committed.metadata,
-                    "{foreign}: it is ignored"
-                );
-                Finished::default()
-            })
+        let restored = committed.map_or_else(OffsetMetadata::default, |committed| {
+            OffsetMetadata::decode(&committed.metadata, committed.offset).unwrap_or_else(
+                |foreign| {
+                    tracing::warn!(
+                        subscriber = self.seat.runner.name,
+                        ?partition,
+                        metadata = committed.metadata,
+                        "{foreign}: it is ignored"
+                    );
+                    OffsetMetadata::default()
+                },
+            )
         });
         let progress = Arc::new(Progress::new(Watermark::new(
             committed.map(|committed| committed.offset),
@@ -300,16 +302,16 @@ impl Owner {
             .get(&*partition.topic)
             .copied()
             .unwrap_or_default();
-        let site = Site {
+        let context = PartitionContext {
             runner: self.seat.runner.clone(),
-            detour: self.seat.detour.clone(),
+            parked_events: self.seat.parked_events.clone(),
             registry: self.seat.registry.clone(),
             partition: partition.clone(),
             source,
             comes_back: origin_of(&partition.topic, &self.seat.runner.name) != &*partition.topic,
             drain: drain.clone(),
         };
-        let task = PartitionTask::new(feed, site, progress.clone());
+        let task = PartitionTask::new(feed, context, progress.clone());
         let task = self.runtime.spawn(self.term.clone().bound(task.run()));
         let committed = committed.map(|committed| (committed.offset, committed.metadata.clone()));
         let began = committed.as_ref().map(|(offset, _)| *offset);
@@ -459,7 +461,7 @@ impl Owner {
                 partition,
                 lag,
                 unfinished,
-                owned.progress.detoured.load(Ordering::Relaxed) as u64,
+                owned.progress.parked.load(Ordering::Relaxed) as u64,
             )
         };
         self.seat

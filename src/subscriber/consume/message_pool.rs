@@ -17,13 +17,13 @@ const LARGEST: usize = 16 * 1024;
 
 /// The reusable memory of a handled event.
 #[derive(Default)]
-pub(crate) struct Spare {
+pub(crate) struct MessagePool {
     message: Option<Arc<Message>>,
     /// The future of a call that has ended.
     pub(crate) called: Option<Called>,
 }
 
-impl Spare {
+impl MessagePool {
     /// Keeps the message of a handled event.
     pub(crate) fn keep(&mut self, message: Arc<Message>) {
         self.message = Some(message).filter(|message| message.size() <= LARGEST);
@@ -76,12 +76,12 @@ mod tests {
 
     #[test]
     fn the_next_message_is_where_the_last_one_was_unless_somebody_has_it_still() {
-        let mut spare = Spare::default();
+        let mut pool = MessagePool::default();
         let first = Arc::new(message(Buffers::default(), "the first"));
         let (place, bytes) = (Arc::as_ptr(&first), first.data().map(<[u8]>::as_ptr));
-        spare.keep(first);
-        let buffers = spare.buffers();
-        let second = spare.share(message(buffers, "a second"));
+        pool.keep(first);
+        let buffers = pool.buffers();
+        let second = pool.share(message(buffers, "a second"));
         assert_eq!(
             (Arc::as_ptr(&second), second.data().map(<[u8]>::as_ptr)),
             (place, bytes)
@@ -89,9 +89,9 @@ mod tests {
         assert_eq!(second.data(), Some(&b"a second"[..]));
 
         let kept_by_a_handler = second.clone();
-        spare.keep(second);
-        let buffers = spare.buffers();
-        let third = spare.share(message(buffers, "3"));
+        pool.keep(second);
+        let buffers = pool.buffers();
+        let third = pool.share(message(buffers, "3"));
         assert_eq!(
             (kept_by_a_handler.data(), third.data()),
             (Some(&b"a second"[..]), Some(&b"3"[..]))
@@ -100,8 +100,8 @@ mod tests {
 
     #[test]
     fn the_memory_of_a_large_record_is_given_back() {
-        let mut spare = Spare::default();
-        spare.keep(Arc::new(message(Buffers::default(), &"x".repeat(LARGEST))));
-        assert!(spare.message.is_none());
+        let mut pool = MessagePool::default();
+        pool.keep(Arc::new(message(Buffers::default(), &"x".repeat(LARGEST))));
+        assert!(pool.message.is_none());
     }
 }

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::{
     lanes::Lanes,
-    message_pool::Spare,
-    work_item::{Ended, Item, Site, Unit},
+    message_pool::MessagePool,
+    work_item::{LaneEntry, PartitionContext, WorkItem, WorkOutcome},
 };
 use crate::{
     kafka::{Feed, Incoming, Message},
@@ -39,14 +39,14 @@ const SLICE_TIME: Duration = Duration::from_millis(5);
 pub(crate) struct Progress {
     watermark: Mutex<Watermark>,
     /// Number of the partition's aggregates that are parked.
-    pub(crate) detoured: AtomicUsize,
+    pub(crate) parked: AtomicUsize,
 }
 
 impl Progress {
     pub(crate) fn new(watermark: Watermark) -> Self {
         Self {
             watermark: Mutex::new(watermark),
-            detoured: AtomicUsize::new(0),
+            parked: AtomicUsize::new(0),
         }
     }
 
@@ -61,36 +61,36 @@ impl Progress {
 /// State of one partition while this member owns it.
 pub(crate) struct PartitionTask {
     feed: Feed,
-    site: Arc<Site>,
+    context: Arc<PartitionContext>,
     progress: Arc<Progress>,
     /// Number of unfinished records, and of all records from the first unfinished one on: copies of
     /// the watermark's values that need no lock.
     unfinished: usize,
     span: usize,
-    lanes: Lanes<Item>,
+    lanes: Lanes<LaneEntry>,
     hasher: foldhash::quality::RandomState,
-    running: JoinSet<Ended>,
+    running: JoinSet<WorkOutcome>,
     bytes: usize,
     /// Kept from one event to the next while events are handled in this task.
     permit: Option<OwnedSemaphorePermit>,
     /// The event that was handled last in this task. Its end is not in the watermark yet.
     handled: Option<Ticket>,
     /// The reusable memory of that event.
-    spare: Spare,
+    pool: MessagePool,
     /// End time of the last event handled in this task.
     now: Option<std::time::Instant>,
     /// Start time of the first event of this slice.
     slice_began: Option<std::time::Instant>,
     /// Parked aggregates, each with the due time of its oldest event. The time is `None` while that
     /// event is on its lane.
-    detours: HashMap<Box<[u8]>, Option<Instant>>,
+    parked_aggregates: HashMap<Box<[u8]>, Option<Instant>>,
 }
 
 impl PartitionTask {
-    pub(crate) fn new(feed: Feed, site: Site, progress: Arc<Progress>) -> Self {
+    pub(crate) fn new(feed: Feed, context: PartitionContext, progress: Arc<Progress>) -> Self {
         Self {
             feed,
-            site: Arc::new(site),
+            context: Arc::new(context),
             progress,
             unfinished: 0,
             span: 0,
@@ -100,20 +100,20 @@ impl PartitionTask {
             bytes: 0,
             permit: None,
             handled: None,
-            spare: Spare::default(),
+            pool: MessagePool::default(),
             now: None,
             slice_began: None,
-            detours: HashMap::new(),
+            parked_aggregates: HashMap::new(),
         }
     }
 
     /// Handles records until the partition is revoked, then waits for the running ones.
     pub(crate) async fn run(mut self) {
-        if !self.recall_detours().await {
+        if !self.recall_parked().await {
             return;
         }
-        while !self.site.drain.is_cancelled() {
-            self.wake_detours();
+        while !self.context.drain.is_cancelled() {
+            self.wake_parked();
             while let Some(ended) = self.running.try_join_next() {
                 self.end(ended.expect("a work item does not panic"));
             }
@@ -148,16 +148,16 @@ impl PartitionTask {
     /// Waits for new work.
     async fn wait(&mut self) {
         // An idle partition should not hold memory for reuse.
-        self.spare = Spare::default();
+        self.pool = MessagePool::default();
         let (wants_permit, has_room) = (
-            self.lanes.has_ready() && self.site.runner.pause.is_running(),
+            self.lanes.has_ready() && self.context.runner.pause.is_running(),
             self.has_room(),
         );
-        let due = self.detours.values().flatten().min().copied();
-        let permits = self.site.runner.permits.clone();
+        let due = self.parked_aggregates.values().flatten().min().copied();
+        let permits = self.context.runner.permits.clone();
         tokio::select! {
             biased;
-            () = self.site.drain.cancelled() => {}
+            () = self.context.drain.cancelled() => {}
             Some(ended) = self.running.join_next() => {
                 self.end(ended.expect("a work item does not panic"))
             }
@@ -165,7 +165,7 @@ impl PartitionTask {
                 self.permit = permit.ok();
                 self.start();
             }
-            () = self.site.runner.pause.running(), if !self.site.runner.pause.is_running() => {}
+            () = self.context.runner.pause.running(), if !self.context.runner.pause.is_running() => {}
             () = self.feed.readable(), if has_room => {}
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
@@ -183,7 +183,7 @@ impl PartitionTask {
             if !self.has_room() || self.is_slice_over() {
                 return read;
             }
-            let Some(record) = self.feed.next(|| self.spare.buffers()) else {
+            let Some(record) = self.feed.next(|| self.pool.buffers()) else {
                 return read;
             };
             self.accept(record);
@@ -194,7 +194,7 @@ impl PartitionTask {
     fn has_room(&self) -> bool {
         self.unfinished
             .saturating_sub(usize::from(self.handled.is_some()))
-            < self.site.runner.options.buffer
+            < self.context.runner.options.buffer
             && self.span < Options::SPAN
             && self.bytes < Options::BUFFER_BYTES
     }
@@ -203,20 +203,20 @@ impl PartitionTask {
         let Some(ticket) = self.note(|watermark| watermark.add(record.offset)) else {
             return;
         };
-        let (lane, item) = match self.site.read(record) {
-            Ok(message) if self.site.runner.core.router.route(&message).is_none() => {
+        let (lane, item) = match self.context.read(record) {
+            Ok(message) if self.context.runner.core.router.route(&message).is_none() => {
                 if self.may_skip(&message) {
                     return self.skip(ticket, &message);
                 }
                 (
                     self.lane_of(message.as_it_came()),
-                    Item::Unhandled(ticket, Arc::new(message)),
+                    LaneEntry::Unhandled(ticket, Arc::new(message)),
                 )
             }
             Ok(message) if self.may_begin(&message) => {
-                let message = self.spare.share(message);
+                let message = self.pool.share(message);
                 match self.begin(ticket, &message) {
-                    None => self.spare.keep(message),
+                    None => self.pool.keep(message),
                     Some(begun) => {
                         let lane = self.lane_of(message.as_it_came());
                         self.lanes.occupy(lane);
@@ -227,11 +227,11 @@ impl PartitionTask {
             }
             Ok(message) => (
                 self.lane_of(message.as_it_came()),
-                Item::Event(ticket, Arc::new(message)),
+                LaneEntry::Event(ticket, Arc::new(message)),
             ),
             Err((malformed, record)) => (
                 self.lane_of(&record),
-                Item::Malformed(ticket, record, malformed.to_string()),
+                LaneEntry::Malformed(ticket, record, malformed.to_string()),
             ),
         };
         self.bytes += item.size();
@@ -241,28 +241,28 @@ impl PartitionTask {
     /// Returns `true` if it is known that no other member has a handler for this event, and that no
     /// saga waits for it.
     fn may_skip(&self, message: &Message) -> bool {
-        self.site
+        self.context
             .registry
             .as_ref()
             .is_none_or(|registry| registry.known_claim(message.kind()) == Some(Claim::Free))
             && self
-                .site
+                .context
                 .runner
                 .companions
                 .may_skip(Meta::correlation_of(message))
     }
 
     fn skip(&mut self, ticket: Ticket, message: &Message) {
-        self.site.runner.unknown(message);
+        self.context.runner.unknown(message);
         self.note(|watermark| watermark.finish(ticket));
     }
 
     fn lane_of(&self, record: &Incoming) -> u64 {
-        match (self.site.runner.options.order, record.key()) {
+        match (self.context.runner.options.order, record.key()) {
             (Order::Partition, _) => 0,
             (Order::Aggregate, Some(key)) => self.hasher.hash_one(key),
             // Events of a parked aggregate are parked behind it, one after the other.
-            (_, Some(key)) if self.is_detoured(Some(key)) => self.hasher.hash_one(key),
+            (_, Some(key)) if self.is_parked(Some(key)) => self.hasher.hash_one(key),
             // An offset is unique within the partition. It is hashed because the map uses the lane
             // as its hash.
             (Order::Aggregate, None) | (Order::None, _) => self.hasher.hash_one(record.offset),
@@ -270,8 +270,8 @@ impl PartitionTask {
     }
 
     /// Returns the lane of a parked aggregate, which is also the lane of its events.
-    fn detour_lane(&self, key: &[u8]) -> u64 {
-        match self.site.runner.options.order {
+    fn parked_lane(&self, key: &[u8]) -> u64 {
+        match self.context.runner.options.order {
             Order::Partition => 0,
             Order::Aggregate | Order::None => self.hasher.hash_one(key),
         }
@@ -283,7 +283,7 @@ impl PartitionTask {
     fn start_ready(&mut self) -> usize {
         for started in 0..SLICE {
             if !self.lanes.has_ready()
-                || !self.site.runner.pause.is_running()
+                || !self.context.runner.pause.is_running()
                 || self.is_slice_over()
                 || !self.has_permit()
             {
@@ -296,7 +296,7 @@ impl PartitionTask {
 
     fn has_permit(&mut self) -> bool {
         if self.permit.is_none() {
-            self.permit = self.site.runner.permits.clone().try_acquire_owned().ok();
+            self.permit = self.context.runner.permits.clone().try_acquire_owned().ok();
         }
         self.permit.is_some()
     }
@@ -304,40 +304,41 @@ impl PartitionTask {
     /// Returns `true` if an event that has just been read can be handled before it is queued on its
     /// lane, because it would be the next one to start.
     fn may_begin(&mut self, message: &Message) -> bool {
-        self.site.runner.options.batch == 1
+        self.context.runner.options.batch == 1
             && !self.lanes.has_ready()
             && (self.lanes.are_free() || self.lanes.is_free(self.lane_of(message.as_it_came())))
-            && self.site.runner.pause.is_running()
-            && !self.is_detoured(message.as_it_came().key())
-            && self.site.due_in(message).is_none()
+            && self.context.runner.pause.is_running()
+            && !self.is_parked(message.as_it_came().key())
+            && self.context.due_in(message).is_none()
             && self.has_permit()
     }
 
     /// Starts the next lane, if there is a permit.
     fn start(&mut self) {
-        let site = &self.site;
-        let (max, goes_with) = (site.runner.options.batch, |one: &Item, other: &Item| {
-            one.goes_with(other, site)
-        });
+        let context = &self.context;
+        let (max, goes_with) = (
+            context.runner.options.batch,
+            |one: &LaneEntry, other: &LaneEntry| one.goes_with(other, context),
+        );
         // Events that are parked behind their aggregate go one by one.
-        let detoured = self
+        let parked = self
             .lanes
             .next()
-            .is_some_and(|next| self.is_detoured(next.key()));
+            .is_some_and(|next| self.is_parked(next.key()));
         let Some(permit) = self.permit.take() else {
             return;
         };
         // Events of other aggregates share the transaction, up to the batch size.
-        let detours = &self.detours;
-        let joins = |next: &Item| !is_detoured(detours, next.key());
+        let parked_aggregates = &self.parked_aggregates;
+        let joins = |next: &LaneEntry| !is_parked(parked_aggregates, next.key());
         let Some((items, lanes)) =
             self.lanes
-                .start_several(if detoured { 1 } else { max }, goes_with, joins)
+                .start_several(if parked { 1 } else { max }, goes_with, joins)
         else {
             return;
         };
         match &items[..] {
-            [Item::Event(ticket, message)] if !detoured && site.due_in(message).is_none() => {
+            [LaneEntry::Event(ticket, message)] if !parked && context.due_in(message).is_none() => {
                 self.permit = Some(permit);
                 self.bytes = self.bytes.saturating_sub(message.size());
                 let (ticket, message) = (*ticket, message.clone());
@@ -348,13 +349,13 @@ impl PartitionTask {
                 }
             }
             _ => {
-                let unit = Unit {
+                let item = WorkItem {
                     items,
                     lanes,
-                    detoured,
-                    has_room: self.detours.len() < HELD_AGGREGATES_MAX,
+                    parked,
+                    has_room: self.parked_aggregates.len() < HELD_AGGREGATES_MAX,
                 };
-                self.running.spawn(self.site.clone().work(unit, permit));
+                self.running.spawn(self.context.clone().work(item, permit));
             }
         }
     }
@@ -368,9 +369,9 @@ impl PartitionTask {
         let mut now = self.now.unwrap_or_else(std::time::Instant::now);
         self.slice_began.get_or_insert(now);
         let handled = self
-            .site
+            .context
             .runner
-            .handle_now(message, &mut now, &mut self.spare.called);
+            .handle_now(message, &mut now, &mut self.pool.called);
         self.now = Some(now);
         handled.map(|()| self.handled = Some(ticket)).err()
     }
@@ -380,13 +381,13 @@ impl PartitionTask {
         let permit = self.permit.take().expect("an attempt holds a permit");
         self.bytes += message.size();
         self.running.spawn(
-            self.site
+            self.context
                 .clone()
                 .go_on(lane, ticket, message, begun, permit),
         );
     }
 
-    fn end(&mut self, ended: Ended) {
+    fn end(&mut self, ended: WorkOutcome) {
         self.note(|watermark| {
             ended
                 .finished
@@ -395,23 +396,23 @@ impl PartitionTask {
         });
         self.bytes = self.bytes.saturating_sub(ended.bytes);
         if !ended.parked.is_empty() || ended.rejoined.is_some() {
-            self.detours.extend(
+            self.parked_aggregates.extend(
                 ended
                     .parked
                     .into_iter()
                     .map(|(key, after)| (key, Some(Instant::now() + after))),
             );
             if let Some(key) = ended.rejoined {
-                self.detours.remove(&key);
+                self.parked_aggregates.remove(&key);
             }
             self.progress
-                .detoured
-                .store(self.detours.len(), Ordering::Relaxed);
+                .parked
+                .store(self.parked_aggregates.len(), Ordering::Relaxed);
         }
         for (lane, items) in ended.singly {
             self.lanes.put_back(lane, items);
         }
-        // After `detours` is updated, because the next event of the lane may belong there.
+        // After `parked_aggregates` is updated, because the next event of the lane may belong there.
         ended.lanes.iter().for_each(|lane| self.lanes.finish(*lane));
     }
 
@@ -419,58 +420,59 @@ impl PartitionTask {
 
     /// Loads the aggregates that are parked already. Returns `false` if the partition is revoked in
     /// the meantime.
-    async fn recall_detours(&mut self) -> bool {
-        let Some(detour) = self.site.detour.clone() else {
+    async fn recall_parked(&mut self) -> bool {
+        let Some(parked_events) = self.context.parked_events.clone() else {
             return true;
         };
         loop {
-            let error = match detour.keys(&self.feed.partition).await {
+            let error = match parked_events.keys(&self.feed.partition).await {
                 Ok(keys) => {
                     let now = Instant::now();
-                    self.detours = keys
+                    self.parked_aggregates = keys
                         .into_iter()
                         .map(|(key, after)| (key.into(), Some(now + after)))
                         .collect();
                     self.progress
-                        .detoured
-                        .store(self.detours.len(), Ordering::Relaxed);
+                        .parked
+                        .store(self.parked_aggregates.len(), Ordering::Relaxed);
                     return true;
                 }
                 Err(error) => error,
             };
-            self.site.runner.close_sessions_after(&error);
+            self.context.runner.close_sessions_after(&error);
             tracing::warn!(
-                subscriber = self.site.runner.name,
+                subscriber = self.context.runner.name,
                 topic = &*self.feed.partition.topic,
                 error = with_causes(&error),
                 "the parked aggregates of a partition cannot be read yet"
             );
             tokio::select! {
-                () = self.site.drain.cancelled() => return false,
+                () = self.context.drain.cancelled() => return false,
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
         }
     }
 
     /// Puts the parked aggregates that are due on their lanes.
-    fn wake_detours(&mut self) {
-        if self.detours.is_empty() {
+    fn wake_parked(&mut self) {
+        if self.parked_aggregates.is_empty() {
             return;
         }
         let now = Instant::now();
         let due = self
-            .detours
+            .parked_aggregates
             .iter_mut()
             .filter(|(_, due)| due.is_some_and(|due| due <= now));
         let due: Vec<Box<[u8]>> = due.map(|(key, due)| (*due = None, key.clone()).1).collect();
         for key in due {
-            self.lanes.push(self.detour_lane(&key), Item::Detoured(key));
+            self.lanes
+                .push(self.parked_lane(&key), LaneEntry::Parked(key));
         }
     }
 
     /// Returns `true` if the aggregate of this key is parked.
-    fn is_detoured(&self, key: Option<&[u8]>) -> bool {
-        is_detoured(&self.detours, key)
+    fn is_parked(&self, key: Option<&[u8]>) -> bool {
+        is_parked(&self.parked_aggregates, key)
     }
 
     /// Records the last event handled in this task in the watermark. Otherwise this is done
@@ -494,6 +496,6 @@ impl PartitionTask {
 }
 
 /// Returns `true` if the aggregate of this key is parked.
-fn is_detoured(detours: &HashMap<Box<[u8]>, Option<Instant>>, key: Option<&[u8]>) -> bool {
-    !detours.is_empty() && key.is_some_and(|key| detours.contains_key(key))
+fn is_parked(parked_aggregates: &HashMap<Box<[u8]>, Option<Instant>>, key: Option<&[u8]>) -> bool {
+    !parked_aggregates.is_empty() && key.is_some_and(|key| parked_aggregates.contains_key(key))
 }

@@ -13,11 +13,13 @@ use crate::{
     postgres::errors::with_causes,
     subscriber::{
         Escalation,
-        attempt::{Attempt, BatchFailed, Runner, Settled, escalation::REFUSED_PAUSE, permit::Turn},
+        attempt::{
+            Attempt, BatchFailed, Runner, Settled, escalation::REFUSED_PAUSE, permit::HandlerPermit,
+        },
         deployment::{instances::Registry, unhandled::Room},
         failure::{
             dead_letter::attempts_of,
-            parked::{Detour, Head, Setback, detour_key},
+            parked::{Head, ParkedEvents, Setback, parked_key},
         },
         handler::CODE_PAUSE,
         offsets::watermark::Ticket,
@@ -31,7 +33,7 @@ pub(crate) const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 
 /// An entry of a lane.
 #[derive(Debug)]
-pub(crate) enum Item {
+pub(crate) enum LaneEntry {
     /// An event that has a handler.
     Event(Ticket, Arc<Message>),
     /// An event that failed in a batch and is now handled alone.
@@ -41,10 +43,10 @@ pub(crate) enum Item {
     /// An event that has no handler here. Another member may handle it.
     Unhandled(Ticket, Arc<Message>),
     /// The oldest event of a parked aggregate.
-    Detoured(Box<[u8]>),
+    Parked(Box<[u8]>),
 }
 
-impl Item {
+impl LaneEntry {
     /// Returns the size in bytes.
     pub(crate) fn size(&self) -> usize {
         match self {
@@ -52,7 +54,7 @@ impl Item {
                 message.size()
             }
             Self::Malformed(_, record, _) => record.size(),
-            Self::Detoured(_) => 0,
+            Self::Parked(_) => 0,
         }
     }
 
@@ -61,16 +63,16 @@ impl Item {
             Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => {
                 message.as_it_came().key()
             }
-            Self::Malformed(..) | Self::Detoured(_) => None,
+            Self::Malformed(..) | Self::Parked(_) => None,
         }
     }
 
     /// Returns `true` if one transaction can handle both now, which excludes events that are due
     /// later.
-    pub(crate) fn goes_with(&self, other: &Self, site: &Site) -> bool {
+    pub(crate) fn goes_with(&self, other: &Self, context: &PartitionContext) -> bool {
         match (self, other) {
             (Self::Event(_, one), Self::Event(_, other)) => {
-                share(one, other, |message| site.due_in(message))
+                share(one, other, |message| context.due_in(message))
             }
             _ => false,
         }
@@ -89,12 +91,12 @@ pub(crate) fn share(
 
 /// Outcome of a work item, for the partition.
 #[derive(Debug, Default)]
-pub(crate) struct Ended {
+pub(crate) struct WorkOutcome {
     pub(crate) lanes: Vec<u64>,
     pub(crate) finished: Vec<Ticket>,
     pub(crate) bytes: usize,
     /// Events that failed as a batch, by lane. They must be handled one by one.
-    pub(crate) singly: Vec<(u64, Vec<Item>)>,
+    pub(crate) singly: Vec<(u64, Vec<LaneEntry>)>,
     /// Aggregates that are now parked or still parked, with the time until their oldest event is
     /// due.
     pub(crate) parked: Vec<(Box<[u8]>, Duration)>,
@@ -103,9 +105,9 @@ pub(crate) struct Ended {
 }
 
 /// Context that all work items of a partition share.
-pub(crate) struct Site {
+pub(crate) struct PartitionContext {
     pub(crate) runner: Arc<Runner>,
-    pub(crate) detour: Option<Arc<Detour>>,
+    pub(crate) parked_events: Option<Arc<ParkedEvents>>,
     pub(crate) registry: Option<Arc<Registry>>,
     pub(crate) partition: Partition,
     pub(crate) source: Source,
@@ -117,17 +119,17 @@ pub(crate) struct Site {
 }
 
 /// One work item: one entry, or events that share a transaction.
-pub(crate) struct Unit {
-    pub(crate) items: Vec<Item>,
+pub(crate) struct WorkItem {
+    pub(crate) items: Vec<LaneEntry>,
     /// The lanes of its entries, with the number of entries of each.
     pub(crate) lanes: Vec<(u64, usize)>,
     /// The aggregate of these events is parked, so they are parked behind it.
-    pub(crate) detoured: bool,
+    pub(crate) parked: bool,
     /// More aggregates may be parked for another member.
     pub(crate) has_room: bool,
 }
 
-impl Site {
+impl PartitionContext {
     /// Reads the record as an event.
     ///
     /// # Errors
@@ -152,59 +154,65 @@ impl Site {
     }
 
     /// Runs until all entries have an outcome or the partition is revoked.
-    pub(crate) async fn work(self: Arc<Self>, unit: Unit, permit: OwnedSemaphorePermit) -> Ended {
-        let Unit {
+    pub(crate) async fn work(
+        self: Arc<Self>,
+        item: WorkItem,
+        permit: OwnedSemaphorePermit,
+    ) -> WorkOutcome {
+        let WorkItem {
             mut items,
             lanes,
-            detoured,
+            parked,
             has_room,
-        } = unit;
-        let mut ended = Ended {
+        } = item;
+        let mut ended = WorkOutcome {
             lanes: lanes.iter().map(|(lane, _)| *lane).collect(),
-            ..Ended::default()
+            ..WorkOutcome::default()
         };
-        ended.bytes = items.iter().map(Item::size).sum();
+        ended.bytes = items.iter().map(LaneEntry::size).sum();
         if items.len() > 1 {
             self.together(items, &lanes, &mut ended).await;
             return ended;
         }
-        let mut turn = Turn::new(&self.runner, permit, &self.drain);
+        let mut permit = HandlerPermit::new(&self.runner, permit, &self.drain);
         match items.pop() {
-            Some(Item::Event(ticket, message) | Item::Single(ticket, message)) if detoured => {
+            Some(LaneEntry::Event(ticket, message) | LaneEntry::Single(ticket, message))
+                if parked =>
+            {
                 let behind = Setback {
                     pause: self.first_pause(),
                     ..Setback::default()
                 };
                 ended.finished.extend(
-                    self.park(&message, &behind, &mut turn)
+                    self.park(&message, &behind, &mut permit)
                         .await
                         .then_some(ticket),
                 );
             }
-            Some(Item::Event(ticket, message) | Item::Single(ticket, message)) => {
-                self.handle(ticket, &message, None, &mut turn, &mut ended)
+            Some(LaneEntry::Event(ticket, message) | LaneEntry::Single(ticket, message)) => {
+                self.handle(ticket, &message, None, &mut permit, &mut ended)
                     .await;
             }
-            Some(Item::Malformed(ticket, record, reason)) => {
+            Some(LaneEntry::Malformed(ticket, record, reason)) => {
                 let end = self
                     .runner
-                    .settle_malformed(&record, &reason, &mut turn)
+                    .settle_malformed(&record, &reason, &mut permit)
                     .await;
-                self.finish_malformed(ticket, &record, end, &mut turn, &mut ended)
+                self.finish_malformed(ticket, &record, end, &mut permit, &mut ended)
                     .await;
             }
-            Some(Item::Unhandled(ticket, message)) => {
-                let room = match detoured {
+            Some(LaneEntry::Unhandled(ticket, message)) => {
+                let room = match parked {
                     true => Room::BehindOthers,
                     false if has_room && self.runner.options.order == Order::Aggregate => {
                         Room::Free
                     }
                     false => Room::None,
                 };
-                self.settle_unhandled(ticket, &message, room, &mut turn, &mut ended)
+                self.settle_unhandled(ticket, &message, room, &mut permit, &mut ended)
                     .await;
             }
-            Some(Item::Detoured(key)) => self.go_on_with(key, &mut turn, &mut ended).await,
+            Some(LaneEntry::Parked(key)) => self.go_on_with(key, &mut permit, &mut ended).await,
             None => {}
         }
         ended
@@ -218,22 +226,27 @@ impl Site {
         message: Arc<Message>,
         begun: Attempt,
         permit: OwnedSemaphorePermit,
-    ) -> Ended {
-        let mut ended = Ended {
+    ) -> WorkOutcome {
+        let mut ended = WorkOutcome {
             lanes: vec![lane],
             bytes: message.size(),
-            ..Ended::default()
+            ..WorkOutcome::default()
         };
-        let mut turn = Turn::new(&self.runner, permit, &self.drain);
-        self.handle(ticket, &message, Some(begun), &mut turn, &mut ended)
+        let mut permit = HandlerPermit::new(&self.runner, permit, &self.drain);
+        self.handle(ticket, &message, Some(begun), &mut permit, &mut ended)
             .await;
         ended
     }
 
     /// Handles several events in one attempt. If it fails, they return to the front of their lanes.
-    async fn together(&self, items: Vec<Item>, lanes: &[(u64, usize)], ended: &mut Ended) {
+    async fn together(
+        &self,
+        items: Vec<LaneEntry>,
+        lanes: &[(u64, usize)],
+        ended: &mut WorkOutcome,
+    ) {
         let events = items.into_iter().filter_map(|item| match item {
-            Item::Event(ticket, message) => Some((ticket, message)),
+            LaneEntry::Event(ticket, message) => Some((ticket, message)),
             _ => None,
         });
         let (tickets, messages): (Vec<_>, Vec<_>) = events.unzip();
@@ -248,7 +261,7 @@ impl Site {
         let mut items = tickets
             .into_iter()
             .zip(messages)
-            .map(|(ticket, message)| Item::Single(ticket, tried(message, attempts)));
+            .map(|(ticket, message)| LaneEntry::Single(ticket, tried(message, attempts)));
         ended.singly = lanes
             .iter()
             .map(|(lane, count)| (*lane, items.by_ref().take(*count).collect()))
@@ -260,10 +273,10 @@ impl Site {
         ticket: Ticket,
         message: &Arc<Message>,
         begun: Option<Attempt>,
-        turn: &mut Turn<'_>,
-        ended: &mut Ended,
+        permit: &mut HandlerPermit<'_>,
+        ended: &mut WorkOutcome,
     ) {
-        match self.runner.settle(message, turn, begun).await {
+        match self.runner.settle(message, permit, begun).await {
             Settled::Finished => ended.finished.push(ticket),
             Settled::Abandoned | Settled::Again { .. } => {}
             Settled::Refused { attempts, error } => {
@@ -277,7 +290,7 @@ impl Site {
                     message.as_it_came(),
                     message.kind(),
                     &setback,
-                    turn,
+                    permit,
                     ended,
                 )
                 .await;
@@ -290,7 +303,7 @@ impl Site {
                             error: Some(error),
                             ..Setback::default()
                         },
-                        turn,
+                        permit,
                     )
                     .await
                 {
@@ -298,7 +311,7 @@ impl Site {
                     ended.finished.push(ticket);
                     ended
                         .parked
-                        .push((detour_key(message.as_it_came()).into(), CODE_PAUSE));
+                        .push((parked_key(message.as_it_came()).into(), CODE_PAUSE));
                 }
             }
             Settled::Park { attempts, error } => {
@@ -307,13 +320,13 @@ impl Site {
                     attempts,
                     error: Some(error),
                 };
-                if !self.park(message, &setback, turn).await {
+                if !self.park(message, &setback, permit).await {
                     return;
                 }
                 ended.finished.push(ticket);
                 ended
                     .parked
-                    .push((detour_key(message.as_it_came()).into(), setback.pause));
+                    .push((parked_key(message.as_it_came()).into(), setback.pause));
             }
         }
     }
@@ -324,8 +337,8 @@ impl Site {
         ticket: Ticket,
         record: &Incoming,
         end: Settled,
-        turn: &mut Turn<'_>,
-        ended: &mut Ended,
+        permit: &mut HandlerPermit<'_>,
+        ended: &mut WorkOutcome,
     ) {
         match end {
             Settled::Finished => ended.finished.push(ticket),
@@ -335,7 +348,7 @@ impl Site {
                     attempts,
                     error: Some(error),
                 };
-                self.set_refused_aside(ticket, record, "", &setback, turn, ended)
+                self.set_refused_aside(ticket, record, "", &setback, permit, ended)
                     .await;
             }
             Settled::Abandoned | Settled::Again { .. } | Settled::Waits { .. } => {}
@@ -350,14 +363,14 @@ impl Site {
         record: &Incoming,
         event_type: &str,
         setback: &Setback,
-        turn: &mut Turn<'_>,
-        ended: &mut Ended,
+        permit: &mut HandlerPermit<'_>,
+        ended: &mut WorkOutcome,
     ) {
-        if self.park_record(record, event_type, setback, turn).await {
+        if self.park_record(record, event_type, setback, permit).await {
             ended.finished.push(ticket);
             ended
                 .parked
-                .push((detour_key(record).into(), setback.pause));
+                .push((parked_key(record).into(), setback.pause));
         }
     }
 
@@ -367,14 +380,14 @@ impl Site {
         &self,
         message: &Message,
         setback: &Setback,
-        turn: &mut Turn<'_>,
+        permit: &mut HandlerPermit<'_>,
     ) -> bool {
         let attempts = setback.attempts.saturating_add(message.attempts_before());
         let setback = Setback {
             attempts,
             ..setback.clone()
         };
-        self.park_record(message.as_it_came(), message.kind(), &setback, turn)
+        self.park_record(message.as_it_came(), message.kind(), &setback, permit)
             .await
     }
 
@@ -383,35 +396,42 @@ impl Site {
         record: &Incoming,
         event_type: &str,
         setback: &Setback,
-        turn: &mut Turn<'_>,
+        permit: &mut HandlerPermit<'_>,
     ) -> bool {
-        let Some(detour) = &self.detour else {
+        let Some(parked_events) = &self.parked_events else {
             return false;
         };
-        while let Err(error) = detour.append(record, setback).await {
+        while let Err(error) = parked_events.append(record, setback).await {
             self.runner.close_sessions_after(&error);
             tracing::warn!(
                 subscriber = self.runner.name,
                 error = with_causes(&error),
                 "an event cannot be parked yet"
             );
-            if !turn.pause(DATABASE_PAUSE).await {
+            if !permit.pause(DATABASE_PAUSE).await {
                 return false;
             }
         }
-        self.runner.statistics.add(Count::Detoured, event_type, 1);
+        self.runner.statistics.add(Count::Parked, event_type, 1);
         true
     }
 
     /// Handles the oldest event of a parked aggregate.
-    async fn go_on_with(&self, key: Box<[u8]>, turn: &mut Turn<'_>, ended: &mut Ended) {
-        let Some(detour) = &self.detour else { return };
-        let later = match detour.head(&self.partition, &key).await {
+    async fn go_on_with(
+        &self,
+        key: Box<[u8]>,
+        permit: &mut HandlerPermit<'_>,
+        ended: &mut WorkOutcome,
+    ) {
+        let Some(parked_events) = &self.parked_events else {
+            return;
+        };
+        let later = match parked_events.head(&self.partition, &key).await {
             Ok(None) => {
                 ended.rejoined = Some(key);
                 return;
             }
-            Ok(Some(head)) => self.try_head(detour, &head, turn).await,
+            Ok(Some(head)) => self.try_head(parked_events, &head, permit).await,
             Err(error) => Err(error),
         };
         let pause = later.unwrap_or_else(|error| {
@@ -429,9 +449,9 @@ impl Site {
     /// Tries the oldest event once. Returns the time until the aggregate is due again.
     async fn try_head(
         &self,
-        detour: &Detour,
+        parked_events: &ParkedEvents,
         head: &Head,
-        turn: &mut Turn<'_>,
+        permit: &mut HandlerPermit<'_>,
     ) -> Result<Duration, sqlx::Error> {
         let message = match self.source.read(head.record(&self.partition)) {
             Ok(message) => Arc::new(message.with_attempts_before(head.attempts_in_all())),
@@ -440,20 +460,24 @@ impl Site {
             Err((malformed, record)) => {
                 let end = self
                     .runner
-                    .settle_malformed(&record, &malformed.to_string(), turn)
+                    .settle_malformed(&record, &malformed.to_string(), permit)
                     .await;
-                return after_head(detour, head, end.of_parked(head.attempts.cast_unsigned()))
-                    .await;
+                return after_head(
+                    parked_events,
+                    head,
+                    end.of_parked(head.attempts.cast_unsigned()),
+                )
+                .await;
             }
         };
         if self.runner.core.router.route(&message).is_none() {
-            return self.try_unhandled_head(detour, head, &message).await;
+            return self.try_unhandled_head(parked_events, head, &message).await;
         }
         let end = self
             .runner
-            .settle_parked(&message, turn, head.attempts.cast_unsigned())
+            .settle_parked(&message, permit, head.attempts.cast_unsigned())
             .await;
-        after_head(detour, head, end).await
+        after_head(parked_events, head, end).await
     }
 
     /// Returns the time that an event waits before its first attempt from the table. If this
@@ -471,16 +495,21 @@ impl Site {
 
 /// Stores the outcome of the oldest event of an aggregate. Returns the time until the aggregate is
 /// due again.
-async fn after_head(detour: &Detour, head: &Head, end: Settled) -> Result<Duration, sqlx::Error> {
+async fn after_head(
+    parked_events: &ParkedEvents,
+    head: &Head,
+    end: Settled,
+) -> Result<Duration, sqlx::Error> {
     match end {
-        Settled::Finished | Settled::Park { .. } => {
-            detour.remove(head.seq).await.map(|()| Duration::ZERO)
-        }
+        Settled::Finished | Settled::Park { .. } => parked_events
+            .remove(head.seq)
+            .await
+            .map(|()| Duration::ZERO),
         Settled::Again {
             after,
             attempts,
             error,
-        } => detour
+        } => parked_events
             .again(head.seq, attempts, after, &error)
             .await
             .map(|()| after),

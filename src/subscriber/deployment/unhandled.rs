@@ -15,9 +15,9 @@ use crate::{
     postgres::errors::with_causes,
     subscriber::{
         Meta,
-        attempt::permit::Turn,
-        consume::work_item::{DATABASE_PAUSE, Ended, Site},
-        failure::parked::{Detour, Head, Setback, detour_key},
+        attempt::permit::HandlerPermit,
+        consume::work_item::{DATABASE_PAUSE, PartitionContext, WorkOutcome},
+        failure::parked::{Head, ParkedEvents, Setback, parked_key},
         handler::CODE_PAUSE,
         offsets::watermark::Ticket,
     },
@@ -41,7 +41,7 @@ pub(crate) enum Room {
     None,
 }
 
-impl Site {
+impl PartitionContext {
     /// Skips an event that no member handles. An event that another member handles is parked or
     /// waits in place.
     pub(crate) async fn settle_unhandled(
@@ -49,10 +49,10 @@ impl Site {
         ticket: Ticket,
         message: &Arc<Message>,
         room: Room,
-        turn: &mut Turn<'_>,
-        ended: &mut Ended,
+        permit: &mut HandlerPermit<'_>,
+        ended: &mut WorkOutcome,
     ) {
-        let key = (room != Room::None).then(|| detour_key(message.as_it_came()));
+        let key = (room != Room::None).then(|| parked_key(message.as_it_came()));
         loop {
             let pause = match self.claim(message).await {
                 Ok(Claim::Free) => {
@@ -67,7 +67,7 @@ impl Site {
                             error: Some(waits(message)),
                             ..Setback::default()
                         };
-                        if self.park(message, &setback, turn).await {
+                        if self.park(message, &setback, permit).await {
                             self.runner.statistics.held(message.kind());
                             ended.finished.push(ticket);
                             if room == Room::Free {
@@ -88,7 +88,7 @@ impl Site {
                     DATABASE_PAUSE
                 }
             };
-            if !turn.pause(pause).await {
+            if !permit.pause(pause).await {
                 return;
             }
         }
@@ -98,7 +98,7 @@ impl Site {
     /// the time until the aggregate is due again.
     pub(crate) async fn try_unhandled_head(
         &self,
-        detour: &Detour,
+        parked_events: &ParkedEvents,
         head: &Head,
         message: &Arc<Message>,
     ) -> Result<Duration, sqlx::Error> {
@@ -118,7 +118,10 @@ impl Site {
              skipped"
         );
         self.runner.unknown(message);
-        detour.remove(head.seq).await.map(|()| Duration::ZERO)
+        parked_events
+            .remove(head.seq)
+            .await
+            .map(|()| Duration::ZERO)
     }
 
     async fn claim(&self, message: &Arc<Message>) -> Result<Claim, sqlx::Error> {

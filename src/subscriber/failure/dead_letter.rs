@@ -1,4 +1,4 @@
-//! Dead letters: their topics and their headers.
+//! FailedRecord letters: their topics and their headers.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -53,7 +53,7 @@ impl DeadLetters {
 }
 
 /// Sends records to Kafka.
-pub(crate) trait Letterbox: Send + Sync {
+pub(crate) trait DeadLetterSink: Send + Sync {
     /// Sends a record. If its topic does not exist, the topic is created with the partition count
     /// of `like`.
     fn send<'l>(
@@ -65,7 +65,7 @@ pub(crate) trait Letterbox: Send + Sync {
 
 /// The failure of a record.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Obituary<'a> {
+pub(crate) struct FailureInfo<'a> {
     pub(crate) group: &'a str,
     pub(crate) error: &'a HandlerError,
     /// `handler`, `malformed` or `duplicate`.
@@ -158,7 +158,7 @@ pub(crate) fn is_ours(name: &[u8]) -> bool {
 }
 
 /// Returns the original record for another topic, with headers about its failure.
-pub(crate) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Letter {
+pub(crate) fn letter(record: &Incoming, topic: String, why: &FailureInfo<'_>) -> Letter {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     // Headers about the origin are kept through retries of this group. In a record of another topic
     // they describe a failure in another group.
@@ -283,7 +283,7 @@ mod tests {
             [("x", Some(&b"y"[..])), ("null", None)].into_iter(),
         );
         let error = HandlerError::retry("é".repeat(2_000));
-        let why = Obituary {
+        let why = FailureInfo {
             group: "g",
             error: &error,
             kind: "handler",
@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn the_type_of_the_timestamp_is_that_of_the_first_topic_through_retries() {
         let error = HandlerError::retry("no");
-        let why = Obituary {
+        let why = FailureInfo {
             group: "g",
             error: &error,
             kind: "handler",
@@ -461,7 +461,7 @@ mod tests {
         let letter = letter(
             &record,
             "order.g.dlt".into(),
-            &Obituary {
+            &FailureInfo {
                 group: "g",
                 error: &error,
                 kind: "handler",

@@ -1,4 +1,4 @@
-//! Parked events of a subscriber: all SQL for the table `detour`.
+//! Parked events of a subscriber: all SQL for the table `subscriber_parked`.
 //!
 //! An event that has used up its attempts, and every later event of its aggregate, is stored in
 //! this table instead of being handled. This preserves the order while the partition continues. The
@@ -30,7 +30,7 @@ const WITHOUT_KEY: &str = "tidings_without_key";
 
 /// Returns the key of the row that stores a record: the record's own key, or one that is unique in
 /// its partition.
-pub(crate) fn detour_key(record: &Incoming) -> Cow<'_, [u8]> {
+pub(crate) fn parked_key(record: &Incoming) -> Cow<'_, [u8]> {
     record.key().map_or_else(
         || Cow::Owned(format!("\0without key, offset {}", record.offset).into_bytes()),
         Cow::Borrowed,
@@ -38,7 +38,7 @@ pub(crate) fn detour_key(record: &Incoming) -> Cow<'_, [u8]> {
 }
 
 /// The table, for one consumer.
-pub(crate) struct Detour {
+pub(crate) struct ParkedEvents {
     pool: PgPool,
     consumer: String,
     append: Arc<str>,
@@ -75,9 +75,9 @@ pub(crate) struct Setback {
     pub(crate) error: Option<String>,
 }
 
-impl Detour {
+impl ParkedEvents {
     pub(crate) fn new(inbox: &OpenInbox) -> Self {
-        let table = format!(r#""{}".detour"#, inbox.schema);
+        let table = format!(r#""{}".subscriber_parked"#, inbox.schema);
         let columns = "record_offset, record_timestamp, key, value, header_names, header_values";
         Self {
             pool: inbox.pool.clone(),
@@ -140,7 +140,7 @@ impl Detour {
             .bind(record.partition)
             .bind(record.offset)
             .bind(record.timestamp)
-            .bind(&*detour_key(record))
+            .bind(&*parked_key(record))
             .bind(record.value())
             .bind(names)
             .bind(values)
@@ -232,7 +232,7 @@ impl OpenInbox {
     ) -> Result<Vec<(String, i64, i64)>, sqlx::Error> {
         let count = format!(
             r#"select topic, pg_catalog.count(*), pg_catalog.count(distinct (partition, key))
-               from "{}".detour where consumer = $1 and not topic = any ($2)
+               from "{}".subscriber_parked where consumer = $1 and not topic = any ($2)
                group by topic order by topic"#,
             self.schema
         );

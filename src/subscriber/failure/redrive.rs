@@ -1,4 +1,4 @@
-//! Dead letters: listing them, replaying them to the subscriber that could not handle them, and
+//! FailedRecord letters: listing them, replaying them to the subscriber that could not handle them, and
 //! discarding them.
 //!
 //! A replay goes to `<topic>.<group>.redrive`, which only this subscriber reads, because other
@@ -24,7 +24,7 @@ use crate::{
     subscriber::{
         Bus, BusError,
         offsets::{
-            metadata::Finished,
+            metadata::OffsetMetadata,
             watermark::{Ticket, Watermark},
         },
     },
@@ -227,7 +227,7 @@ impl DeadLetterBox {
         {
             // Metadata that other software committed for this group is ignored, so the letters are
             // listed again.
-            let finished = Finished::decode(metadata, *offset).unwrap_or_default();
+            let finished = OffsetMetadata::decode(metadata, *offset).unwrap_or_default();
             watermarks.insert(
                 partition.number,
                 (partition.clone(), Watermark::new(Some(*offset), finished)),
@@ -338,7 +338,7 @@ pub(crate) fn fuzz_dead_letter(record: Incoming) {
 mod tests {
     use super::*;
     use crate::kafka::Place;
-    use crate::subscriber::failure::dead_letter::{Obituary, attempts_of, letter};
+    use crate::subscriber::failure::dead_letter::{FailureInfo, attempts_of, letter};
     use crate::subscriber::handler::HandlerError;
 
     fn record(topic: &str, letter: &Letter) -> Incoming {
@@ -381,7 +381,7 @@ mod tests {
         );
         let error = HandlerError::retry("broken");
         for replays in 1..=4 {
-            let why = Obituary {
+            let why = FailureInfo {
                 group: "stock",
                 error: &error,
                 kind: "handler",
@@ -433,7 +433,7 @@ mod tests {
         let event = Incoming::new(place, Some(b"7"), Some(b"{}"), std::iter::empty());
         let error = HandlerError::retry("broken");
         let dead = |group, topic: &str| {
-            let why = Obituary {
+            let why = FailureInfo {
                 group,
                 error: &error,
                 kind: "handler",

@@ -109,16 +109,16 @@ pub(crate) type Called = ReusableBoxFuture<'static, Result<Vec<Envelope>, Handle
 
 /// A handler with the types of its arguments erased. It still needs the state.
 pub(crate) trait ErasedHandler<S>: Send + Sync {
-    fn call(&self, delivery: Delivery, state: &Arc<S>, spare: Option<Called>) -> Called;
+    fn call(&self, delivery: Delivery, state: &Arc<S>, pool: Option<Called>) -> Called;
 
     fn name(&self) -> &'static str;
 }
 
 /// A handler with its state.
 pub(crate) trait BoundHandler: Send + Sync {
-    /// Calls the handler. `spare` is the future of a call that has ended; its allocation is reused
+    /// Calls the handler. `pool` is the future of a call that has ended; its allocation is reused
     /// if it is large enough.
-    fn call(&self, delivery: Delivery, spare: Option<Called>) -> Called;
+    fn call(&self, delivery: Delivery, pool: Option<Called>) -> Called;
 
     /// Returns the path of the function, for logs.
     fn name(&self) -> &'static str;
@@ -135,9 +135,9 @@ where
     Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
     S: Send + Sync + 'static,
 {
-    fn call(&self, delivery: Delivery, _: &Arc<S>, spare: Option<Called>) -> Called {
+    fn call(&self, delivery: Delivery, _: &Arc<S>, pool: Option<Called>) -> Called {
         let called = (self.0)(delivery);
-        within(spare, async move { called.await.map(|()| Vec::new()) })
+        within(pool, async move { called.await.map(|()| Vec::new()) })
     }
 
     fn name(&self) -> &'static str {
@@ -156,8 +156,8 @@ where
 }
 
 impl<H: Handler<Args, S>, Args, S: Send + Sync + 'static> ErasedHandler<S> for Erased<H, Args> {
-    fn call(&self, delivery: Delivery, state: &Arc<S>, spare: Option<Called>) -> Called {
-        within(spare, self.0.clone().call(delivery, state))
+    fn call(&self, delivery: Delivery, state: &Arc<S>, pool: Option<Called>) -> Called {
+        within(pool, self.0.clone().call(delivery, state))
     }
 
     fn name(&self) -> &'static str {
@@ -165,12 +165,12 @@ impl<H: Handler<Args, S>, Args, S: Send + Sync + 'static> ErasedHandler<S> for E
     }
 }
 
-/// Stores the future in the allocation of the spare one, if there is one.
-fn within<F>(spare: Option<Called>, future: F) -> Called
+/// Stores the future in the allocation of the pool one, if there is one.
+fn within<F>(pool: Option<Called>, future: F) -> Called
 where
     F: Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static,
 {
-    match spare {
+    match pool {
         Some(mut called) => {
             called.set(future);
             called
@@ -180,8 +180,8 @@ where
 }
 
 impl<S: Send + Sync> BoundHandler for (Box<dyn ErasedHandler<S>>, Arc<S>) {
-    fn call(&self, delivery: Delivery, spare: Option<Called>) -> Called {
-        self.0.call(delivery, &self.1, spare)
+    fn call(&self, delivery: Delivery, pool: Option<Called>) -> Called {
+        self.0.call(delivery, &self.1, pool)
     }
 
     fn name(&self) -> &'static str {

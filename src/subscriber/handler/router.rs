@@ -149,7 +149,7 @@ impl Core {
 
     /// Begins to handle a delivery. A single event for a single handler without a transaction needs
     /// only the handler's own future, which is the most frequent case.
-    fn begin(self: &Arc<Self>, delivery: Delivery, spare: &mut Option<Called>) -> Work {
+    fn begin(self: &Arc<Self>, delivery: Delivery, pool: &mut Option<Called>) -> Work {
         if self.inbox.is_none()
             && self.simulation().is_none()
             && delivery.len() == 1
@@ -158,7 +158,7 @@ impl Core {
                 .route(delivery.first())
                 .map(|route| &route.handlers[..])
         {
-            return Work::Handler(handler.call(delivery, spare.take()));
+            return Work::Handler(handler.call(delivery, pool.take()));
         }
         let core = self.clone();
         Work::Service(Box::pin(async move { core.handle(delivery).await }))
@@ -314,9 +314,9 @@ impl HandlerService {
     }
 
     /// Begins one attempt. If possible, it reuses the future of one that has ended.
-    pub(crate) fn begin(&self, delivery: Delivery, spare: &mut Option<Called>) -> Work {
+    pub(crate) fn begin(&self, delivery: Delivery, pool: &mut Option<Called>) -> Work {
         match &self.0 {
-            Inner::Core(core) => core.begin(delivery, spare),
+            Inner::Core(core) => core.begin(delivery, pool),
             Inner::Layered(service) => {
                 let service = service.clone();
                 Work::Service(Box::pin(async move {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{OpenInbox, Remembered, identity::Identity, of_inbox, pipelined_tx::Begun};
+use super::{OpenInbox, Remembered, identity::Identity, of_inbox, pipelined_tx::BegunTx};
 use crate::{postgres::SchemaName, subscriber::handler::HandlerError};
 
 /// The statements for events that are stored already, for one consumer.
@@ -82,7 +82,7 @@ impl OpenInbox {
         let begun = self
             .sessions
             .begin(|form| self.message(form, format_args!("select")));
-        let Begun {
+        let BegunTx {
             mut transaction,
             lease,
             ..

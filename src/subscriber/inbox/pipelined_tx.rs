@@ -57,7 +57,7 @@ const STATEMENT_EXISTS: &str = "42P05";
 
 /// The connections of one inbox.
 #[derive(Debug)]
-pub(crate) struct Sessions {
+pub(crate) struct TxPipeline {
     pool: PgPool,
     /// The statements that are prepared on each connection. They remain when the connection returns
     /// to the pool.
@@ -89,7 +89,7 @@ struct Kept {
     next: VecDeque<Request>,
     requests: u64,
     /// Tasks that wait for a connection, from the pool or from here.
-    waiting: VecDeque<oneshot::Sender<Result<Session, sqlx::Error>>>,
+    waiting: VecDeque<oneshot::Sender<Result<TxConnection, sqlx::Error>>>,
     /// Number of connections that are being requested from the pool.
     opening: usize,
     /// True while a task returns unused connections to the pool.
@@ -111,7 +111,7 @@ pub(crate) struct Form {
 
 /// Outcome of a request to begin in the message of another transaction's commit.
 enum Next {
-    Answered(Result<Begun, sqlx::Error>),
+    Answered(Result<BegunTx, sqlx::Error>),
     /// A connection is free, so the transaction can begin alone.
     Free(OwnedSemaphorePermit),
     /// The commit failed, so the message was not processed.
@@ -123,39 +123,39 @@ enum Next {
 struct Request {
     number: u64,
     message: String,
-    answer: oneshot::Sender<Result<Begun, sqlx::Error>>,
+    answer: oneshot::Sender<Result<BegunTx, sqlx::Error>>,
 }
 
 #[derive(Debug)]
 struct Idle {
-    session: Session,
+    session: TxConnection,
     since: tokio::time::Instant,
 }
 
 /// A connection without an open transaction on the server, although sqlx counts one.
 #[derive(Debug)]
-struct Session {
+struct TxConnection {
     transaction: PgTransaction<'static>,
     leased: Instant,
 }
 
 /// Ends a transaction that was begun here.
 #[derive(Debug)]
-pub(crate) struct Lease {
+pub(crate) struct TxLease {
     began: Instant,
-    home: Arc<Sessions>,
+    home: Arc<TxPipeline>,
     _permit: OwnedSemaphorePermit,
 }
 
 /// A transaction that has begun, and the number of rows that its first message has changed.
 #[derive(Debug)]
-pub(crate) struct Begun {
+pub(crate) struct BegunTx {
     pub(crate) transaction: PgTransaction<'static>,
-    pub(crate) lease: Lease,
+    pub(crate) lease: TxLease,
     pub(crate) rows: u64,
 }
 
-impl Sessions {
+impl TxPipeline {
     pub(crate) fn new(pool: PgPool, statements: Vec<Statement>) -> Self {
         let permits = Arc::new(Semaphore::new(pool.options().get_max_connections() as usize));
         Self {
@@ -180,7 +180,7 @@ impl Sessions {
     pub(crate) async fn begin(
         self: &Arc<Self>,
         message: impl Fn(Form) -> String,
-    ) -> Result<Begun, sqlx::Error> {
+    ) -> Result<BegunTx, sqlx::Error> {
         loop {
             let prepared = self.prepares.load(Ordering::Relaxed);
             let by_itself = |permit| {
@@ -231,18 +231,18 @@ impl Sessions {
         self: &Arc<Self>,
         permit: OwnedSemaphorePermit,
         message: String,
-    ) -> Result<Begun, sqlx::Error> {
-        let Session {
+    ) -> Result<BegunTx, sqlx::Error> {
+        let TxConnection {
             mut transaction,
             leased,
         } = self.session().await?;
-        let lease = Lease {
+        let lease = TxLease {
             began: leased,
             home: self.clone(),
             _permit: permit,
         };
         match transaction.execute(AssertSqlSafe(message)).await {
-            Ok(done) => Ok(Begun {
+            Ok(done) => Ok(BegunTx {
                 transaction,
                 lease,
                 rows: done.rows_affected(),
@@ -300,7 +300,7 @@ impl Sessions {
     }
 
     /// Returns an idle connection, or the first that becomes free or that the pool returns.
-    async fn session(self: &Arc<Self>) -> Result<Session, sqlx::Error> {
+    async fn session(self: &Arc<Self>) -> Result<TxConnection, sqlx::Error> {
         let free = {
             let mut kept = self.kept();
             if let Some(idle) = kept.idle.pop() {
@@ -335,13 +335,13 @@ impl Sessions {
         session.into_iter().for_each(|session| self.keep(session));
     }
 
-    async fn opened(&self) -> Result<Session, sqlx::Error> {
+    async fn opened(&self) -> Result<TxConnection, sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
         transaction.execute("rollback").await?;
         if self.prepares.load(Ordering::Relaxed) {
             self.prepare(&mut transaction).await?;
         }
-        Ok(Session {
+        Ok(TxConnection {
             transaction,
             leased: Instant::now(),
         })
@@ -394,7 +394,7 @@ impl Sessions {
     }
 
     /// Passes on a connection whose transaction has ended, or keeps it.
-    fn keep(self: &Arc<Self>, mut session: Session) {
+    fn keep(self: &Arc<Self>, mut session: TxConnection) {
         let mut kept = self.kept();
         let mut gone = false;
         while let Some(waiting) = kept.waiting.pop_front() {
@@ -444,7 +444,7 @@ impl Statement {
 }
 
 /// Returns unused connections to the pool until there are none.
-async fn tend(sessions: Weak<Sessions>) {
+async fn tend(sessions: Weak<TxPipeline>) {
     loop {
         tokio::time::sleep(IDLE).await;
         let Some(sessions) = sessions.upgrade() else {
@@ -465,7 +465,7 @@ async fn tend(sessions: Weak<Sessions>) {
     }
 }
 
-impl Session {
+impl TxConnection {
     /// Returns the connection to the pool in its original state.
     fn give_back(mut self) {
         tokio::spawn(async move {
@@ -477,7 +477,7 @@ impl Session {
     }
 }
 
-impl Lease {
+impl TxLease {
     /// Commits the transaction.
     ///
     /// # Cancel safety
@@ -507,7 +507,7 @@ impl Lease {
             (None, None) => self.end(transaction),
             (None, Some(next)) => {
                 // If the receiver has been dropped, the transaction is rolled back.
-                let _ = next.answer.send(Ok(Begun {
+                let _ = next.answer.send(Ok(BegunTx {
                     transaction,
                     lease: self,
                     rows: answers.rows,
@@ -562,7 +562,7 @@ impl Lease {
             return;
         }
         let over = self.is_over();
-        let session = Session {
+        let session = TxConnection {
             transaction,
             leased: self.began,
         };
@@ -645,7 +645,7 @@ fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
 
 /// Withdraws a request when its future is dropped.
 struct Withdrawn<'a> {
-    sessions: &'a Sessions,
+    sessions: &'a TxPipeline,
     number: u64,
 }
 
@@ -657,7 +657,7 @@ impl Drop for Withdrawn<'_> {
 
 /// A pending request for a connection. If it fails, one waiting task gets the error.
 struct Opening<'a> {
-    sessions: &'a Sessions,
+    sessions: &'a TxPipeline,
     failed: Option<sqlx::Error>,
 }
 
@@ -670,7 +670,7 @@ impl Drop for Opening<'_> {
     }
 }
 
-impl Drop for Sessions {
+impl Drop for TxPipeline {
     fn drop(&mut self) {
         let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
         let _entered = kept.runtime.as_ref().map(Handle::enter);

@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::metadata::Finished;
+use super::metadata::OffsetMetadata;
 use crate::{
     kafka::{Beat, Committed, Ends, GroupReader, Settings, Unhandled},
     subscriber::Ground,
@@ -93,6 +93,6 @@ impl CatchUp {
 /// Returns `true` if a record beyond a commit is finished. Foreign metadata is ignored, as the next
 /// owner of the partition ignores it.
 fn is_finished(committed: &Committed, offset: i64) -> bool {
-    Finished::decode(&committed.metadata, committed.offset)
+    OffsetMetadata::decode(&committed.metadata, committed.offset)
         .is_ok_and(|finished| finished.contains(offset))
 }

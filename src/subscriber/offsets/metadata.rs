@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 /// Ranges of finished offsets, in ascending order, with gaps between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Finished(Vec<(i64, i64)>);
+pub(crate) struct OffsetMetadata(Vec<(i64, i64)>);
 
 /// Error for metadata that was written by other software or for another offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +25,7 @@ const TEXT_BYTES_MAX: usize = 4_000;
 /// Maximum length before base64, which turns three bytes into four.
 const BYTES_MAX: usize = (TEXT_BYTES_MAX - PREFIX.len()) / 4 * 3;
 
-impl Finished {
+impl OffsetMetadata {
     /// Adds an offset that is greater than all others.
     #[cfg(test)]
     fn push(&mut self, offset: i64) {
@@ -126,7 +126,7 @@ pub(crate) fn fuzz_offset_metadata(bytes: &[u8]) {
         return;
     };
     let offset = i64::from_be_bytes(*offset);
-    let Ok(finished) = Finished::decode(&String::from_utf8_lossy(text), offset) else {
+    let Ok(finished) = OffsetMetadata::decode(&String::from_utf8_lossy(text), offset) else {
         return;
     };
     let mut watermark = super::watermark::Watermark::new(Some(offset), finished.clone());
@@ -139,7 +139,7 @@ pub(crate) fn fuzz_offset_metadata(bytes: &[u8]) {
         .for_each(|ticket| watermark.finish(ticket));
     let _ = watermark.finished_beyond();
     if !finished.encode(offset).is_empty() {
-        assert!(Finished::decode(&finished.encode(offset), offset).is_ok());
+        assert!(OffsetMetadata::decode(&finished.encode(offset), offset).is_ok());
     }
 }
 
@@ -151,8 +151,8 @@ mod tests {
 
     use super::*;
 
-    fn of(offsets: &BTreeSet<i64>) -> Finished {
-        let mut finished = Finished::default();
+    fn of(offsets: &BTreeSet<i64>) -> OffsetMetadata {
+        let mut finished = OffsetMetadata::default();
         offsets.iter().for_each(|offset| finished.push(*offset));
         finished
     }
@@ -165,7 +165,7 @@ mod tests {
         ) {
             let offsets: BTreeSet<i64> = distances.iter().map(|distance| base + distance).collect();
             let finished = of(&offsets);
-            let read = Finished::decode(&finished.encode(base), base).expect("it was just written");
+            let read = OffsetMetadata::decode(&finished.encode(base), base).expect("it was just written");
             prop_assert_eq!(&read, &finished);
             for offset in base..base + 2_001 {
                 prop_assert_eq!(read.contains(offset), offsets.contains(&offset));
@@ -178,8 +178,8 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..40),
             offset in 0..100i64,
         ) {
-            let _ = Finished::decode(&text, offset);
-            let _ = Finished::decode(&format!("{PREFIX}{}", STANDARD_NO_PAD.encode(bytes)), offset);
+            let _ = OffsetMetadata::decode(&text, offset);
+            let _ = OffsetMetadata::decode(&format!("{PREFIX}{}", STANDARD_NO_PAD.encode(bytes)), offset);
         }
 
         #[test]
@@ -190,7 +190,7 @@ mod tests {
             let all: BTreeSet<i64> = (0..5_000).map(|n| base + n * step).collect();
             let text = of(&all).encode(base);
             prop_assert!(text.len() <= TEXT_BYTES_MAX);
-            let read = Finished::decode(&text, base).expect("it was just written");
+            let read = OffsetMetadata::decode(&text, base).expect("it was just written");
             let kept = all.iter().filter(|offset| read.contains(**offset)).count();
             prop_assert!(kept > 500);
             prop_assert!(all.iter().take(kept).all(|offset| read.contains(*offset)));
@@ -200,10 +200,10 @@ mod tests {
     #[test]
     fn metadata_of_others_or_of_another_offset_is_refused() {
         let text = of(&BTreeSet::from([12, 13])).encode(10);
-        assert_eq!(Finished::decode(&text, 11), Err(ForeignMetadata));
+        assert_eq!(OffsetMetadata::decode(&text, 11), Err(ForeignMetadata));
         for foreign in ["x", "tidings2.AAAA", "b64:AAAA", "tidings1.", "tidings1.!"] {
             assert_eq!(
-                Finished::decode(foreign, 10),
+                OffsetMetadata::decode(foreign, 10),
                 Err(ForeignMetadata),
                 "{foreign}"
             );

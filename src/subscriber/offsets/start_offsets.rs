@@ -10,9 +10,9 @@ use crate::kafka::{Committed, Known, Member, Partition};
 
 /// The partitions at whose end a group starts.
 #[derive(Debug, Default)]
-pub(crate) struct Beginning(HashSet<Partition>);
+pub(crate) struct StartOffsets(HashSet<Partition>);
 
-impl Beginning {
+impl StartOffsets {
     /// Returns the partitions that exist now, in topics without a commit. Blocks while no broker
     /// responds, for up to twenty seconds per topic.
     ///

@@ -3,13 +3,13 @@
 
 use std::collections::VecDeque;
 
-use super::metadata::Finished;
+use super::metadata::OffsetMetadata;
 
 /// The records of one partition, starting with the first unfinished one.
 #[derive(Debug, Default)]
 pub(crate) struct Watermark {
     /// Offsets beyond the commit that an earlier owner had finished.
-    restored: Finished,
+    restored: OffsetMetadata,
     /// Offset of each record, and whether it is finished.
     records: VecDeque<(i64, bool)>,
     /// Ticket of the first record.
@@ -26,7 +26,7 @@ pub(crate) struct Ticket(u64);
 impl Watermark {
     /// Creates a watermark at the `committed` offset. The offsets in `restored` are already
     /// finished.
-    pub(crate) fn new(committed: Option<i64>, restored: Finished) -> Self {
+    pub(crate) fn new(committed: Option<i64>, restored: OffsetMetadata) -> Self {
         Self {
             restored,
             end: committed,
@@ -88,8 +88,8 @@ impl Watermark {
     /// Returns the finished records beyond the position. Offsets without a record (transaction
     /// markers, or records removed by compaction) count as finished if they are between two
     /// finished records.
-    pub(crate) fn finished_beyond(&self) -> Finished {
-        let mut finished = Finished::default();
+    pub(crate) fn finished_beyond(&self) -> OffsetMetadata {
+        let mut finished = OffsetMetadata::default();
         let mut run: Option<(i64, i64)> = None;
         for (offset, done) in &self.records {
             match (done, &mut run) {
@@ -166,7 +166,7 @@ mod tests {
             // The state that the next owner of the partition restores.
             let position = watermark.position().expect("there are records");
             let metadata = watermark.finished_beyond().encode(position);
-            let restored = Finished::decode(&metadata, position).expect("it was just written");
+            let restored = OffsetMetadata::decode(&metadata, position).expect("it was just written");
             let mut next = Watermark::new(Some(position), restored);
             for (offset, finished) in model.range(position..) {
                 prop_assert_eq!(next.add(*offset).is_none(), *finished, "offset {}", offset);
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn what_was_known_of_offsets_is_forgotten_when_they_begin_again() {
-        let mut restored = Finished::default();
+        let mut restored = OffsetMetadata::default();
         restored.push_range(7, 9);
         let mut watermark = Watermark::new(Some(5), restored);
         let old = watermark.add(5).expect("not finished");
@@ -197,7 +197,7 @@ mod tests {
     fn a_partition_without_a_record_keeps_what_is_committed() {
         assert_eq!(Watermark::default().position(), None);
         assert_eq!(
-            Watermark::new(Some(7), Finished::default()).position(),
+            Watermark::new(Some(7), OffsetMetadata::default()).position(),
             Some(7)
         );
     }

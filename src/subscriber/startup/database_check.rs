@@ -24,7 +24,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const TABLES: [(&str, &str, &str); 4] = [
     ("inbox", "select,insert,update,delete", "fingerprint"),
     ("inbox_collision", "select,insert,delete", "fingerprint"),
-    ("detour", "select,insert,update,delete", "attempts_before"),
+    (
+        "subscriber_parked",
+        "select,insert,update,delete",
+        "attempts_before",
+    ),
     ("subscriber", "select,insert,update,delete", "stopped_at"),
 ];
 
@@ -299,11 +303,13 @@ mod tests {
             "{empty:?}"
         );
         let old = of(
-            &found(|table| table.has_column = table.table != "detour"),
+            &found(|table| table.has_column = table.table != "subscriber_parked"),
             true,
         );
         assert!(
-            old.len() == 1 && old[0].contains("(detour)") && old[0].contains("tidings migrate"),
+            old.len() == 1
+                && old[0].contains("(subscriber_parked)")
+                && old[0].contains("tidings migrate"),
             "{old:?}"
         );
         let older = of(

@@ -73,7 +73,7 @@ impl Plan {
                         aggregates,
                         "parked events belong to a topic that is not subscribed and are not \
                          handled: run a version that subscribes to the topic until they are, or \
-                         delete them from the table `detour`"
+                         delete them from the table `subscriber_parked`"
                     );
                 }
             }

@@ -15,7 +15,7 @@ use crate::subscriber::{Statistics, SubscriberState};
 /// Metrics of subscribers, computed when the registry is encoded.
 ///
 /// - `tidings_subscriber_events_total{subscriber, type, outcome}` (counter): events by outcome:
-///   `handled`, `duplicate`, `skipped`, `unknown`, `detoured`, `retried`, `dead_lettered`,
+///   `handled`, `duplicate`, `skipped`, `unknown`, `parked`, `retried`, `dead_lettered`,
 ///   `discarded`, `conflicting`, `held`, `letter_refused`
 /// - `tidings_subscriber_failed_attempts_total{subscriber, type}` (counter): attempts that failed
 ///   and were counted against their event
@@ -30,8 +30,8 @@ use crate::subscriber::{Statistics, SubscriberState};
 ///   those that have not been read from Kafka yet
 /// - `tidings_subscriber_unfinished{subscriber, topic, partition}` (gauge): records that are read
 ///   and not finished
-/// - `tidings_subscriber_detoured_aggregates{subscriber, topic, partition}` (gauge): aggregates
-///   that are parked in the table `detour`
+/// - `tidings_subscriber_parked_aggregates{subscriber, topic, partition}` (gauge): aggregates
+///   that are parked in the table `subscriber_parked`
 ///
 /// `type` is empty for records that are not events. The metrics of a partition are reported by the
 /// member that owns it.
@@ -61,7 +61,7 @@ const OUTCOMES: [(Count, &str); 9] = [
     (Count::Handled, "handled"),
     (Count::Duplicates, "duplicate"),
     (Count::Skipped, "skipped"),
-    (Count::Detoured, "detoured"),
+    (Count::Parked, "parked"),
     (Count::Retried, "retried"),
     (Count::DeadLettered, "dead_lettered"),
     (Count::Discarded, "discarded"),
@@ -88,9 +88,9 @@ const OF_PARTITIONS: [OfPartition; 3] = [
         |partition| Some(partition.unfinished),
     ),
     (
-        "tidings_subscriber_detoured_aggregates",
-        "Aggregates that wait in the table detour",
-        |partition| Some(partition.detoured_aggregates),
+        "tidings_subscriber_parked_aggregates",
+        "Aggregates that wait in the table subscriber_parked",
+        |partition| Some(partition.parked_aggregates),
     ),
 ];
 

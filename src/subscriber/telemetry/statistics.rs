@@ -75,9 +75,9 @@ pub struct PartitionStatistics {
     pub lag: Option<u64>,
     /// Number of records that are read and not finished.
     pub unfinished: u64,
-    /// Number of aggregates that are parked in the table `detour`.
+    /// Number of aggregates that are parked in the table `subscriber_parked`.
     #[doc(alias = "parked")]
-    pub detoured_aggregates: u64,
+    pub parked_aggregates: u64,
 }
 
 impl Statistics {
@@ -187,8 +187,8 @@ impl Statistics {
 
     /// Returns the number of events that were parked, for example because they or an earlier event
     /// of their aggregate failed too often.
-    pub fn detoured(&self) -> u64 {
-        self.total(Count::Detoured)
+    pub fn parked(&self) -> u64 {
+        self.total(Count::Parked)
     }
 
     /// Returns the number of events that were sent to a retry topic.
@@ -430,14 +430,14 @@ impl PartitionStatistics {
         partition: &Partition,
         lag: Option<u64>,
         unfinished: u64,
-        detoured_aggregates: u64,
+        parked_aggregates: u64,
     ) -> Self {
         Self {
             topic: partition.topic.clone(),
             partition: partition.number,
             lag,
             unfinished,
-            detoured_aggregates,
+            parked_aggregates,
         }
     }
 }

@@ -60,7 +60,7 @@ fn service(place: &Place, database: &TestDatabase, broken: &Broken) -> Service {
 }
 
 async fn parked(pool: &PgPool) -> i64 {
-    sqlx::query_scalar("select count(*) from tidings.detour")
+    sqlx::query_scalar("select count(*) from tidings.subscriber_parked")
         .fetch_one(pool)
         .await
         .expect("the query succeeds")
@@ -84,7 +84,7 @@ async fn with_parked_events() -> (TestDatabase, Place, Broken) {
     place.publish(4, 1..=5).await;
     let parking = start!(service(&place, &database, &broken).escalation(park()));
     parking
-        .until("the aggregate is parked", |seen| seen.detoured() == 4)
+        .until("the aggregate is parked", |seen| seen.parked() == 4)
         .await;
     until_effects(&database.pool, 16).await;
     parking.stop().await;
@@ -172,7 +172,7 @@ async fn check_reports_parked_events_of_a_topic_that_no_instance_reads() {
 async fn a_parked_event_that_still_fails_ends_as_the_new_version_escalates_and_later_ones_follow() {
     let (database, place, broken) = with_parked_events().await;
     let attempts: i32 = sqlx::query_scalar(
-        "select attempts_before + attempts from tidings.detour order by seq limit 1",
+        "select attempts_before + attempts from tidings.subscriber_parked order by seq limit 1",
     )
     .fetch_one(&database.pool)
     .await

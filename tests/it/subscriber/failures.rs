@@ -115,11 +115,11 @@ async fn an_aggregate_whose_event_fails_too_often_waits_in_the_database_and_keep
     let running = start!(build());
     // Versions 2 to 5 of a1 are parked, and everything else is handled.
     running
-        .until("the aggregate waits", |seen| seen.detoured() == 4)
+        .until("the aggregate waits", |seen| seen.parked() == 4)
         .await;
     until_effects(&database.pool, 16).await;
     running.stop().await;
-    let waiting: i64 = sqlx::query_scalar("select count(*) from tidings.detour")
+    let waiting: i64 = sqlx::query_scalar("select count(*) from tidings.subscriber_parked")
         .fetch_one(&database.pool)
         .await
         .expect("the query succeeds");
@@ -127,12 +127,12 @@ async fn an_aggregate_whose_event_fails_too_often_waits_in_the_database_and_keep
     let running = start!(build());
     place.publish(4, 6..=6).await;
     running
-        .until("a later event is parked too", |seen| seen.detoured() == 1)
+        .until("a later event is parked too", |seen| seen.parked() == 1)
         .await;
     broken.set(false);
     until_effects(&database.pool, 24).await;
     until("nothing waits", async || {
-        let waiting: i64 = sqlx::query_scalar("select count(*) from tidings.detour")
+        let waiting: i64 = sqlx::query_scalar("select count(*) from tidings.subscriber_parked")
             .fetch_one(&database.pool)
             .await
             .expect("the query succeeds");
@@ -141,7 +141,7 @@ async fn an_aggregate_whose_event_fails_too_often_waits_in_the_database_and_keep
     .await;
     place.publish(4, 7..=7).await;
     until_effects(&database.pool, 28).await;
-    assert_eq!(running.statistics.detoured(), 1);
+    assert_eq!(running.statistics.parked(), 1);
     running.stop().await;
     assert_once_and_in_order(&database.pool, 4, 7).await;
 }
@@ -315,7 +315,7 @@ async fn a_database_that_goes_away_pauses_the_subscriber_and_costs_no_event_an_a
         (
             running.statistics.failed_attempts(),
             running.statistics.dead_lettered(),
-            running.statistics.detoured()
+            running.statistics.parked()
         ),
         (0, 0, 0)
     );

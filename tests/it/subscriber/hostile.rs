@@ -224,7 +224,7 @@ async fn a_database_that_is_down_at_the_start_is_waited_for() {
     assert_eq!(
         (
             running.statistics.failed_attempts(),
-            running.statistics.detoured()
+            running.statistics.parked()
         ),
         (0, 0)
     );
@@ -292,7 +292,7 @@ async fn a_database_that_was_read_only_for_a_while_is_used_again_and_costs_no_ev
     assert_eq!(
         (
             running.statistics.failed_attempts(),
-            running.statistics.detoured()
+            running.statistics.parked()
         ),
         (0, 0)
     );
@@ -546,7 +546,7 @@ async fn a_pool_with_fewer_connections_than_handlers_costs_time_alone() {
     running
         .until("all are handled", |seen| seen.handled() == 100)
         .await;
-    assert_eq!(running.statistics.detoured(), 0);
+    assert_eq!(running.statistics.parked(), 0);
     running.stop().await;
     assert_once_and_in_order(&database.pool, 20, 5).await;
 }

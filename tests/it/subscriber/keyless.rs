@@ -55,14 +55,14 @@ async fn events_without_a_key_are_parked_during_an_outage_of_a_dependency_and_ha
     };
     let running = start();
     running
-        .until("four are parked", |seen| seen.detoured() == 4)
+        .until("four are parked", |seen| seen.parked() == 4)
         .await;
     // An event without a key waits for no other.
     until_effects(&database.pool, 1).await;
     assert_eq!(running.statistics.dead_lettered(), 0);
     running.stop().await;
     // The next owner of the partition finds the events, still without a key.
-    let keys: i64 = sqlx::query_scalar("select count(distinct key) from tidings.detour")
+    let keys: i64 = sqlx::query_scalar("select count(distinct key) from tidings.subscriber_parked")
         .fetch_one(&database.pool)
         .await
         .expect("the query succeeds");
@@ -74,7 +74,7 @@ async fn events_without_a_key_are_parked_during_an_outage_of_a_dependency_and_ha
         .until("nothing waits", |seen| {
             seen.partitions()
                 .iter()
-                .all(|partition| partition.detoured_aggregates == 0)
+                .all(|partition| partition.parked_aggregates == 0)
         })
         .await;
     assert_eq!(running.statistics.dead_lettered(), 0);

@@ -118,7 +118,7 @@ async fn metrics_show_what_became_of_events_by_type_and_how_far_each_partition_i
         "tidings_subscriber_running{} 0",
         "tidings_subscriber_lag{topic=\"TOPIC\",partition=\"0\"} 0",
         "tidings_subscriber_unfinished{topic=\"TOPIC\",partition=\"0\"} 0",
-        "tidings_subscriber_detoured_aggregates{topic=\"TOPIC\",partition=\"0\"} 0",
+        "tidings_subscriber_parked_aggregates{topic=\"TOPIC\",partition=\"0\"} 0",
     ];
     until_shown(&statistics, group, topic, &done).await;
     running.stop().await;
@@ -161,7 +161,7 @@ async fn aggregates_that_wait_are_counted_and_no_more_when_they_do_not() {
     let waiting = |seen: &Statistics| {
         seen.partitions()
             .iter()
-            .map(|partition| partition.detoured_aggregates)
+            .map(|partition| partition.parked_aggregates)
             .sum::<u64>()
     };
     running.until("three wait", |seen| waiting(seen) == 3).await;

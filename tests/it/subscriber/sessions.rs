@@ -276,7 +276,7 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
         (
             running.statistics.handled(),
             running.statistics.dead_lettered(),
-            running.statistics.detoured()
+            running.statistics.parked()
         ),
         (24, 0, 0)
     );
@@ -343,7 +343,7 @@ async fn an_event_that_another_member_handles_at_this_moment_keeps_no_commit_wai
     assert_eq!(
         (
             running.statistics.failed_attempts(),
-            running.statistics.detoured()
+            running.statistics.parked()
         ),
         (0, 0)
     );
@@ -450,7 +450,7 @@ async fn connections_that_are_cut_cost_no_event_an_attempt_and_no_effect() {
     assert_eq!(
         (
             running.statistics.dead_lettered(),
-            running.statistics.detoured()
+            running.statistics.parked()
         ),
         (0, 0)
     );

@@ -70,7 +70,12 @@ async fn a_subscriber_refuses_a_database_without_tables_columns_or_rights_and_na
         run(&migrated.pool, sql).await;
     }
     let pool = migrated.pool_as(&role).await;
-    for table in ["inbox", "inbox_collision", "detour", "subscriber"] {
+    for table in [
+        "inbox",
+        "inbox_collision",
+        "subscriber_parked",
+        "subscriber",
+    ] {
         run(
             &migrated.pool,
             format!("revoke insert on tidings.{table} from {role}"),
@@ -89,12 +94,12 @@ async fn a_subscriber_refuses_a_database_without_tables_columns_or_rights_and_na
     }
     run(
         &migrated.pool,
-        "alter table tidings.detour drop column attempts_before".into(),
+        "alter table tidings.subscriber_parked drop column attempts_before".into(),
     )
     .await;
     let text = refusal(&place, pool.clone()).await;
     assert!(
-        text.contains("earlier version (detour)") && text.contains("tidings migrate"),
+        text.contains("earlier version (subscriber_parked)") && text.contains("tidings migrate"),
         "{text}"
     );
     drop(pool);

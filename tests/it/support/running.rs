@@ -9,7 +9,7 @@ use std::{
 use sqlx::PgPool;
 use tidings::{
     kafka, postgres,
-    relay::{CheckState, Observer, Relay, RelayError, RelayOptions, TopicOptions},
+    relay::{CheckState, Relay, RelayError, RelayMetrics, RelayOptions, TopicOptions},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -109,7 +109,7 @@ impl Place {
 pub(crate) struct Running {
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), RelayError>>,
-    pub(crate) observer: Observer,
+    pub(crate) observer: RelayMetrics,
 }
 
 impl Running {

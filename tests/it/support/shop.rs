@@ -294,10 +294,10 @@ impl Shop {
         .await
     }
 
-    /// Returns the types of the events in the table `detour`.
+    /// Returns the types of the events in the table `subscriber_parked`.
     pub(crate) async fn parked(&self) -> Vec<String> {
         let sql = "select convert_from(header_values[array_position(header_names, 'ce_type')], \
-            'UTF8') from tidings.detour order by seq";
+            'UTF8') from tidings.subscriber_parked order by seq";
         sqlx::query_scalar(sql)
             .fetch_all(&self.database.pool)
             .await

@@ -29,7 +29,7 @@ use crate::{
         RelayOptions,
         error::Interruption,
         leadership::relay_store::{connect, within},
-        monitor::metrics::Observer,
+        monitor::metrics::RelayMetrics,
         position::Identity,
     },
 };
@@ -87,7 +87,7 @@ pub(crate) async fn run(
     options: &RelayOptions,
     identity: &Identity,
     epoch: i64,
-    observer: &Observer,
+    observer: &RelayMetrics,
 ) {
     // The rows of a Debezium table belong to other programs.
     if !options.retention.enabled || options.debezium.is_some() {
@@ -120,7 +120,7 @@ struct Retention<'s> {
     options: &'s RelayOptions,
     identity: &'s Identity,
     epoch: i64,
-    observer: &'s Observer,
+    observer: &'s RelayMetrics,
     /// Rows up to this `seq` were examined.
     after: i64,
     told: Option<Instant>,

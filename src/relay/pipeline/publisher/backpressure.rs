@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 use super::{EventPublisher, size_limit::SizeLimit, topic_lookup::Looked};
 use crate::{
     kafka::message_bytes_max,
-    relay::{error::Interruption, monitor::metrics::Part},
+    relay::{error::Interruption, monitor::metrics::Component},
 };
 
 /// Interval between attempts when a cause of back-pressure does not signal its end.
@@ -100,7 +100,7 @@ impl EventPublisher {
             Backpressure::Growing(topic) => {
                 tracing::info!(topic, "holds back events: the topic is being grown");
                 self.observer.note(
-                    Part::Stream,
+                    Component::Stream,
                     format!("holds back events for topic {topic}, which is being grown"),
                 );
                 // The end of the growth ends the session.

@@ -4,7 +4,7 @@
 use super::{BatchIsolation, EventPublisher};
 use crate::relay::{
     error::Interruption,
-    leadership::relay_store::Ledger,
+    leadership::relay_store::RelayStore,
     position::{Journal, Position},
     routing::template::Route,
     sink::{Batch, Durable},
@@ -43,15 +43,15 @@ impl EventPublisher {
         &mut self,
         names: &KafkaNames,
         server: &Server,
-        ledger: &Ledger,
+        relay_store: &RelayStore,
         number: u64,
     ) {
-        self.clock = ledger.clock();
+        self.clock = relay_store.clock();
         let journal = Journal::new(
             server.identity.clone(),
-            ledger.epoch(),
+            relay_store.epoch(),
             number,
-            ledger.seal().clone(),
+            relay_store.seal().clone(),
         );
         self.sink.write_positions(names.topic.clone(), journal);
     }

@@ -27,7 +27,7 @@ use crate::{
         Delivery, RelayOptions, TopicOptions,
         error::Interruption,
         monitor::{
-            metrics::{Observer, Part, Reason},
+            metrics::{Component, Reason, RelayMetrics},
             readiness::Cause,
         },
     },
@@ -122,7 +122,7 @@ impl Asker {
 
     /// Returns the first answer that is not an outage, for an event that waits for it. Lists all
     /// topics first if `survey` is set.
-    async fn until_answered(self, topic: String, survey: bool, observer: Observer) -> Resolved {
+    async fn until_answered(self, topic: String, survey: bool, observer: RelayMetrics) -> Resolved {
         // Stands as long as this future lives. A session that drops it raises its own reason.
         let mut standing: Option<Reason> = None;
         let survey = if survey {
@@ -146,7 +146,7 @@ impl Asker {
             tracing::warn!("{error}; the relay waits, nothing is lost");
             match &standing {
                 Some(reason) => reason.set(error.to_string()),
-                None => standing = Some(observer.hold(Part::Kafka, error.to_string())),
+                None => standing = Some(observer.hold(Component::Kafka, error.to_string())),
             }
             sleep(OUTAGE_RETRY).await;
         }
@@ -178,7 +178,7 @@ impl TopicLookup {
     pub(super) fn look_up(
         &self,
         topic: String,
-        observer: Observer,
+        observer: RelayMetrics,
     ) -> impl Future<Output = Resolved> + Send + use<> {
         let age = self.survey.as_ref().map(|(at, _)| at.elapsed());
         let fresh = self
@@ -242,7 +242,7 @@ impl TopicLookup {
     }
 
     /// Exports the unusable topics, and logs those that are given up.
-    fn show(&mut self, observer: &Observer) {
+    fn show(&mut self, observer: &RelayMetrics) {
         for (topic, reason) in self.faults.give_up() {
             tracing::error!(
                 topic,
@@ -252,7 +252,7 @@ impl TopicLookup {
         }
         match (self.faults.standing(), &self.standing) {
             (Some(text), Some(reason)) => reason.set(text),
-            (Some(text), None) => self.standing = Some(observer.hold(Part::Kafka, text)),
+            (Some(text), None) => self.standing = Some(observer.hold(Component::Kafka, text)),
             (None, _) => self.standing = None,
         }
     }
@@ -271,14 +271,14 @@ impl EventPublisher {
             asked += 1;
             match self.topics.cluster_id().await {
                 Ok(id) => {
-                    self.observer.note(Part::Kafka, "connected");
-                    self.observer.clear(Part::Kafka, Cause::Cluster);
+                    self.observer.note(Component::Kafka, "connected");
+                    self.observer.clear(Component::Kafka, Cause::Cluster);
                     return Ok(id);
                 }
                 Err(error) if asked < REACH_TRIES => {
                     tracing::warn!("{error}; the relay waits for it");
                     self.observer
-                        .raise(Part::Kafka, Cause::Cluster, error.to_string());
+                        .raise(Component::Kafka, Cause::Cluster, error.to_string());
                     self.observer.pulse().moved();
                 }
                 Err(error) => return Err(Interruption::Kafka(error.to_string())),
@@ -348,7 +348,7 @@ impl EventPublisher {
              correct the cause and run `tidings parked retry`, or raise the limit"
         );
         tracing::error!("{text}");
-        self.observer.hold(Part::Stream, text)
+        self.observer.hold(Component::Stream, text)
     }
 
     /// Processes an answer about a topic.
@@ -404,12 +404,12 @@ impl EventPublisher {
 
     pub(super) fn observe_cluster(&mut self) {
         let Some(reason) = self.sink.acks().unreachable_since_last_ack() else {
-            self.observer.note(Part::Kafka, "connected");
-            self.observer.clear(Part::Kafka, Cause::Cluster);
+            self.observer.note(Component::Kafka, "connected");
+            self.observer.clear(Component::Kafka, Cause::Cluster);
             return;
         };
         self.observer.raise(
-            Part::Kafka,
+            Component::Kafka,
             Cause::Cluster,
             format!("{reason}; events wait in the outbox"),
         );

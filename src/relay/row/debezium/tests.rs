@@ -75,7 +75,7 @@ fn read<T>(layout: &Layout, bytes: &[u8], check: impl FnOnce(Result<Row<'_>, Row
     let Ok(Message::Insert { row, .. }) = decode(bytes) else {
         panic!("an insert")
     };
-    check(layout.read(&row, 5, &mut Scratch::default()))
+    check(layout.read(&row, 5, &mut RowBuffer::default()))
 }
 
 proptest! {

@@ -287,7 +287,7 @@ async fn log_of(
     conditions: &mut Conditions,
 ) -> Result<Log, Interruption> {
     let only = match table_layout::examine(options, session).await {
-        Ok(shape) => shape.log_only().is_some(),
+        Ok(table_layout) => table_layout.log_only().is_some(),
         Err(refused) => {
             conditions.probed("outbox", Log::Wanted, Err(refused))?;
             false

@@ -50,7 +50,7 @@ pub(super) fn judge(facts: &Facts, options: &RelayOptions, conditions: &mut Cond
     }
     let before = conditions.0.len();
     if options.debezium.is_none() {
-        shape(facts, options, conditions);
+        table_layout(facts, options, conditions);
         own_transactions(facts, options, conditions);
     }
     storage(facts, options, conditions);
@@ -70,7 +70,7 @@ pub(super) fn judge(facts: &Facts, options: &RelayOptions, conditions: &mut Cond
 }
 
 /// Checks that the outbox is a plain table with the columns of the migrations.
-fn shape(facts: &Facts, options: &RelayOptions, conditions: &mut Conditions) {
+fn table_layout(facts: &Facts, options: &RelayOptions, conditions: &mut Conditions) {
     let table = options.quoted_table();
     let what = match facts.outbox_kind.as_deref() {
         Some("r") if facts.outbox_has_children => {

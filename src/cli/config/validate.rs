@@ -5,14 +5,14 @@ use crate::postgres::{SchemaName, SchemaNameError};
 use crate::relay::{TopicTemplate, is_dead_letter_topic, is_relay_name};
 
 /// The problem and the remedy of an invalid text.
-pub(crate) type Broken = Option<(String, String)>;
+pub(crate) type Invalid = Option<(String, String)>;
 
-fn broken(problem: impl Into<String>, remedy: impl Into<String>) -> Broken {
+fn broken(problem: impl Into<String>, remedy: impl Into<String>) -> Invalid {
     Some((problem.into(), remedy.into()))
 }
 
 /// Checks the name of a relay.
-pub(crate) fn relay_name(name: &str) -> Broken {
+pub(crate) fn relay_name(name: &str) -> Invalid {
     if is_relay_name(name) {
         None
     } else {
@@ -24,7 +24,7 @@ pub(crate) fn relay_name(name: &str) -> Broken {
 }
 
 /// Checks the name of a schema. As in the migrations, it must not need quotes.
-pub(crate) fn schema(name: &str) -> Broken {
+pub(crate) fn schema(name: &str) -> Invalid {
     match name.parse::<SchemaName>() {
         Ok(_) => None,
         Err(SchemaNameError::Reserved(_)) => broken(
@@ -43,7 +43,7 @@ pub(crate) fn schema(name: &str) -> Broken {
 }
 
 /// Checks a topic template, as the relay parses it.
-pub(crate) fn topic_template(template: &str) -> Broken {
+pub(crate) fn topic_template(template: &str) -> Invalid {
     let error = TopicTemplate::parse(template).err()?;
     broken(
         format!("is not a topic template: {error}"),
@@ -52,7 +52,7 @@ pub(crate) fn topic_template(template: &str) -> Broken {
 }
 
 /// Checks a dead letter topic, as the relay parses it.
-pub(crate) fn dead_letter_topic(template: &str) -> Broken {
+pub(crate) fn dead_letter_topic(template: &str) -> Invalid {
     if is_dead_letter_topic(template) {
         None
     } else {
@@ -65,7 +65,7 @@ pub(crate) fn dead_letter_topic(template: &str) -> Broken {
 }
 
 /// Checks `ce_source`, a non-empty URI reference (CloudEvents 1.0).
-pub(crate) fn event_source(text: &str) -> Broken {
+pub(crate) fn event_source(text: &str) -> Invalid {
     let fits = !text.is_empty()
         && text.bytes().all(|byte| {
             byte.is_ascii_graphic()
@@ -86,7 +86,7 @@ pub(crate) fn event_source(text: &str) -> Broken {
 }
 
 /// Checks `host:port`, or `off`.
-pub(crate) fn listen(text: &str) -> Broken {
+pub(crate) fn listen(text: &str) -> Invalid {
     const REMEDY: &str = "write ADDRESS:PORT, for instance 127.0.0.1:9464, or off";
     match text.rsplit_once(':') {
         _ if text == "off" => None,
@@ -104,7 +104,7 @@ pub(crate) fn listen(text: &str) -> Broken {
 
 /// Checks the directives of tracing-subscriber's `EnvFilter`. Unlike `EnvFilter`, it does not
 /// accept an unknown bare word as a target.
-pub(crate) fn log_level(text: &str) -> Broken {
+pub(crate) fn log_level(text: &str) -> Invalid {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     let level = |word: &str| LEVELS.contains(&word.to_ascii_lowercase().as_str());
     let fits = text
@@ -132,7 +132,7 @@ pub(crate) fn log_level(text: &str) -> Broken {
 mod tests {
     use super::*;
 
-    fn check(rule: fn(&str) -> Broken, good: &[&str], bad: &[&str]) {
+    fn check(rule: fn(&str) -> Invalid, good: &[&str], bad: &[&str]) {
         for text in good {
             assert_eq!(rule(text), None, "{text}");
         }

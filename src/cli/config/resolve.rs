@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::fault::{Fault, Place};
 use super::key::{self, KEYS, Key, Kind, PROPERTIES};
 use super::layer::Layer;
-use super::rule::{self, Broken};
+use super::validate::{self, Invalid};
 use super::value::{self, Meant, Written};
 use crate::relay::{
     DebeziumOutbox, Delivery, EnvelopeFormat, OnUndeliverable, RelayOptions, RetentionOptions,
@@ -117,7 +117,7 @@ impl Config {
 ///
 /// Returns all errors of all layers and values.
 pub(crate) fn settle(layers: Vec<Layer>, needs: Needs) -> Result<Config, Vec<Fault>> {
-    let mut settled = Settled::default();
+    let mut settled = Resolved::default();
     for layer in layers {
         settled.faults.extend(layer.faults);
         settled.written.extend(
@@ -147,14 +147,14 @@ pub(crate) fn settle(layers: Vec<Layer>, needs: Needs) -> Result<Config, Vec<Fau
 }
 
 #[derive(Default)]
-pub(super) struct Settled {
+pub(super) struct Resolved {
     pub(super) written: BTreeMap<&'static str, (Written, Place)>,
     properties: BTreeMap<String, (String, Place)>,
     pub(super) meant: BTreeMap<&'static str, Meant>,
     faults: Vec<Fault>,
 }
 
-impl Settled {
+impl Resolved {
     fn read(&mut self) {
         for key in KEYS {
             let default = key.default.map(|text| Written::Word(text.into()));
@@ -174,15 +174,15 @@ impl Settled {
     }
 
     fn check_rules(&mut self) {
-        type Rule = fn(&str) -> Broken;
+        type Rule = fn(&str) -> Invalid;
         let rules: [(&'static Key, Rule); 7] = [
-            (&key::NAME, rule::relay_name),
-            (&key::SCHEMA, rule::schema),
-            (&key::TOPIC, rule::topic_template),
-            (&key::EVENT_SOURCE, rule::event_source),
-            (&key::DEAD_LETTER_TOPIC, rule::dead_letter_topic),
-            (&key::LISTEN, rule::listen),
-            (&key::LOG_LEVEL, rule::log_level),
+            (&key::NAME, validate::relay_name),
+            (&key::SCHEMA, validate::schema),
+            (&key::TOPIC, validate::topic_template),
+            (&key::EVENT_SOURCE, validate::event_source),
+            (&key::DEAD_LETTER_TOPIC, validate::dead_letter_topic),
+            (&key::LISTEN, validate::listen),
+            (&key::LOG_LEVEL, validate::log_level),
         ];
         for (key, rule) in rules {
             // A key without a meaning has already been reported.

@@ -1,6 +1,6 @@
 //! Earliest known due time for the timer of this process.
 //!
-//! The alarm covers what this process has stored. The timer finds changes of other processes by
+//! The wakeup covers what this process has stored. The timer finds changes of other processes by
 //! polling.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,13 +9,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 #[derive(Debug, Default)]
-pub(super) struct Alarm {
+pub(super) struct Wakeup {
     at: Mutex<Option<Instant>>,
     earlier: Notify,
 }
 
-impl Alarm {
-    /// Makes the alarm ring at `at` or earlier.
+impl Wakeup {
+    /// Makes the wakeup ring at `at` or earlier.
     pub(super) fn set(&self, at: Instant) {
         let mut earliest = self.at();
         if earliest.is_none_or(|known| at < known) {
@@ -24,7 +24,7 @@ impl Alarm {
         }
     }
 
-    /// Waits until the alarm rings, or until `latest`. Resets the alarm, because the caller then
+    /// Waits until the wakeup rings, or until `latest`. Resets the wakeup, because the caller then
     /// checks all due sagas.
     pub(super) async fn ring(&self, latest: Instant) {
         loop {
@@ -53,28 +53,28 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_rings_at_the_earliest_time_it_was_set_to_and_at_the_latest_otherwise() {
-        let (alarm, began) = (Arc::new(Alarm::default()), Instant::now());
-        alarm.set(began + 5 * SECOND);
-        alarm.set(began + 9 * SECOND);
-        let setting = alarm.clone();
+        let (wakeup, began) = (Arc::new(Wakeup::default()), Instant::now());
+        wakeup.set(began + 5 * SECOND);
+        wakeup.set(began + 9 * SECOND);
+        let setting = wakeup.clone();
         tokio::spawn(async move {
             tokio::time::sleep(SECOND).await;
             setting.set(began + 2 * SECOND);
         });
-        alarm.ring(began + 60 * SECOND).await;
+        wakeup.ring(began + 60 * SECOND).await;
         assert_eq!(
             began.elapsed().as_secs(),
             2,
             "set to an earlier time during the wait"
         );
-        alarm.ring(began + 60 * SECOND).await;
+        wakeup.ring(began + 60 * SECOND).await;
         assert_eq!(
             began.elapsed().as_secs(),
             60,
-            "the alarm is reset after it has rung"
+            "the wakeup is reset after it has rung"
         );
-        alarm.set(began);
-        alarm.ring(began + 99 * SECOND).await;
+        wakeup.set(began);
+        wakeup.ring(began + 99 * SECOND).await;
         assert_eq!(
             began.elapsed().as_secs(),
             60,

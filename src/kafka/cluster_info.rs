@@ -14,7 +14,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::dropped::Dropped;
+use super::drop_on_thread::Dropped;
 use super::{OVERDUE, Settings, bounded};
 
 /// Maximum number of client errors that are kept. The last ones explain why a connection fails.
