@@ -70,7 +70,6 @@ pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 pub(crate) use feed::Feed;
 pub(crate) use foreign_id::identity_by_place;
-pub(crate) use format::foreign_format;
 pub(crate) use gap::Gap;
 pub(crate) use group_reader::{Ends, GroupReader, Unhandled};
 #[cfg(feature = "cli")]
