@@ -71,7 +71,6 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
     );
     let expected = [
         "_tidings_migrations",
-        "subscriber_parked",
         "inbox",
         "inbox_collision",
         "outbox",
@@ -85,6 +84,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
         "saga_lock",
         "scheduled",
         "subscriber",
+        "subscriber_parked",
     ];
     assert_eq!(tables(&database.pool, "tidings").await, expected);
     assert_eq!(
@@ -183,7 +183,7 @@ async fn many_processes_migrating_at_once_migrate_once() {
     assert_eq!(
         applied.iter().map(|step| step.version).collect::<Vec<_>>(),
         [
-            1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 24, 25, 26, 28, 32, 35, 36, 37, 38, 39, 40, 41
+            1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 24, 25, 26, 28, 32, 35, 36, 37, 38, 39, 40, 41, 42
         ],
         "one run did all, the others nothing"
     );
@@ -363,6 +363,40 @@ async fn tables_made_by_hand_are_adopted() {
         .await
         .expect("the row exists");
     assert_eq!(rows, 1);
+    let mut parked = tables(&database.pool, "tidings").await;
+    parked.retain(|name| ["detour", "subscriber_parked"].contains(&name.as_str()));
+    assert_eq!(parked, ["subscriber_parked"], "one table remains");
+}
+
+#[tokio::test]
+async fn parked_events_of_an_earlier_version_are_kept() {
+    let database = database().await;
+    let before = [
+        include_str!("../../migrations/0003_inbox.sql"),
+        include_str!("../../migrations/0035_detour_attempts.sql"),
+        include_str!("../../migrations/0040_detour_correlation.sql"),
+    ];
+    let prepare = format!(
+        "create schema tidings; set local search_path to tidings; {}",
+        before.concat()
+    );
+    execute(&database.pool, prepare).await;
+    execute(
+        &database.pool,
+        "insert into tidings.detour (consumer, topic, partition, record_offset, record_timestamp, key) \
+         values ('stock', 'order', 0, 7, 1, 'k')",
+    )
+    .await;
+    Migrations::new()
+        .run(&database.pool)
+        .await
+        .expect("the tables fit");
+    let offsets: Vec<i64> =
+        sqlx::query_scalar("select record_offset from tidings.subscriber_parked")
+            .fetch_all(&database.pool)
+            .await
+            .expect("the table has its new name");
+    assert_eq!(offsets, [7]);
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ struct Case {
 const CASES: &[Case] = &[
     Case {
         fault: "alter sequence tidings.outbox_seq_seq cache 100",
-        message: "hands out 100 numbers at once",
+        message: "reserves 100 numbers at once",
         remedy: "alter sequence tidings.outbox_seq_seq cache 1",
         repair: "alter sequence tidings.outbox_seq_seq cache 1",
         source: SourceKind::Auto,
@@ -43,7 +43,7 @@ const CASES: &[Case] = &[
     },
     Case {
         fault: "alter table tidings.outbox alter column version type bigint",
-        message: "column version of table \"tidings\".\"outbox\" is of type bigint",
+        message: "column version of table \"tidings\".\"outbox\" has type bigint",
         remedy: "alter column version type int",
         repair: "alter table tidings.outbox alter column version type int",
         source: SourceKind::Poll,

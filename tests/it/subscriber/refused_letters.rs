@@ -88,8 +88,7 @@ fn letters(place: &Place) -> String {
 
 /// The number of parked events and the error of the oldest one.
 async fn parked(pool: &PgPool) -> (i64, String) {
-    let parked =
-        "select count(*), coalesce((array_agg(error order by seq))[1], '') from tidings.subscriber_parked";
+    let parked = "select count(*), coalesce((array_agg(error order by seq))[1], '') from tidings.subscriber_parked";
     sqlx::query_as(parked).fetch_one(pool).await.expect("read")
 }
 
