@@ -4,12 +4,18 @@
 //! and data in the value), the records of Debezium's EventRouter (header `id`, and the type in a
 //! header if the connector writes one), and plain JSON. All are converted to binary mode.
 
+#[cfg(all(any(test, fuzzing), feature = "relay"))]
+mod fuzz;
+mod malformed;
+mod structured;
+
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
-
+#[cfg(all(any(test, fuzzing), feature = "relay"))]
+pub(crate) use self::fuzz::fuzz_record;
+pub use self::malformed::Malformed;
+use self::structured::from_structured;
 use super::foreign_id::foreign_id_at;
 use super::format::{declared_foreign_format, is_connect_envelope, is_structured, probable_format};
 use super::incoming::{Buffers, Incoming};
@@ -41,48 +47,6 @@ struct Attributes {
     aggregate_type: Option<u16>,
     time: Option<u16>,
 }
-
-/// Reason why a record is not an event.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Malformed {
-    /// An attribute is not valid text.
-    #[error("the attribute `{0}` is not UTF-8")]
-    NotText(&'static str),
-    /// An attribute that CloudEvents requires is missing.
-    #[error("the CloudEvent has no `{0}`")]
-    Missing(&'static str),
-    /// The version is not a number, or is 0.
-    #[error("the version {0:?} is not a positive integer")]
-    Version(String),
-    /// The value is not a CloudEvent in JSON.
-    #[error("the value is not a CloudEvent: {0}")]
-    Structured(String),
-    /// The CloudEvents version is not supported; its attributes may have another meaning.
-    #[error("the CloudEvents version {0:?} is not supported; send specversion 1.0")]
-    SpecVersion(String),
-    /// The event is wrapped in an envelope with its schema.
-    #[error(
-        "the value is an envelope of Kafka Connect with `schema` and `payload`; set \
-         `schemas.enable=false` for its converter, then replay or send the event again"
-    )]
-    ConnectEnvelope,
-    /// Too many names of headers are not valid text.
-    #[error("the names of many headers are not UTF-8; the record is kept without its headers")]
-    HeaderNames,
-    /// The value has an unsupported format.
-    #[error("the value is in a format that is not supported: {0}")]
-    Format(String),
-    /// The record does not contain an event type.
-    #[error(
-        "the record has no event type: neither `ce_type` nor a header `eventType`, and no type is \
-         assumed for this topic"
-    )]
-    NoType,
-}
-
-/// Prefix of the headers that a CloudEvent's other attributes become.
-const PREFIX: &str = "ce_";
 
 impl Message {
     /// Parses a record. A record without a type gets `assumed_type`.
@@ -282,8 +246,8 @@ impl Message {
         self.original.as_deref().unwrap_or(&self.incoming)
     }
 
-    /// Returns the number of attempts before this delivery: in place, from the table of parked events, from retry
-    /// topics, and before a replay.
+    /// Returns the number of attempts before this delivery: in place, from the table of parked
+    /// events, from retry topics, and before a replay.
     pub(crate) fn attempts_before(&self) -> u32 {
         self.attempts_before
     }
@@ -329,59 +293,6 @@ fn number(text: &str) -> Result<u32, Malformed> {
         .ok_or_else(|| Malformed::Version(text.to_owned()))
 }
 
-/// Converts structured mode to binary mode: attributes become headers, and `data` or `data_base64`
-/// becomes the value.
-fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> {
-    use base64::Engine as _;
-    let malformed = |error: &dyn std::fmt::Display| Malformed::Structured(error.to_string());
-    let attributes: BTreeMap<Cow<'_, str>, &RawValue> =
-        serde_json::from_slice(record.value().unwrap_or_default())
-            .map_err(|error| malformed(&error))?;
-    let mut headers: Vec<(String, Cow<'_, [u8]>)> =
-        Vec::with_capacity(attributes.len() + record.headers().len());
-    if !attributes.contains_key("specversion") {
-        return Err(Malformed::Missing("specversion"));
-    }
-    for (name, value) in record
-        .headers()
-        .filter(|(name, _)| !name.eq_ignore_ascii_case(b"content-type"))
-    {
-        headers.push((
-            String::from_utf8_lossy(name).into_owned(),
-            Cow::Borrowed(value),
-        ));
-    }
-    let mut data: Option<Cow<'_, [u8]>> = None;
-    for (name, raw) in &attributes {
-        // The text of a string without its quotes; numbers and booleans as they are written.
-        let text = || match serde_json::from_str::<String>(raw.get()) {
-            Ok(text) => Cow::Owned(text.into_bytes()),
-            Err(_) => Cow::Borrowed(raw.get().as_bytes()),
-        };
-        match &**name {
-            "data" => data = (raw.get() != "null").then(|| Cow::Borrowed(raw.get().as_bytes())),
-            "data_base64" => {
-                let bytes = base64::engine::general_purpose::STANDARD
-                    .decode(&*text())
-                    .map_err(|error| malformed(&error))?;
-                data = Some(Cow::Owned(bytes));
-            }
-            "datacontenttype" => headers.push(("content-type".into(), text())),
-            "traceparent" | "tracestate" => headers.push((name.to_string(), text())),
-            _ => headers.push((format!("{PREFIX}{name}"), text())),
-        }
-    }
-    let borrowed = headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), Some(&**value)));
-    Ok(Incoming::new(
-        record.place(),
-        record.key(),
-        data.as_deref(),
-        borrowed,
-    ))
-}
-
 /// Replaces a value that is one JSON string with its text. Debezium writes a JSON payload as one
 /// string unless it is configured to expand it.
 fn unwrap_text(message: Message) -> Message {
@@ -407,61 +318,6 @@ fn unwrap_text(message: Message) -> Message {
         incoming,
         ..message
     }
-}
-
-/// Parses arbitrary bytes as a record, for the fuzz target. Lines `name: value` are headers; the
-/// value follows an empty line.
-#[cfg(all(any(test, fuzzing), feature = "relay"))]
-pub(crate) fn fuzz_record(bytes: &[u8]) {
-    let end = bytes
-        .windows(2)
-        .position(|pair| pair == b"\n\n")
-        .unwrap_or(bytes.len());
-    let value = bytes.get(end + 2..);
-    let headers: Vec<(String, &[u8])> = bytes[..end]
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| {
-            let colon = line.windows(2).position(|pair| pair == b": ")?;
-            Some((
-                String::from_utf8_lossy(&line[..colon]).into_owned(),
-                &line[colon + 2..],
-            ))
-        })
-        .collect();
-    let place = super::incoming::Place {
-        topic: "t".into(),
-        partition: 0,
-        offset: 1,
-        timestamp: 2,
-    };
-    let incoming = Incoming::new(
-        place,
-        Some(b"k"),
-        value,
-        headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), Some(*value))),
-    );
-    for assumed in [None, Some("Assumed")] {
-        if let Ok(message) = Message::read(incoming.clone(), assumed) {
-            let _ = (
-                message.event_type(),
-                message.version(),
-                message.id(),
-                message.source(),
-                message.aggregate_id(),
-            );
-            let _ = (
-                message.aggregate_type(),
-                message.time(),
-                message.data(),
-                message.header("traceparent"),
-                message.size(),
-            );
-        }
-    }
-    #[cfg(feature = "subscriber")]
-    crate::subscriber::fuzz_dead_letter(incoming);
 }
 
 #[cfg(test)]
