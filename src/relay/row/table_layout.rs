@@ -185,11 +185,11 @@ async fn columns(
         "r" => Ok(columns),
         "" => Err(Interruption::Refused(format!(
             "there is no table {schema}.{table} in this database: set its name in outbox.table \
-                 exactly as Postgres stores it (select schemaname, tablename from pg_tables)"
+             exactly as Postgres stores it (select schemaname, tablename from pg_tables)"
         ))),
         _ => Err(Interruption::Refused(format!(
             "{schema}.{table} is not a plain table (relkind {kind}): a partitioned table or a \
-                 view cannot be read in the order of the log"
+             view cannot be read in the order of the log"
         ))),
     }
 }

@@ -22,6 +22,12 @@ use crate::{
     },
 };
 
+/// Activity of [`copy_slot`], for error messages.
+const TAKING_OVER: &str = "taking over the connector's slot";
+
+/// State of a slot: it is in use, and the log before this position is confirmed.
+type SlotState = (bool, Lsn);
+
 /// Progress of a connector, as stored by Kafka Connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offset {
@@ -154,12 +160,6 @@ pub(crate) async fn take_over(
         ..start
     })
 }
-
-/// Activity of [`copy_slot`], for error messages.
-const TAKING_OVER: &str = "taking over the connector's slot";
-
-/// State of a slot: it is in use, and the log before this position is confirmed.
-type SlotState = (bool, Lsn);
 
 /// Copies the connector's slot to the relay's, unless the relay's slot exists.
 async fn copy_slot(
