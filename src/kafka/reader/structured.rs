@@ -5,10 +5,16 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde_json::value::RawValue;
 
 use super::Malformed;
-use crate::kafka::incoming::Incoming;
+use crate::kafka::{
+    format::{is_json, own_content_type},
+    incoming::Incoming,
+};
 
 /// Prefix of the headers that a CloudEvent's other attributes become.
 const PREFIX: &str = "ce_";
+
+/// A JSON value that stands for an attribute that is not set.
+const NULL: &str = "null";
 
 /// Converts structured mode to binary mode: attributes become headers, and `data` or `data_base64`
 /// becomes the value.
@@ -20,7 +26,10 @@ pub(super) fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> 
             .map_err(|error| malformed(&error))?;
     let mut headers: Vec<(String, Cow<'_, [u8]>)> =
         Vec::with_capacity(attributes.len() + record.headers().len());
-    if !attributes.contains_key("specversion") {
+    if attributes
+        .get("specversion")
+        .is_none_or(|raw| raw.get() == NULL)
+    {
         return Err(Malformed::Missing("specversion"));
     }
     for (name, value) in record
@@ -32,22 +41,37 @@ pub(super) fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> 
             Cow::Borrowed(value),
         ));
     }
+    // An SDK may leave the data's type in the record's header.
+    let data_type = match attributes
+        .get("datacontenttype")
+        .filter(|raw| raw.get() != NULL)
+    {
+        Some(raw) => Some(Cow::Owned(
+            String::from_utf8_lossy(&text_of(raw)).into_owned(),
+        )),
+        None => own_content_type(record).map(Cow::Borrowed),
+    };
+    let is_text = data_type.as_deref().is_some_and(|media| !is_json(media));
+    headers.extend(
+        data_type
+            .iter()
+            .map(|media| ("content-type".to_owned(), Cow::Borrowed(media.as_bytes()))),
+    );
     let mut data: Option<Cow<'_, [u8]>> = None;
-    for (name, raw) in &attributes {
-        // The text of a string without its quotes; numbers and booleans as they are written.
-        let text = || match serde_json::from_str::<String>(raw.get()) {
-            Ok(text) => Cow::Owned(text.into_bytes()),
-            Err(_) => Cow::Borrowed(raw.get().as_bytes()),
-        };
+    // An attribute that is null is not set.
+    for (name, raw) in attributes.iter().filter(|(_, raw)| raw.get() != NULL) {
+        let text = || text_of(raw);
         match &**name {
-            "data" => data = (raw.get() != "null").then(|| Cow::Borrowed(raw.get().as_bytes())),
+            // Data of another type than JSON is the text of a JSON string.
+            "data" if is_text => data = Some(text()),
+            "data" => data = Some(Cow::Borrowed(raw.get().as_bytes())),
             "data_base64" => {
                 let bytes = base64::engine::general_purpose::STANDARD
                     .decode(&*text())
                     .map_err(|error| malformed(&error))?;
                 data = Some(Cow::Owned(bytes));
             }
-            "datacontenttype" => headers.push(("content-type".into(), text())),
+            "datacontenttype" => {}
             "traceparent" | "tracestate" => headers.push((name.to_string(), text())),
             _ => headers.push((format!("{PREFIX}{name}"), text())),
         }
@@ -61,4 +85,12 @@ pub(super) fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> 
         data.as_deref(),
         borrowed,
     ))
+}
+
+/// Returns a JSON string without its quotes, and any other value as it is written.
+fn text_of(raw: &RawValue) -> Cow<'_, [u8]> {
+    match serde_json::from_str::<String>(raw.get()) {
+        Ok(text) => Cow::Owned(text.into_bytes()),
+        Err(_) => Cow::Borrowed(raw.get().as_bytes()),
+    }
 }

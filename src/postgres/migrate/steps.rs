@@ -127,6 +127,11 @@ const ALL: &[(i64, &str, &str)] = &[
         "subscriber parked",
         include_str!("../../../migrations/0041_subscriber_parked.sql"),
     ),
+    (
+        42,
+        "subscriber parked keys",
+        include_str!("../../../migrations/0042_subscriber_parked_keys.sql"),
+    ),
 ];
 
 /// Returns all migrations in order. They are compiled in, because a published crate has no
