@@ -257,7 +257,7 @@ impl std::fmt::Debug for Settings {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{properties::KNOWN, *};
 
     fn settings(properties: &[(&str, &str)]) -> Settings {
         let properties = properties

@@ -141,7 +141,7 @@ const JAVA: [(&str, &str); 7] = [
 ];
 
 /// Properties that users are likely to set, with which a misspelt name is compared.
-const KNOWN: [&str; 58] = [
+pub(super) const KNOWN: [&str; 58] = [
     "acks",
     "batch.num.messages",
     "batch.size",

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Default of `connect_timeout`. libpq waits indefinitely, but a relay retries.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Resolves a URL. Parts that it omits come from the environment.
 ///
