@@ -4,6 +4,12 @@
 //! from its own queue by the task that handles them. For back-pressure the task stops reading, and
 //! librdkafka stops fetching when the queue is full. (`pause` would discard the fetched records and
 //! fetch them again.)
+//!
+//! | file | content |
+//! |---|---|
+//! | `properties` | librdkafka properties of a member |
+//! | `assignment` | reading of assigned partitions |
+//! | `metadata` | partitions of a topic |
 
 mod assignment;
 mod metadata;

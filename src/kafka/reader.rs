@@ -3,6 +3,12 @@
 //! Supports CloudEvents in binary mode (attributes in headers) and in structured mode (attributes
 //! and data in the value), the records of Debezium's EventRouter (header `id`, and the type in a
 //! header if the connector writes one), and plain JSON. All are converted to binary mode.
+//!
+//! | file | content |
+//! |---|---|
+//! | `structured` | CloudEvents in structured mode |
+//! | `spring` | headers of Spring Kafka |
+//! | `malformed` | reasons why a record is not an event |
 
 #[cfg(all(any(test, fuzzing), feature = "relay"))]
 mod fuzz;

@@ -5,6 +5,11 @@
 //! for each other, and the connection returns to its pool with its original settings. The applied
 //! versions are stored in a table of the schema. The application's own `_sqlx_migrations` is not
 //! used.
+//!
+//! | file | content |
+//! |---|---|
+//! | `steps` | the migrations, compiled in |
+//! | `error` | reasons why they cannot be applied |
 
 mod error;
 mod steps;

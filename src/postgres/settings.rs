@@ -4,6 +4,15 @@
 //! does not use sqlx but must connect in the same way. And sqlx ignores unknown parameters, whereas
 //! `sslmod=verify-full` must be an error. Parts that the URL omits come from libpq's environment
 //! variables and password file. `pg_service.conf` and several hosts are not supported.
+//!
+//! | file | content |
+//! |---|---|
+//! | `url` | the parts of a URL |
+//! | `resolve` | settings from URL, environment and defaults |
+//! | `parameters` | supported parameters, and the reasons why others are refused |
+//! | `passfile` | libpq's password file |
+//! | `security` | accepted authentication methods and channel binding |
+//! | `ssl_mode` | encryption of the connection |
 
 mod parameters;
 mod passfile;

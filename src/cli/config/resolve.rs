@@ -1,4 +1,10 @@
 //! Merges the layers into the effective configuration, or returns all of its errors.
+//!
+//! | file | content |
+//! |---|---|
+//! | `effective` | the effective configuration |
+//! | `kafka` | brokers and librdkafka properties |
+//! | `entries` | the printable form, without secrets |
 
 mod effective;
 mod entries;

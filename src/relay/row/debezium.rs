@@ -1,4 +1,10 @@
 //! Decoding of rows of a Debezium outbox. Pure; events borrow the row's bytes where possible.
+//!
+//! | file | content |
+//! |---|---|
+//! | `columns` | the outbox's columns among those of a table |
+//! | `values` | types and values of columns |
+//! | `envelope` | additional columns |
 
 mod columns;
 mod envelope;
