@@ -27,9 +27,7 @@ use crate::relay::{
     error::Interruption,
     leadership::relay_store::{RelayStore, within},
 };
-pub(crate) use decisions::{
-    DISCARDED_AT_ONCE, decided, decisions, discard, topics_to_look_at,
-};
+pub(crate) use decisions::{DISCARDED_AT_ONCE, decided, decisions, discard, topics_to_look_at};
 pub(crate) use heads::{Action, Parked, first, first_of_topic};
 pub(crate) use ranges::unfold;
 pub(crate) use reasons::{Converted, convert, failed, restate};
