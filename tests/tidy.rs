@@ -18,6 +18,7 @@ const RANKS: &[&[&str]] = &[
 
 /// Lines of a file, without its unit tests.
 const FILE_LINES_MAX: usize = 400;
+/// Lines of a function outside unit tests.
 const FUNCTION_LINES_MAX: usize = 70;
 const COLUMNS_MAX: usize = 100;
 
@@ -164,12 +165,16 @@ fn every_folder_of_the_library_has_a_rank() {
 fn files_and_functions_are_short() {
     let mut violations = Vec::new();
     for source in sources(&["src"], "rs") {
-        let lines = without_tests(&source.text).lines().count();
-        if lines > FILE_LINES_MAX && !source.path.ends_with("tests.rs") {
+        if source.path.ends_with("tests.rs") {
+            continue;
+        }
+        let text = without_tests(&source.text);
+        let lines = text.lines().count();
+        if lines > FILE_LINES_MAX {
             violations.push(format!("{}: {lines} lines", source.path));
         }
         let mut function: Option<(usize, usize, String)> = None;
-        for (number, line) in source.lines() {
+        for (number, line) in (1..).zip(text.lines()) {
             let indent = line.len() - line.trim_start().len();
             if let Some((begin, at, name)) = &function {
                 if indent == *at && line.trim_start().starts_with('}') {

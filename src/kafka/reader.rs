@@ -3,17 +3,29 @@
 //! Supports CloudEvents in binary mode (attributes in headers) and in structured mode (attributes
 //! and data in the value), the records of Debezium's EventRouter (header `id`, and the type in a
 //! header if the connector writes one), and plain JSON. All are converted to binary mode.
+//!
+//! | file | content |
+//! |---|---|
+//! | `structured` | CloudEvents in structured mode |
+//! | `spring` | headers of Spring Kafka |
+//! | `malformed` | reasons why a record is not an event |
+
+#[cfg(all(any(test, fuzzing), feature = "relay"))]
+mod fuzz;
+mod malformed;
+mod spring;
+mod structured;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
-
+#[cfg(all(any(test, fuzzing), feature = "relay"))]
+pub(crate) use self::fuzz::fuzz_record;
+pub use self::malformed::Malformed;
+use self::{spring::with_plain_headers, structured::from_structured};
 use super::foreign_id::foreign_id_at;
 use super::format::{
-    declared_foreign_format, foreign_format, is_connect_envelope, is_json, is_structured,
-    own_content_type, probable_format,
+    declared_foreign_format, foreign_format, is_connect_envelope, is_structured, probable_format,
 };
 use super::incoming::{Buffers, Incoming};
 use crate::event::Envelope;
@@ -44,48 +56,6 @@ struct Attributes {
     aggregate_type: Option<u16>,
     time: Option<u16>,
 }
-
-/// Reason why a record is not an event.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Malformed {
-    /// An attribute is not valid text.
-    #[error("the attribute `{0}` is not UTF-8")]
-    NotText(&'static str),
-    /// An attribute that CloudEvents requires is missing.
-    #[error("the CloudEvent has no `{0}`")]
-    Missing(&'static str),
-    /// The version is not a number, or is 0.
-    #[error("the version {0:?} is not a positive integer")]
-    Version(String),
-    /// The value is not a CloudEvent in JSON.
-    #[error("the value is not a CloudEvent: {0}")]
-    Structured(String),
-    /// The CloudEvents version is not supported; its attributes may have another meaning.
-    #[error("the CloudEvents version {0:?} is not supported; send specversion 1.0")]
-    SpecVersion(String),
-    /// The event is wrapped in an envelope with its schema.
-    #[error(
-        "the value is an envelope of Kafka Connect with `schema` and `payload`; set \
-         `schemas.enable=false` for its converter, then replay or send the event again"
-    )]
-    ConnectEnvelope,
-    /// Too many names of headers are not valid text.
-    #[error("the names of many headers are not UTF-8; the record is kept without its headers")]
-    HeaderNames,
-    /// The value has an unsupported format.
-    #[error("the value is in a format that is not supported: {0}")]
-    Format(String),
-    /// The record does not contain an event type.
-    #[error(
-        "the record has no event type: neither `ce_type` nor a header `eventType`, and no type is \
-         assumed for this topic"
-    )]
-    NoType,
-}
-
-/// Prefix of the headers that a CloudEvent's other attributes become.
-const PREFIX: &str = "ce_";
 
 impl Message {
     /// Parses a record. A record without a type gets `assumed_type`.
@@ -301,8 +271,8 @@ impl Message {
         self.original.as_deref().unwrap_or(&self.incoming)
     }
 
-    /// Returns the number of attempts before this delivery: in place, from the table of parked events, from retry
-    /// topics, and before a replay.
+    /// Returns the number of attempts before this delivery: in place, from the table of parked
+    /// events, from retry topics, and before a replay.
     pub(crate) fn attempts_before(&self) -> u32 {
         self.attempts_before
     }
@@ -346,125 +316,6 @@ fn number(text: &str) -> Result<u32, Malformed> {
     number.ok_or_else(|| Malformed::Version(text.chars().take(VERSION_CHARACTERS_MAX).collect()))
 }
 
-/// The header with the Java types of the other headers, written by Spring Kafka's header mapper.
-const SPRING_HEADER_TYPES: &str = "spring_json_header_types";
-
-/// The record without the JSON quotes that Spring Kafka's header mapper puts around values that are
-/// not strings in Java, such as a `UUID`, a `URI` or a time. Returns `None` for every other record.
-fn with_plain_headers(record: &Incoming) -> Option<Incoming> {
-    let types: BTreeMap<Cow<'_, str>, Cow<'_, str>> =
-        serde_json::from_slice(record.header(SPRING_HEADER_TYPES)?).ok()?;
-    let text_of = |name: &[u8], value: &[u8]| {
-        let is_quoted =
-            value.first() == Some(&b'"') && types.contains_key(std::str::from_utf8(name).ok()?);
-        is_quoted
-            .then(|| serde_json::from_slice::<String>(value).ok())
-            .flatten()
-    };
-    let texts: Vec<Option<String>> = record
-        .headers_with_nulls()
-        .map(|(name, value)| text_of(name, value?))
-        .collect();
-    if texts.iter().all(Option::is_none) {
-        return None;
-    }
-    let headers = record
-        .headers_with_nulls()
-        .zip(&texts)
-        .map(|((name, value), text)| {
-            let name = std::str::from_utf8(name).unwrap_or_default();
-            (name, text.as_deref().map(str::as_bytes).or(value))
-        });
-    Some(Incoming::new(
-        record.place(),
-        record.key(),
-        record.value(),
-        headers,
-    ))
-}
-
-/// Converts structured mode to binary mode: attributes become headers, and `data` or `data_base64`
-/// becomes the value.
-fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> {
-    use base64::Engine as _;
-    let malformed = |error: &dyn std::fmt::Display| Malformed::Structured(error.to_string());
-    let attributes: BTreeMap<Cow<'_, str>, &RawValue> =
-        serde_json::from_slice(record.value().unwrap_or_default())
-            .map_err(|error| malformed(&error))?;
-    let mut headers: Vec<(String, Cow<'_, [u8]>)> =
-        Vec::with_capacity(attributes.len() + record.headers().len());
-    if attributes
-        .get("specversion")
-        .is_none_or(|raw| raw.get() == NULL)
-    {
-        return Err(Malformed::Missing("specversion"));
-    }
-    for (name, value) in record
-        .headers()
-        .filter(|(name, _)| !name.eq_ignore_ascii_case(b"content-type"))
-    {
-        headers.push((
-            String::from_utf8_lossy(name).into_owned(),
-            Cow::Borrowed(value),
-        ));
-    }
-    // An SDK may leave the data's type in the record's header.
-    let data_type = match attributes
-        .get("datacontenttype")
-        .filter(|raw| raw.get() != NULL)
-    {
-        Some(raw) => Some(Cow::Owned(
-            String::from_utf8_lossy(&text_of(raw)).into_owned(),
-        )),
-        None => own_content_type(record).map(Cow::Borrowed),
-    };
-    let is_text = data_type.as_deref().is_some_and(|media| !is_json(media));
-    headers.extend(
-        data_type
-            .iter()
-            .map(|media| ("content-type".to_owned(), Cow::Borrowed(media.as_bytes()))),
-    );
-    let mut data: Option<Cow<'_, [u8]>> = None;
-    // An attribute that is null is not set.
-    for (name, raw) in attributes.iter().filter(|(_, raw)| raw.get() != NULL) {
-        let text = || text_of(raw);
-        match &**name {
-            // Data of another type than JSON is the text of a JSON string.
-            "data" if is_text => data = Some(text()),
-            "data" => data = Some(Cow::Borrowed(raw.get().as_bytes())),
-            "data_base64" => {
-                let bytes = base64::engine::general_purpose::STANDARD
-                    .decode(&*text())
-                    .map_err(|error| malformed(&error))?;
-                data = Some(Cow::Owned(bytes));
-            }
-            "datacontenttype" => {}
-            "traceparent" | "tracestate" => headers.push((name.to_string(), text())),
-            _ => headers.push((format!("{PREFIX}{name}"), text())),
-        }
-    }
-    let borrowed = headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), Some(&**value)));
-    Ok(Incoming::new(
-        record.place(),
-        record.key(),
-        data.as_deref(),
-        borrowed,
-    ))
-}
-
-/// A JSON value that stands for an attribute that is not set.
-const NULL: &str = "null";
-
-/// Returns a JSON string without its quotes, and any other value as it is written.
-fn text_of(raw: &RawValue) -> Cow<'_, [u8]> {
-    match serde_json::from_str::<String>(raw.get()) {
-        Ok(text) => Cow::Owned(text.into_bytes()),
-        Err(_) => Cow::Borrowed(raw.get().as_bytes()),
-    }
-}
-
 /// Replaces a value that is one JSON string with its text. Debezium writes a JSON payload as one
 /// string unless it is configured to expand it.
 fn unwrap_text(message: Message) -> Message {
@@ -495,64 +346,9 @@ fn unwrap_text(message: Message) -> Message {
     }
 }
 
-/// Parses arbitrary bytes as a record, for the fuzz target. Lines `name: value` are headers; the
-/// value follows an empty line.
-#[cfg(all(any(test, fuzzing), feature = "relay"))]
-pub(crate) fn fuzz_record(bytes: &[u8]) {
-    let end = bytes
-        .windows(2)
-        .position(|pair| pair == b"\n\n")
-        .unwrap_or(bytes.len());
-    let value = bytes.get(end + 2..);
-    let headers: Vec<(String, &[u8])> = bytes[..end]
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| {
-            let colon = line.windows(2).position(|pair| pair == b": ")?;
-            Some((
-                String::from_utf8_lossy(&line[..colon]).into_owned(),
-                &line[colon + 2..],
-            ))
-        })
-        .collect();
-    let place = super::incoming::Place {
-        topic: "t".into(),
-        partition: 0,
-        offset: 1,
-        timestamp: 2,
-    };
-    let incoming = Incoming::new(
-        place,
-        Some(b"k"),
-        value,
-        headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), Some(*value))),
-    );
-    for assumed in [None, Some("Assumed")] {
-        if let Ok(message) = Message::read(incoming.clone(), assumed) {
-            let _ = (
-                message.event_type(),
-                message.version(),
-                message.id(),
-                message.source(),
-                message.aggregate_id(),
-            );
-            let _ = (
-                message.aggregate_type(),
-                message.time(),
-                message.data(),
-                message.header("traceparent"),
-                message.size(),
-            );
-        }
-    }
-    #[cfg(feature = "subscriber")]
-    crate::subscriber::fuzz_dead_letter(incoming);
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{spring::SPRING_HEADER_TYPES, *};
     use crate::kafka::incoming::Place;
 
     fn read(

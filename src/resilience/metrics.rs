@@ -70,6 +70,13 @@ impl ResilienceMetrics {
 
 impl Collector for ResilienceMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        self.encode_breakers(&mut encoder)?;
+        self.encode_bulkheads(&mut encoder)
+    }
+}
+
+impl ResilienceMetrics {
+    fn encode_breakers(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let mut metric = encoder.encode_descriptor(
             "circuit_breaker_state",
             "1 for the current state",
@@ -123,6 +130,10 @@ impl Collector for ResilienceMetrics {
                 ConstCounter::new(times).encode(metric.encode_family(&labels)?)?;
             }
         }
+        Ok(())
+    }
+
+    fn encode_bulkheads(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let mut metric = encoder.encode_descriptor(
             "bulkhead_running",
             "Running calls",

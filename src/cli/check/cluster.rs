@@ -191,6 +191,36 @@ fn judge_durability(
             .get(setting)
             .and_then(|text| text.parse::<usize>().ok())
     };
+    judge_replicas(name, replicas, cluster, findings);
+    judge_insync(name, replicas, number("min.insync.replicas"), findings);
+    if settings
+        .get("unclean.leader.election.enable")
+        .is_some_and(|value| value == "true")
+    {
+        findings.warn(
+            name,
+            "unclean.leader.election.enable is true: a lagging broker may become leader \
+             and drop events",
+            "set it to false",
+        );
+    }
+    if let Some(most) = number("max.message.bytes").filter(|most| *most < config.message_bytes_max)
+    {
+        let text = format!(
+            "max.message.bytes {most} is less than kafka.max_message_bytes {}",
+            config.message_bytes_max
+        );
+        findings.warn(
+            name,
+            text,
+            "raise it on the topic, or lower --max-message-bytes",
+        );
+    }
+    findings.list.len() == before
+}
+
+/// Adds a finding about a number of replicas that the brokers cannot hold or that loses events.
+fn judge_replicas(name: &str, replicas: usize, cluster: &Cluster, findings: &mut Findings) {
     if replicas > cluster.brokers {
         let text = format!(
             "{replicas} replicas on {} brokers: the topic cannot be created",
@@ -208,7 +238,11 @@ fn judge_durability(
             "give the topic three replicas (topics.replication = 3 for new ones)",
         );
     }
-    match number("min.insync.replicas") {
+}
+
+/// Adds a finding about a number of in-sync replicas that loses or refuses events.
+fn judge_insync(name: &str, replicas: usize, least: Option<usize>, findings: &mut Findings) {
+    match least {
         Some(least) if least > replicas => {
             findings.fail(
                 name,
@@ -238,30 +272,6 @@ fn judge_durability(
         }
         _ => {}
     }
-    if settings
-        .get("unclean.leader.election.enable")
-        .is_some_and(|value| value == "true")
-    {
-        findings.warn(
-            name,
-            "unclean.leader.election.enable is true: a lagging broker may become leader \
-             and drop events",
-            "set it to false",
-        );
-    }
-    if let Some(most) = number("max.message.bytes").filter(|most| *most < config.message_bytes_max)
-    {
-        let text = format!(
-            "max.message.bytes {most} is less than kafka.max_message_bytes {}",
-            config.message_bytes_max
-        );
-        findings.warn(
-            name,
-            text,
-            "raise it on the topic, or lower --max-message-bytes",
-        );
-    }
-    findings.list.len() == before
 }
 
 #[cfg(test)]

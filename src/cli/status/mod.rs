@@ -1,6 +1,7 @@
 //! `tidings status`: every relay of the database, its slot, its lag and its topics.
 
 mod foreign;
+mod notes;
 mod read;
 mod text;
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, FromRow, PgPool, Row};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool, Row};
 
 use super::foreign::ForeignTable;
 use crate::{
@@ -140,26 +140,7 @@ impl Status {
             .bind(COUNTED_MAX + 1)
             .fetch_all(&mut *tx)
             .await?;
-        let topics = format!(
-            r#"select relay, topic, partitions, published,
-                 case when hold is not null
-                   then greatest(extract(epoch from hold_until - now()), 0)::float8 end
-               from "{schema}".relay_topic order by relay, topic"#
-        );
-        let topics: Vec<(String, String, i32, i64, Option<f64>)> =
-            sqlx::query_as(AssertSqlSafe(topics))
-                .fetch_all(&mut *tx)
-                .await?;
-        for (name, topic, partitions, published, held_seconds) in topics {
-            if let Some(relay) = relays.iter_mut().find(|relay| relay.name == name) {
-                relay.topics.push(TopicStatus {
-                    topic,
-                    partitions,
-                    published,
-                    held_seconds,
-                });
-            }
-        }
+        read_topics(&mut tx, schema, &mut relays).await?;
         for relay in &mut relays {
             if let Some(table) = &relay.table {
                 relay
@@ -181,17 +162,62 @@ impl Status {
                 relay.lock_held_by = Some(foreign.to_string());
             }
         }
-        let mut waiting_events = None;
-        if relays.is_empty() {
-            let waiting =
-                format!(r#"select count(*) from (select from "{schema}".outbox limit $1) bounded"#);
-            waiting_events = Some(
-                sqlx::query_scalar(AssertSqlSafe(waiting))
-                    .bind(COUNTED_MAX + 1)
-                    .fetch_one(&mut *tx)
-                    .await?,
-            );
+        let waiting_events = match relays.is_empty() {
+            true => Some(waiting_events(&mut tx, schema).await?),
+            false => None,
+        };
+        let scheduled = ScheduledStatus::read(&mut tx, schema).await?;
+        tx.commit().await?;
+        Ok(Self {
+            schema: schema.to_owned(),
+            relays,
+            waiting_events,
+            scheduled,
+        })
+    }
+}
+
+/// Adds the topics of every relay.
+async fn read_topics(
+    session: &mut PgConnection,
+    schema: &str,
+    relays: &mut [RelayStatus],
+) -> Result<(), sqlx::Error> {
+    let topics = format!(
+        r#"select relay, topic, partitions, published,
+             case when hold is not null
+               then greatest(extract(epoch from hold_until - now()), 0)::float8 end
+           from "{schema}".relay_topic order by relay, topic"#
+    );
+    let topics: Vec<(String, String, i32, i64, Option<f64>)> =
+        sqlx::query_as(AssertSqlSafe(topics))
+            .fetch_all(session)
+            .await?;
+    for (name, topic, partitions, published, held_seconds) in topics {
+        if let Some(relay) = relays.iter_mut().find(|relay| relay.name == name) {
+            relay.topics.push(TopicStatus {
+                topic,
+                partitions,
+                published,
+                held_seconds,
+            });
         }
+    }
+    Ok(())
+}
+
+/// Returns the number of events in the outbox, up to a bound.
+async fn waiting_events(session: &mut PgConnection, schema: &str) -> Result<i64, sqlx::Error> {
+    let waiting =
+        format!(r#"select count(*) from (select from "{schema}".outbox limit $1) bounded"#);
+    sqlx::query_scalar(AssertSqlSafe(waiting))
+        .bind(COUNTED_MAX + 1)
+        .fetch_one(session)
+        .await
+}
+
+impl ScheduledStatus {
+    async fn read(session: &mut PgConnection, schema: &str) -> Result<Self, sqlx::Error> {
         let scheduled = format!(
             r#"select
                  (select count(*) from (select from "{schema}".scheduled limit $1) bounded)
@@ -203,18 +229,11 @@ impl Status {
         );
         let (events, overdue_seconds) = sqlx::query_as(AssertSqlSafe(scheduled))
             .bind(COUNTED_MAX + 1)
-            .fetch_one(&mut *tx)
+            .fetch_one(session)
             .await?;
-        let scheduled = ScheduledStatus {
+        Ok(Self {
             events,
             overdue_seconds,
-        };
-        tx.commit().await?;
-        Ok(Self {
-            schema: schema.to_owned(),
-            relays,
-            waiting_events,
-            scheduled,
         })
     }
 }

@@ -1,11 +1,8 @@
 //! Text output of the state of the relays.
 
+use super::notes::notes;
 use super::read::{COUNTED_MAX, LagStatus, RelayStatus, ScheduledStatus, Status};
-use crate::cli::escape::escaped;
 use crate::cli::table::{Align, aligned, grouped, size, time};
-
-/// Age of a heartbeat above which a leader counts as dead. A lease lasts ten seconds.
-const HEARTBEAT_SECONDS_MAX: f64 = 15.0;
 
 /// Delay above which scheduled events are reported. A leader moves an event within a second of its
 /// due time.
@@ -193,124 +190,6 @@ fn scheduled(scheduled: &ScheduledStatus) -> Option<String> {
         _ if scheduled.events > 0 => Some(format!("events scheduled: {events}\n")),
         _ => None,
     }
-}
-
-/// Returns the problems of a relay, each with its remedy.
-fn notes(relay: &RelayStatus) -> Vec<String> {
-    let (name, slot) = (escaped(&relay.name), &relay.slot);
-    let mut notes = Vec::new();
-    let mut note = |what: String, remedy: String| {
-        notes.push(format!(
-            "{name}: {}\n  -> {}\n",
-            escaped(&what),
-            escaped(&remedy)
-        ))
-    };
-    if relay.source.as_deref() == Some("table")
-        && let Some(reason) = relay
-            .source_reason
-            .as_ref()
-            .filter(|reason| !reason.is_empty())
-    {
-        note(
-            format!("reads the table: {reason}"),
-            "events stay in order and none is lost; once caught up, the log has the lower latency"
-                .into(),
-        );
-    }
-    if let (Some(table), None) = (&relay.table, relay.lag.events) {
-        note(
-            format!("events that wait cannot be counted in table {table}"),
-            "`behind` is the amount of log they are in; to count them, add the columns seq and \
-             xid and grant SELECT to this role (docs/from-debezium.md)"
-                .into(),
-        );
-    }
-    for topic in &relay.topics {
-        let Some(seconds) = topic.held_seconds else {
-            continue;
-        };
-        note(
-            format!(
-                "topic {} is being grown: its events and all later ones are held back, \
-                 for {} at most",
-                topic.topic,
-                time(seconds)
-            ),
-            format!(
-                "let `tidings topics grow` finish, or run `tidings topics grow {} --abort`",
-                topic.topic
-            ),
-        );
-    }
-    if relay.parked.events > 0 {
-        let (events, aggregates) = (
-            grouped(relay.parked.events),
-            grouped(relay.parked.aggregates),
-        );
-        note(
-            format!(
-                "events parked: {events}, of aggregates: {aggregates}; each cannot be delivered, \
-                 or waits behind such an event of its aggregate"
-            ),
-            format!("`tidings parked list --name {name}` shows the reasons"),
-        );
-    }
-    match slot.wal_status.as_deref() {
-        Some("lost") => note(
-            format!(
-                "the server removed WAL that its slot {} had not read",
-                slot.name
-            ),
-            format!(
-                "run `tidings relay --name {name}`: it publishes the missed events from the table \
-                 and recreates the slot; raise max_slot_wal_keep_size"
-            ),
-        ),
-        Some("unreserved") => note(
-            format!(
-                "the server is about to remove WAL that its slot {} has not read",
-                slot.name
-            ),
-            "make sure that the relay catches up, or raise max_slot_wal_keep_size now".into(),
-        ),
-        _ => {}
-    }
-    if let Some(holder) = &relay.lock_held_by {
-        note(
-            format!(
-                "nothing is published: {holder} holds the lock of its lease but is not a relay"
-            ),
-            "wait for that session, or end it with select pg_terminate_backend(PID); \
-             revoke CONNECT from roles that should not use this database"
-                .into(),
-        );
-    }
-    let silent = relay
-        .heartbeat_age_seconds
-        .is_none_or(|age| age > HEARTBEAT_SECONDS_MAX);
-    if silent && !slot.active && relay.lock_held_by.is_none() {
-        let since = relay
-            .heartbeat_age_seconds
-            .map_or("it has never led".to_owned(), |age| {
-                format!("last heartbeat {} ago", time(age))
-            });
-        note(
-            format!(
-                "not running ({since}){}",
-                if slot.exists {
-                    "; its slot retains WAL on the server's disk"
-                } else {
-                    ""
-                }
-            ),
-            format!(
-                "run `tidings relay --name {name}`, or `tidings relay forget {name}` \
-                 if it will not run again"
-            ),
-        );
-    }
-    notes
 }
 
 #[cfg(test)]

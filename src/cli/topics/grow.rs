@@ -39,52 +39,18 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
     let fail = |error| failure(config, error);
     let (schema, topic) = (&config.schema, &args.topic);
     let Some(partitions) = args.partitions else {
-        let there = release(&mut session, schema, topic).await.map_err(fail)?;
-        output::line(format_args!(
-            "{topic}: {}",
-            if there {
-                "the hold has ended; keys stay in their partitions"
-            } else {
-                "is not held"
-            }
-        ));
-        return Ok(ExitCode::from(DONE));
+        return abort(config, topic, &mut session).await;
     };
     let kafka = brokers(config)?;
-    let actual = kafka::partitions_of(kafka, topic)
-        .await
-        .map_err(|error| Failure::Failed(with_causes(&error)))?;
-    if actual > partitions {
-        return Err(Failure::Refused(format!(
-            "`{}` already has {actual} partitions, and a topic cannot shrink\n  \
-             -> use --partitions {actual}",
-            escaped(topic)
-        )));
-    }
+    let actual = actual_partitions(kafka, topic, partitions).await?;
     let until = Instant::now() + args.timeout;
     let consumers = Consumers {
         kafka,
         args,
         partitions: actual,
     };
-    // Events flow during this wait, so a group that needs hours to catch up does not stop the
-    // relays.
-    let mut patience = Patience {
-        topic,
-        until,
-        what: args.timeout,
-        longer: "--timeout",
-        said: Instant::now(),
-    };
-    while !args.force
-        && let Some(behind) = consumers.behind(Read::NearlyToTheEnd(NEAR)).await?
-    {
-        patience
-            .wait(
-                &format!("nothing is held back yet; waiting for {behind} to get near the end"),
-                CONSUMERS,
-            )
-            .await?;
+    if !args.force {
+        consumers.come_near(until).await?;
     }
     let time = args
         .hold
@@ -133,6 +99,44 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
     }
 }
 
+/// Ends an interrupted attempt.
+async fn abort(
+    config: &Config,
+    topic: &str,
+    session: &mut PgConnection,
+) -> Result<ExitCode, Failure> {
+    let released = release(session, &config.schema, topic).await;
+    let was_held = released.map_err(|error| failure(config, error))?;
+    output::line(format_args!(
+        "{topic}: {}",
+        if was_held {
+            "the hold has ended; keys stay in their partitions"
+        } else {
+            "is not held"
+        }
+    ));
+    Ok(ExitCode::from(DONE))
+}
+
+/// Returns the number of partitions of the topic. Refuses a topic that has more than `wanted`.
+async fn actual_partitions(
+    kafka: &kafka::Settings,
+    topic: &str,
+    wanted: i32,
+) -> Result<i32, Failure> {
+    let actual = kafka::partitions_of(kafka, topic)
+        .await
+        .map_err(|error| Failure::Failed(with_causes(&error)))?;
+    if actual > wanted {
+        return Err(Failure::Refused(format!(
+            "`{}` already has {actual} partitions, and a topic cannot shrink\n  \
+             -> use --partitions {actual}",
+            escaped(topic)
+        )));
+    }
+    Ok(actual)
+}
+
 /// Remedy for consumers that do not catch up.
 const CONSUMERS: &str =
     "run these consumers, or use --no-wait-for GROUP for a group that no longer reads the topic";
@@ -145,6 +149,24 @@ struct Consumers<'c> {
 }
 
 impl Consumers<'_> {
+    /// Waits until every group is near the end of the topic. Events flow during this wait, so a
+    /// group that needs hours to catch up does not stop the relays.
+    async fn come_near(&self, until: Instant) -> Result<(), Failure> {
+        let mut patience = Patience {
+            topic: &self.args.topic,
+            until,
+            what: self.args.timeout,
+            longer: "--timeout",
+            said: Instant::now(),
+        };
+        while let Some(behind) = self.behind(Read::NearlyToTheEnd(NEAR)).await? {
+            let text =
+                format!("nothing is held back yet; waiting for {behind} to get near the end");
+            patience.wait(&text, CONSUMERS).await?;
+        }
+        Ok(())
+    }
+
     /// Returns a description of the groups that have not read far enough.
     async fn behind(&self, read: Read) -> Result<Option<String>, Failure> {
         let GrowArgs {

@@ -1,6 +1,6 @@
 //! Tables of URLs and their meanings.
 
-use super::*;
+use super::{resolve::CONNECT_TIMEOUT, *};
 
 fn parse(url: &str) -> Settings {
     resolve(url, |_| None).unwrap_or_else(|error| panic!("{url}: {error}"))

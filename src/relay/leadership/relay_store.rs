@@ -1,113 +1,40 @@
 //! The relay's row in Postgres: epoch, position and published events. Reads and writes `relay` and
 //! `relay_topic` for the leading relay.
+//!
+//! | file | content |
+//! |---|---|
+//! | `saved` | the row's content at a start |
+//! | `topics` | the relay's topics and their counts |
+//! | `secret` | the secret that signs positions |
+//! | `session` | connections, and the time limit of a statement |
 
-use std::{collections::HashMap, future::Future, time::Duration};
+mod saved;
+mod secret;
+mod session;
+mod topics;
 
-use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgRow, types::Json};
-use tokio::time::timeout;
+use sqlx::{AssertSqlSafe, PgConnection, Row as _, types::Json};
 
-use crate::{
-    postgres::session,
-    relay::{
-        RelayOptions,
-        error::Interruption,
-        options::{SOURCE_BEFORE_DATABASES, default_event_source},
-        pipeline::clock::Clock,
-        position::{GivenUp, Identity, Position, Seal},
-        routing::template::Route,
-        startup::{
-            names::{KnownNames, LogNames},
-            preflight,
-        },
-    },
+#[cfg(feature = "cli")]
+pub(crate) use self::secret::known_seal;
+use self::{saved::SAVED, secret::seal, session::set_synchronous_commit, topics::TopicChanges};
+pub(crate) use self::{
+    saved::{Saved, saved},
+    session::{connect, hostname, within},
 };
-
-/// Time limit of one statement. Each touches only a few rows.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
+use crate::relay::{
+    RelayOptions,
+    error::Interruption,
+    pipeline::clock::Clock,
+    position::{Identity, Position, Seal},
+    startup::{names::LogNames, preflight},
+};
 
 /// SQL for the server's clock, in milliseconds since the Unix epoch.
 const CLOCK: &str = "(extract(epoch from clock_timestamp()) * 1000)::bigint";
 
 /// A statement on the relay's row, under construction.
 type RowQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
-/// The relay's row at a start.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Saved {
-    pub(crate) identity: Option<Identity>,
-    /// `None` if this relay has not started yet.
-    pub(crate) position: Option<Position>,
-    /// The number of the position's record in the relay's own topic. Zero if there is none.
-    pub(crate) number: u64,
-    /// The epoch that stored the position.
-    pub(crate) epoch: i64,
-    pub(crate) cluster: Option<String>,
-    /// The database that this one continues, as confirmed by the operator.
-    pub(crate) adopts: Option<Identity>,
-    /// The slot and the publication that it used.
-    pub(crate) names: KnownNames,
-    /// The position that the operator has moved the relay to.
-    pub(crate) moved_to: Option<Position>,
-    /// Events that the operator has given up.
-    pub(crate) given_up: Vec<GivenUp>,
-    /// `ce_source` of its records.
-    pub(crate) event_source: String,
-}
-
-impl Saved {
-    /// Returns the event source of a relay that has none stored. A relay that has already published
-    /// keeps the source of its earlier records: subscribers identify events by their source, and
-    /// delivery at least once may repeat some.
-    fn first_source(&self, database: &str) -> String {
-        match self.position {
-            Some(_) => SOURCE_BEFORE_DATABASES.to_owned(),
-            None => default_event_source(database),
-        }
-    }
-}
-
-/// The columns of [`Saved`].
-const SAVED: &str = "identity, position, position_epoch, number, kafka_cluster_id, moved_to, \
-                     given_up, slot, publication, adopts,
-    event_source";
-
-impl Saved {
-    fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let position = |column| {
-            Ok::<_, sqlx::Error>(
-                row.try_get::<Option<Json<Position>>, _>(column)?
-                    .map(|Json(position)| position),
-            )
-        };
-        let identity = |column| {
-            Ok::<_, sqlx::Error>(
-                row.try_get::<Option<Json<Identity>>, _>(column)?
-                    .map(|Json(identity)| identity),
-            )
-        };
-        let stored = position("position")?;
-        Ok(Self {
-            identity: identity("identity")?,
-            number: row.try_get::<i64, _>("number")?.cast_unsigned(),
-            epoch: row.try_get("position_epoch")?,
-            cluster: row.try_get("kafka_cluster_id")?,
-            names: KnownNames {
-                slot: row.try_get("slot")?,
-                publication: row.try_get("publication")?,
-                has_run: stored.is_some(),
-            },
-            position: stored,
-            moved_to: position("moved_to")?,
-            adopts: identity("adopts")?,
-            given_up: row
-                .try_get::<Option<Json<_>>, _>("given_up")?
-                .map_or_else(Vec::new, |Json(events)| events),
-            event_source: row
-                .try_get::<Option<String>, _>("event_source")?
-                .unwrap_or_default(),
-        })
-    }
-}
 
 /// Values of a regular checkpoint.
 #[derive(Clone, Copy, Debug)]
@@ -138,14 +65,6 @@ pub(crate) struct RelayStore {
     signs: bool,
     /// The server's clock at the last statement.
     clock: Clock,
-}
-
-/// Number of changes that commands have made to the relay's topics: at the start of this relay, and
-/// at the last statement.
-#[derive(Clone, Copy, Debug)]
-struct TopicChanges {
-    began: i64,
-    now: i64,
 }
 
 impl RelayStore {
@@ -230,44 +149,9 @@ impl RelayStore {
         self.clock
     }
 
-    /// Returns the seal that signs the relay's positions.
-    pub(crate) fn seal(&self) -> &Seal {
-        &self.seal
-    }
-
-    /// Returns `true` if every position that this relay has written is signed.
-    pub(crate) fn signs(&self) -> bool {
-        self.signs
-    }
-
-    /// Stores that the relay signs its positions. From then on, no unsigned position counts.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the database is unreachable.
-    pub(crate) async fn note_signed(&mut self) -> Result<(), Interruption> {
-        if !self.signs {
-            let sql = format!(
-                "update {}.relay_secret set signs = true where relay = $1",
-                self.schema
-            );
-            let stored = sqlx::query(AssertSqlSafe(sql))
-                .bind(&self.name)
-                .execute(&mut self.session);
-            within("storing that positions are signed", stored).await?;
-            self.signs = true;
-        }
-        Ok(())
-    }
-
     /// Returns this relay's epoch.
     pub(crate) fn epoch(&self) -> i64 {
         self.epoch
-    }
-
-    /// Returns `true` if a command has changed the relay's topics since this relay started.
-    pub(crate) fn topics_have_changed(&self) -> bool {
-        self.topics.now != self.topics.began
     }
 
     /// Returns the connection, for queries about the server.
@@ -279,26 +163,6 @@ impl RelayStore {
     /// (quoted), the relay's name and its epoch.
     pub(crate) fn parts(&mut self) -> (&mut PgConnection, &str, &str, i64) {
         (&mut self.session, &self.schema, &self.name, self.epoch)
-    }
-
-    /// Returns, for each topic that this relay has used, the number of partitions over which it
-    /// distributes keys.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the database is unreachable.
-    pub(crate) async fn pinned(&mut self) -> Result<HashMap<String, i32>, Interruption> {
-        let sql = format!(
-            "select topic, partitions from {}.relay_topic where relay = $1",
-            self.schema
-        );
-        let rows = sqlx::query_as(AssertSqlSafe(sql))
-            .bind(&self.name)
-            .fetch_all(&mut self.session);
-        Ok(within("reading the topics", rows)
-            .await?
-            .into_iter()
-            .collect())
     }
 
     /// Checks that rows of the outbox are still inserted with the ids of their transactions.
@@ -427,59 +291,6 @@ impl RelayStore {
         .await
     }
 
-    /// Returns the topics that are being grown with their remaining hold times, and acknowledges
-    /// the holds. The acknowledgement means that this relay has no record in flight to these topics
-    /// and sends none. Call it before the first event, and read the pinned partitions after it.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the database is unreachable.
-    pub(crate) async fn take_up_holds(&mut self) -> Result<Vec<(String, Duration)>, Interruption> {
-        let sql = format!(
-            "update {}.relay_topic set hold_acknowledged = true
-                 where relay = $1 and hold is not null and hold_until > now()
-             returning topic, extract(epoch from hold_until - now())::float8",
-            self.schema
-        );
-        let held = sqlx::query_as(AssertSqlSafe(sql))
-            .bind(&self.name)
-            .fetch_all(&mut self.session);
-        let held: Vec<(String, f64)> = within("acknowledging holds on topics", held).await?;
-        Ok(held
-            .into_iter()
-            .map(|(topic, seconds)| (topic, crate::postgres::seconds(seconds)))
-            .collect())
-    }
-
-    /// Ends the holds whose time is over, and returns their topics.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the database is unreachable.
-    pub(crate) async fn end_holds(&mut self) -> Result<Vec<String>, Interruption> {
-        let sql = format!(
-            "with ended as (
-                 update {schema}.relay_topic set hold = null, hold_until = null,
-                     hold_acknowledged = false
-                 where relay = $1 and hold is not null and hold_until <= now() returning topic
-             ), told as (
-                 update {schema}.relay set topic_changes = topic_changes + 1
-                     where name = $1 and exists (select from ended)
-             )
-             select topic from ended",
-            schema = self.schema
-        );
-        let ended = sqlx::query_scalar(AssertSqlSafe(sql))
-            .bind(&self.name)
-            .fetch_all(&mut self.session);
-        within("ending holds on topics", ended).await
-    }
-
-    /// Returns the number of topic changes by commands at the start of this relay.
-    pub(crate) fn topic_changes(&self) -> i64 {
-        self.topics.began
-    }
-
     /// Returns the floor of retention. Events of transactions below it may be missing from the
     /// outbox.
     ///
@@ -489,45 +300,6 @@ impl RelayStore {
     pub(crate) async fn floor(&mut self) -> Result<u64, Interruption> {
         // The lock waits for a batch of deletes that may not have seen this relay's row.
         floor(&mut self.session, &self.schema, " for share").await
-    }
-
-    /// Adds to the counts per topic.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the database is unreachable.
-    pub(crate) async fn count_topics(
-        &mut self,
-        counts: &[(&Route, u64)],
-    ) -> Result<(), Interruption> {
-        let sql = format!(
-            "insert into {}.relay_topic as t (relay, topic, partitions, published)
-             select $1, c.topic, c.partitions, c.published
-             from unnest($2::text[], $3::int[], $4::bigint[])
-                 as c (topic, partitions, published)
-             on conflict (relay, topic) do update set published = t.published + excluded.published",
-            self.schema
-        );
-        let topics: Vec<&str> = counts
-            .iter()
-            .map(|(route, _)| route.topic.as_str())
-            .collect();
-        let partitions: Vec<i32> = counts.iter().map(|(route, _)| route.partitions).collect();
-        let published: Vec<i64> = counts
-            .iter()
-            .map(|(_, published)| published.cast_signed())
-            .collect();
-        let query = sqlx::query(AssertSqlSafe(sql))
-            .bind(&self.name)
-            .bind(topics)
-            .bind(partitions)
-            .bind(published);
-        within(
-            "counting published events",
-            query.execute(&mut self.session),
-        )
-        .await
-        .map(|_| ())
     }
 
     async fn write(
@@ -569,33 +341,6 @@ impl Reading {
     }
 }
 
-/// Reads the relay's row without taking it over. Returns `None` if this relay has no row.
-///
-/// # Errors
-///
-/// Returns an error if the database is unreachable or the tables do not exist.
-pub(crate) async fn saved(
-    options: &RelayOptions,
-    session: &mut PgConnection,
-) -> Result<Option<Saved>, Interruption> {
-    let doing = "reading the relay's row";
-    let sql = format!(
-        "select {SAVED} from \"{}\".relay where name = $1",
-        options.schema
-    );
-    let row = within(
-        doing,
-        sqlx::query(AssertSqlSafe(sql))
-            .bind(&options.name)
-            .fetch_optional(session),
-    )
-    .await?;
-    row.as_ref()
-        .map(Saved::of)
-        .transpose()
-        .map_err(Interruption::sql(doing))
-}
-
 /// Returns the floor of retention in this schema, which is in quotes. Events of transactions below
 /// it may be missing from the outbox.
 ///
@@ -613,119 +358,4 @@ pub(crate) async fn floor(
         .await?
         .and_then(|floor| floor.parse().ok())
         .unwrap_or(0))
-}
-
-/// Opens a session of the relay on its database.
-///
-/// # Errors
-///
-/// Returns an error if the server is unreachable within the settings' `connect_timeout`.
-pub(crate) async fn connect(
-    options: &RelayOptions,
-    role: &str,
-) -> Result<PgConnection, Interruption> {
-    session::open(&options.database, role)
-        .await
-        .map_err(Interruption::connecting(&options.database))
-}
-
-/// Returns the relay's secret and whether all of its records are signed. Creates no secret: without
-/// one, the seal accepts no record.
-///
-/// # Errors
-///
-/// Returns an error if the database is unreachable.
-#[cfg(feature = "cli")]
-pub(crate) async fn known_seal(
-    options: &RelayOptions,
-    session: &mut PgConnection,
-) -> Result<(Seal, bool), Interruption> {
-    let read = format!(
-        "select secret, signs from \"{}\".relay_secret where relay = $1",
-        options.schema
-    );
-    let known = sqlx::query_as(AssertSqlSafe(read))
-        .bind(&options.name)
-        .fetch_optional(session);
-    let known: Option<(Vec<u8>, bool)> =
-        within("reading the secret for signatures of positions", known).await?;
-    Ok(known.map_or_else(
-        || (Seal::new(&[]), false),
-        |(secret, signs)| (Seal::new(&secret), signs),
-    ))
-}
-
-/// Returns the relay's secret, which is created at its first start, and whether all of its records
-/// are signed.
-async fn seal(
-    session: &mut PgConnection,
-    schema: &str,
-    name: &str,
-) -> Result<(Seal, bool), Interruption> {
-    let doing = "reading the secret for signatures of positions";
-    let read = format!("select secret, signs from {schema}.relay_secret where relay = $1");
-    let known: Option<(Vec<u8>, bool)> = within(
-        doing,
-        sqlx::query_as(AssertSqlSafe(read.clone()))
-            .bind(name)
-            .fetch_optional(&mut *session),
-    )
-    .await?;
-    let (secret, signs) = match known {
-        Some(known) => known,
-        None => {
-            let make = format!(
-                "insert into {schema}.relay_secret (relay) values ($1) on conflict do nothing"
-            );
-            within(
-                doing,
-                sqlx::query(AssertSqlSafe(make))
-                    .bind(name)
-                    .execute(&mut *session),
-            )
-            .await?;
-            within(
-                doing,
-                sqlx::query_as(AssertSqlSafe(read))
-                    .bind(name)
-                    .fetch_one(session),
-            )
-            .await?
-        }
-    };
-    Ok((Seal::new(&secret), signs))
-}
-
-async fn set_synchronous_commit(
-    session: &mut PgConnection,
-    level: &'static str,
-) -> Result<(), Interruption> {
-    let sql = AssertSqlSafe(format!("set synchronous_commit = {level}"));
-    within("preparing the session", sqlx::raw_sql(sql).execute(session))
-        .await
-        .map(|_| ())
-}
-
-/// Waits for a statement for a limited time: a connection that was cut off silently never answers.
-pub(crate) async fn within<T>(
-    doing: &'static str,
-    statement: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, Interruption> {
-    match timeout(STATEMENT_TIMEOUT, statement).await {
-        Ok(done) => done.map_err(Interruption::sql(doing)),
-        Err(_) => Err(Interruption::sql(doing)(sqlx::Error::Io(
-            std::io::ErrorKind::TimedOut.into(),
-        ))),
-    }
-}
-
-/// Returns the machine's name, which identifies the leader to operators.
-pub(crate) fn hostname() -> String {
-    let named = std::env::var("HOSTNAME")
-        .ok()
-        .or_else(|| std::fs::read_to_string("/etc/hostname").ok());
-    named
-        .map(|name| name.trim().to_owned())
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "unknown".into())
 }

@@ -1,24 +1,15 @@
 //! Metrics and named checks of a relay.
 
+mod instruments;
+
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
-use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
-    registry::{Registry, Unit},
-};
+use prometheus_client::{encoding::text::encode, metrics::gauge::Gauge, registry::Registry};
 
+use self::instruments::{Delivery, OutcomeLabel, Session, SideLabel, Tables, TopicLabel};
 use super::{
     pulse::Pulse,
     readiness::{Board, Cause},
@@ -44,21 +35,6 @@ pub struct Check {
     pub state: CheckState,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TopicLabel {
-    topic: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SideLabel {
-    side: &'static str,
-}
-
 /// Metrics and checks of a relay. Cheap to clone; shared between the relay and the admin server.
 #[derive(Clone)]
 pub struct RelayMetrics(Arc<Inner>);
@@ -67,23 +43,10 @@ struct Inner {
     registry: Registry,
     board: Mutex<Board>,
     pulse: Pulse,
+    delivery: Delivery,
+    session: Session,
+    tables: Tables,
     stalled: Gauge<f64, AtomicU64>,
-    published: Family<TopicLabel, Counter>,
-    reconnects: Family<SideLabel, Counter>,
-    latency: Histogram,
-    batch: Histogram,
-    lag_seconds: Gauge<f64, AtomicU64>,
-    lag_bytes: Gauge<i64, AtomicI64>,
-    slot_retained: Gauge<i64, AtomicI64>,
-    in_flight: Gauge<i64, AtomicI64>,
-    leader: Gauge<i64, AtomicI64>,
-    undeliverable: Family<OutcomeLabel, Counter>,
-    parked_events: Gauge<i64, AtomicI64>,
-    parked_aggregates: Gauge<i64, AtomicI64>,
-    deleted: Counter,
-    oldest_event: Gauge<f64, AtomicU64>,
-    scheduled_moved: Counter,
-    scheduled_overdue: Gauge<f64, AtomicU64>,
 }
 
 impl RelayMetrics {
@@ -91,138 +54,14 @@ impl RelayMetrics {
     /// delivery counts as stalled.
     pub(crate) fn new(stall_after: Duration) -> Self {
         let mut registry = Registry::with_prefix("tidings_relay");
-        let published = Family::<TopicLabel, Counter>::default();
-        registry.register(
-            "published",
-            "Records that Kafka has acknowledged, by topic",
-            published.clone(),
-        );
-        let reconnects = Family::<SideLabel, Counter>::default();
-        registry.register(
-            "reconnects",
-            "Restarted sessions, by the side that interrupted them",
-            reconnects.clone(),
-        );
-        // 0.25 ms to 16 s: from a commit at the head of the log to the first seconds of an outage.
-        let latency = Histogram::new(exponential_buckets(0.000_25, 2.0, 17));
-        registry.register_with_unit(
-            "end_to_end",
-            "Time from commit (the server's clock) to acknowledgement (the relay's clock); sampled",
-            Unit::Seconds,
-            latency.clone(),
-        );
-        let batch = Histogram::new(exponential_buckets(1.0, 4.0, 8));
-        registry.register(
-            "batch_events",
-            "Events handled between two waits for input",
-            batch.clone(),
-        );
-        let lag_seconds = Gauge::default();
-        registry.register_with_unit(
-            "lag",
-            "Age of the last commit read when the server sent it, zero at the head",
-            Unit::Seconds,
-            lag_seconds.clone(),
-        );
-        let lag_bytes = Gauge::default();
-        registry.register_with_unit(
-            "lag",
-            "Write-ahead log between the confirmed position and the server's end",
-            Unit::Bytes,
-            lag_bytes.clone(),
-        );
-        let slot_retained = Gauge::default();
-        registry.register_with_unit(
-            "slot_retained",
-            "Write-ahead log that the server keeps for the slot",
-            Unit::Bytes,
-            slot_retained.clone(),
-        );
-        let in_flight = Gauge::default();
-        registry.register(
-            "in_flight_events",
-            "Records sent and not yet acknowledged",
-            in_flight.clone(),
-        );
-        let leader = Gauge::default();
-        registry.register(
-            "leader",
-            "1 if this process leads, 0 if it stands by",
-            leader.clone(),
-        );
-        let undeliverable = Family::<OutcomeLabel, Counter>::default();
-        registry.register(
-            "undeliverable",
-            "Undeliverable events, by outcome",
-            undeliverable.clone(),
-        );
-        let parked_events = Gauge::default();
-        registry.register(
-            "parked_events",
-            "Events that wait for an operator's decision, as last observed by the leader",
-            parked_events.clone(),
-        );
-        let parked_aggregates = Gauge::default();
-        registry.register(
-            "parked_aggregates",
-            "Aggregates with such events",
-            parked_aggregates.clone(),
-        );
-        let deleted = Counter::default();
-        registry.register(
-            "deleted_events",
-            "Published events that retention has deleted from the outbox",
-            deleted.clone(),
-        );
-        let oldest_event = Gauge::default();
-        registry.register_with_unit(
-            "oldest_event",
-            "Age of the oldest row of the outbox, as last observed by retention",
-            Unit::Seconds,
-            oldest_event.clone(),
-        );
-        let scheduled_moved = Counter::default();
-        registry.register(
-            "scheduled_moved",
-            "Due scheduled events that this process has moved to the outbox",
-            scheduled_moved.clone(),
-        );
-        let scheduled_overdue = Gauge::default();
-        registry.register_with_unit(
-            "scheduled_overdue",
-            "Time since the first scheduled event became due, as last observed by the leader",
-            Unit::Seconds,
-            scheduled_overdue.clone(),
-        );
-        let stalled = Gauge::default();
-        registry.register_with_unit(
-            "stalled",
-            "Time since an acknowledgement or an empty backlog, once it exceeds stall_after; zero \
-             before",
-            Unit::Seconds,
-            stalled.clone(),
-        );
         Self(Arc::new(Inner {
+            delivery: Delivery::register(&mut registry),
+            session: Session::register(&mut registry),
+            tables: Tables::register(&mut registry),
+            stalled: instruments::stalled(&mut registry),
             registry,
             board: Mutex::new(Board::new()),
             pulse: Pulse::new(stall_after),
-            stalled,
-            published,
-            reconnects,
-            latency,
-            batch,
-            lag_seconds,
-            lag_bytes,
-            slot_retained,
-            in_flight,
-            leader,
-            undeliverable,
-            parked_events,
-            parked_aggregates,
-            deleted,
-            oldest_event,
-            scheduled_moved,
-            scheduled_overdue,
         }))
     }
 
@@ -319,6 +158,7 @@ impl RelayMetrics {
 
     pub(crate) fn published(&self, topic: &str, records: u64) {
         self.0
+            .delivery
             .published
             .get_or_create(&TopicLabel {
                 topic: topic.to_owned(),
@@ -327,60 +167,68 @@ impl RelayMetrics {
     }
 
     pub(crate) fn reconnected(&self, side: &'static str) {
-        self.0.reconnects.get_or_create(&SideLabel { side }).inc();
+        self.0
+            .delivery
+            .reconnects
+            .get_or_create(&SideLabel { side })
+            .inc();
     }
 
     pub(crate) fn end_to_end(&self, latency: Duration) {
-        self.0.latency.observe(latency.as_secs_f64());
+        self.0.delivery.latency.observe(latency.as_secs_f64());
     }
 
     pub(crate) fn batch(&self, events: u64) {
-        self.0.batch.observe(events as f64);
+        self.0.delivery.batch.observe(events as f64);
     }
 
     pub(crate) fn lag(&self, lag: Duration) {
-        self.0.lag_seconds.set(lag.as_secs_f64());
+        self.0.session.lag_seconds.set(lag.as_secs_f64());
     }
 
     pub(crate) fn slot(&self, lag_bytes: i64, retained_bytes: i64) {
-        self.0.lag_bytes.set(lag_bytes);
-        self.0.slot_retained.set(retained_bytes);
+        self.0.session.lag_bytes.set(lag_bytes);
+        self.0.session.slot_retained.set(retained_bytes);
     }
 
     pub(crate) fn in_flight(&self, records: u64) {
-        self.0.in_flight.set(records.cast_signed());
+        self.0.session.in_flight.set(records.cast_signed());
     }
 
     pub(crate) fn undeliverable(&self, outcome: &'static str) {
         self.0
+            .tables
             .undeliverable
             .get_or_create(&OutcomeLabel { outcome })
             .inc();
     }
 
     pub(crate) fn parked(&self, events: u64, aggregates: u64) {
-        self.0.parked_events.set(events.cast_signed());
-        self.0.parked_aggregates.set(aggregates.cast_signed());
+        self.0.tables.parked_events.set(events.cast_signed());
+        self.0
+            .tables
+            .parked_aggregates
+            .set(aggregates.cast_signed());
     }
 
     pub(crate) fn deleted(&self, events: u64) {
-        self.0.deleted.inc_by(events);
+        self.0.tables.deleted.inc_by(events);
     }
 
     pub(crate) fn oldest_event(&self, age: Duration) {
-        self.0.oldest_event.set(age.as_secs_f64());
+        self.0.tables.oldest_event.set(age.as_secs_f64());
     }
 
     pub(crate) fn scheduled_moved(&self, events: u64) {
-        self.0.scheduled_moved.inc_by(events);
+        self.0.tables.scheduled_moved.inc_by(events);
     }
 
     pub(crate) fn scheduled_overdue(&self, by: Duration) {
-        self.0.scheduled_overdue.set(by.as_secs_f64());
+        self.0.tables.scheduled_overdue.set(by.as_secs_f64());
     }
 
     pub(crate) fn leader(&self, leads: bool) {
-        self.0.leader.set(i64::from(leads));
+        self.0.session.leader.set(i64::from(leads));
     }
 }
 

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `publisher` | turns an event into a record, parks it, or returns back-pressure. Never waits |
 //! | `checkpoint` | batches and the durable position |
+//! | `stop` | the reason why a source stops |
 //! | `stream_link` | the connection to the server that streams the log |
 //! | `delivery_watch` | progress of delivery, for the stall detection |
 //! | `housekeeping` | periodic jobs of a session |
@@ -26,6 +27,7 @@ pub(crate) mod clock;
 mod delivery_watch;
 mod housekeeping;
 pub(crate) mod publisher;
+mod stop;
 mod stream_link;
 
 use std::time::Duration;
@@ -33,6 +35,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::stop::Stop;
 use self::{
     checkpoint::Checkpointer,
     delivery_watch::DeliveryWatch,
@@ -47,11 +50,11 @@ use super::{
     monitor::metrics::RelayMetrics,
     parked::set::ParkedSet,
     position::{Position, Progress},
-    row::native::{Row, RowError},
+    row::native::Row,
     source::confirm_rest,
     startup::{names::LogNames, recovery::Start},
 };
-use crate::postgres::replication::{DecodeError, StatusWriter};
+use crate::postgres::replication::StatusWriter;
 
 /// Publishes rows and stores the checkpoints of one session.
 pub(crate) struct Pipeline {
@@ -63,33 +66,6 @@ pub(crate) struct Pipeline {
     observer: RelayMetrics,
     lost: CancellationToken,
     shutdown: CancellationToken,
-}
-
-/// The reason why a source stops.
-#[derive(Debug)]
-pub(crate) enum Stop {
-    /// The relay is shut down.
-    Shutdown,
-    /// The session ends. The supervisor decides how the relay continues.
-    Interrupted(Interruption),
-}
-
-impl From<Interruption> for Stop {
-    fn from(interruption: Interruption) -> Self {
-        Self::Interrupted(interruption)
-    }
-}
-
-impl From<RowError> for Stop {
-    fn from(error: RowError) -> Self {
-        Self::Interrupted(error.into())
-    }
-}
-
-impl From<DecodeError> for Stop {
-    fn from(error: DecodeError) -> Self {
-        Self::Interrupted(error.into())
-    }
 }
 
 impl Pipeline {

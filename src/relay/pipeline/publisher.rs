@@ -9,11 +9,13 @@
 //! | `topic_faults` | unusable topics |
 //! | `undeliverable` | parking, dead letters, or a stop |
 //! | `size_limit`, `batch_isolation` | records that a broker would refuse, or has refused |
+//! | `cluster` | reachability of the Kafka cluster |
 //! | `batches` | ends of batches, and their durability |
 
 mod backpressure;
 mod batch_isolation;
 mod batches;
+mod cluster;
 mod creation_budget;
 mod outcome;
 mod size_limit;
@@ -183,12 +185,7 @@ impl EventPublisher {
     fn send(&mut self, seq: i64, event: &Outgoing<'_>, queues: bool) -> Result<Attempt, Unsent> {
         let (at, route) = match self.routes.find(event) {
             Ok(found) => found,
-            Err(unmet) => {
-                return match unusable(&unmet) {
-                    Some(reason) => Ok(Attempt::Impossible(reason)),
-                    None => Ok(self.unmet(unmet, queues)?),
-                };
-            }
+            Err(topic) => return Ok(self.unrouted(topic, queues)?),
         };
         if !self.held.is_empty() && self.held.contains_key(&route.topic) {
             return Err(Backpressure::Growing(route.topic.clone()).into());
@@ -263,6 +260,14 @@ impl EventPublisher {
                 None => error.to_string(),
             })
         })
+    }
+
+    /// Decides about an event without a route: its topic cannot be used, or was not used before.
+    fn unrouted(&self, topic: String, queues: bool) -> Result<Attempt, Backpressure> {
+        match unusable(&topic) {
+            Some(reason) => Ok(Attempt::Impossible(reason)),
+            None => self.unmet(topic, queues),
+        }
     }
 
     /// Decides about an event whose topic was not used before: it waits for a look-up, or for the

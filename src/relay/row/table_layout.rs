@@ -16,7 +16,7 @@ use crate::{
         RelayOptions, SourceKind,
         error::Interruption,
         leadership::relay_store::within,
-        options::debezium::{ExistingRows, OutboxRows},
+        options::debezium::{DebeziumOutbox, ExistingRows, OutboxRows},
         position::{Position, Snapshot},
     },
 };
@@ -137,6 +137,24 @@ pub(crate) async fn examine(
     let Some(outbox) = &options.debezium else {
         return Ok(TableLayout::Native);
     };
+    let columns = columns(options, session).await?;
+    let layout = Box::new(Layout::of(outbox, &columns)?);
+    let log_only = log_only(outbox, &layout);
+    if let Some(reason) = &log_only
+        && options.source == SourceKind::Poll
+    {
+        return Err(Interruption::Refused(format!(
+            "source is poll, and {reason}: use source = \"auto\" or \"wal\""
+        )));
+    }
+    Ok(TableLayout::Debezium { layout, log_only })
+}
+
+/// Returns the columns of a Debezium table.
+async fn columns(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+) -> Result<Vec<Column>, Interruption> {
     let doing = "reading the outbox's columns";
     let (schema, table) = options.table();
     let rows = sqlx::query(
@@ -146,11 +164,7 @@ pub(crate) async fn examine(
          where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped
              order by a.attnum",
     );
-    let rows = within(
-        doing,
-        rows.bind(schema).bind(table).fetch_all(&mut *session),
-    )
-    .await?;
+    let rows = within(doing, rows.bind(schema).bind(table).fetch_all(session)).await?;
     let column = |row: &sqlx::postgres::PgRow| -> Result<Column, sqlx::Error> {
         let type_oid = u32::try_from(row.try_get::<i64, _>("type_oid")?).unwrap_or_default();
         Ok(Column {
@@ -168,22 +182,22 @@ pub(crate) async fn examine(
         .map_or(Ok(String::new()), |row| row.try_get("kind"))
         .map_err(Interruption::sql(doing))?;
     match kind.as_str() {
-        "r" => {}
-        "" => {
-            return Err(Interruption::Refused(format!(
-                "there is no table {schema}.{table} in this database: set its name in outbox.table \
-                 exactly as Postgres stores it (select schemaname, tablename from pg_tables)"
-            )));
-        }
-        _ => {
-            return Err(Interruption::Refused(format!(
-                "{schema}.{table} is not a plain table (relkind {kind}): a partitioned table or a \
-                 view cannot be read in the order of the log"
-            )));
-        }
+        "r" => Ok(columns),
+        "" => Err(Interruption::Refused(format!(
+            "there is no table {schema}.{table} in this database: set its name in outbox.table \
+             exactly as Postgres stores it (select schemaname, tablename from pg_tables)"
+        ))),
+        _ => Err(Interruption::Refused(format!(
+            "{schema}.{table} is not a plain table (relkind {kind}): a partitioned table or a \
+             view cannot be read in the order of the log"
+        ))),
     }
-    let layout = Box::new(Layout::of(outbox, &columns)?);
-    let log_only = if outbox.rows == OutboxRows::Deleted {
+}
+
+/// Returns the reason why only the log can be read, if there is one.
+fn log_only(outbox: &DebeziumOutbox, layout: &Layout) -> Option<String> {
+    let DebeziumOutbox { schema, table, .. } = outbox;
+    if outbox.rows == OutboxRows::Deleted {
         Some("outbox.rows is deleted: rows do not stay in the table".to_owned())
     } else if outbox.hand_over.is_some() {
         Some(
@@ -198,15 +212,7 @@ pub(crate) async fn examine(
         ))
     } else {
         None
-    };
-    if let Some(reason) = &log_only
-        && options.source == SourceKind::Poll
-    {
-        return Err(Interruption::Refused(format!(
-            "source is poll, and {reason}: use source = \"auto\" or \"wal\""
-        )));
     }
-    Ok(TableLayout::Debezium { layout, log_only })
 }
 
 impl TableLayout {

@@ -22,6 +22,12 @@ use crate::{
     },
 };
 
+/// Activity of [`copy_slot`], for error messages.
+const TAKING_OVER: &str = "taking over the connector's slot";
+
+/// State of a slot: it is in use, and the log before this position is confirmed.
+type SlotState = (bool, Lsn);
+
 /// Progress of a connector, as stored by Kafka Connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offset {
@@ -129,34 +135,40 @@ pub(crate) async fn take_over(
     session: &mut PgConnection,
     from: &HandOver,
 ) -> Result<Position, Interruption> {
-    let doing = "taking over the connector's slot";
+    copy_slot(names, session, from).await?;
+    let start = at_slot(names, session).await?;
+    let transactions = transactions(options, names, session, from.offset).await?;
+    let (whole, partial) = published(&transactions, from.offset);
+    tracing::info!(
+        transactions = whole.len(),
+        in_part = partial.map(|(xid, _)| xid),
+        from = %start.log,
+        "continues after the connector"
+    );
+    let mut also = XidSet::default();
+    whole
+        .into_iter()
+        .for_each(|xid| also.insert(start.seen.widen(xid)));
+    let partial = partial.map(|(xid, events)| Partial {
+        xid: start.seen.widen(xid),
+        events,
+        seq: 0,
+    });
+    Ok(Position {
+        also,
+        partial,
+        ..start
+    })
+}
+
+/// Copies the connector's slot to the relay's, unless the relay's slot exists.
+async fn copy_slot(
+    names: &LogNames,
+    session: &mut PgConnection,
+    from: &HandOver,
+) -> Result<(), Interruption> {
     let name = &names.slot;
-    let slots = "select slot_name::text as name, active, plugin::text,
-                        confirmed_flush_lsn::text as confirmed
-                 from pg_replication_slots
-                 where slot_name = any (array[$1, $2]) and database = current_database()";
-    let rows = within(
-        doing,
-        sqlx::query(slots)
-            .bind(name)
-            .bind(&from.slot)
-            .fetch_all(&mut *session),
-    )
-    .await?;
-    let confirmed = |wanted: &str| -> Option<(bool, Lsn)> {
-        let row = rows.iter().find(|row| {
-            row.try_get::<String, _>("name")
-                .is_ok_and(|name| name == wanted)
-        })?;
-        let pgoutput = row.try_get::<Option<String>, _>("plugin").ok()??;
-        let confirmed = row
-            .try_get::<Option<String>, _>("confirmed")
-            .ok()??
-            .parse()
-            .ok()?;
-        (pgoutput == "pgoutput").then(|| Some((row.try_get("active").ok()?, confirmed)))?
-    };
-    match (confirmed(name), confirmed(&from.slot)) {
+    match slots(session, name, &from.slot).await? {
         (None, None) => {
             return Err(Interruption::Refused(format!(
                 "there is no slot `{}` of plugin pgoutput in this database to take over \
@@ -185,34 +197,46 @@ pub(crate) async fn take_over(
                 sqlx::query("select pg_copy_logical_replication_slot($1, $2, false, 'pgoutput')")
                     .bind(&from.slot)
                     .bind(name);
-            within(doing, copy.execute(&mut *session)).await?;
+            within(TAKING_OVER, copy.execute(&mut *session)).await?;
             tracing::info!(slot = name, from = from.slot, "copied the connector's slot");
         }
         (Some(_), _) => {}
     }
-    let start = at_slot(names, session).await?;
-    let transactions = transactions(options, names, session, from.offset).await?;
-    let (whole, partial) = published(&transactions, from.offset);
-    tracing::info!(
-        transactions = whole.len(),
-        in_part = partial.map(|(xid, _)| xid),
-        from = %start.log,
-        "continues after the connector"
-    );
-    let mut also = XidSet::default();
-    whole
-        .into_iter()
-        .for_each(|xid| also.insert(start.seen.widen(xid)));
-    let partial = partial.map(|(xid, events)| Partial {
-        xid: start.seen.widen(xid),
-        events,
-        seq: 0,
-    });
-    Ok(Position {
-        also,
-        partial,
-        ..start
-    })
+    Ok(())
+}
+
+/// Returns the states of the relay's slot and the connector's slot.
+async fn slots(
+    session: &mut PgConnection,
+    ours: &str,
+    theirs: &str,
+) -> Result<(Option<SlotState>, Option<SlotState>), Interruption> {
+    let slots = "select slot_name::text as name, active, plugin::text,
+                        confirmed_flush_lsn::text as confirmed
+                 from pg_replication_slots
+                 where slot_name = any (array[$1, $2]) and database = current_database()";
+    let rows = within(
+        TAKING_OVER,
+        sqlx::query(slots)
+            .bind(ours)
+            .bind(theirs)
+            .fetch_all(session),
+    )
+    .await?;
+    let confirmed = |wanted: &str| -> Option<SlotState> {
+        let row = rows.iter().find(|row| {
+            row.try_get::<String, _>("name")
+                .is_ok_and(|name| name == wanted)
+        })?;
+        let pgoutput = row.try_get::<Option<String>, _>("plugin").ok()??;
+        let confirmed = row
+            .try_get::<Option<String>, _>("confirmed")
+            .ok()??
+            .parse()
+            .ok()?;
+        (pgoutput == "pgoutput").then(|| Some((row.try_get("active").ok()?, confirmed)))?
+    };
+    Ok((confirmed(ours), confirmed(theirs)))
 }
 
 /// Returns the position at the start of the relay's slot. All commits before it count as published

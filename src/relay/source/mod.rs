@@ -8,9 +8,9 @@
 //!                       connector's position, then wal
 //! ```
 //!
-//! `slot` maintains the publication and the replication slot, `reconcile` compares the log with the
-//! table, `pages` reads the table ahead, and `server_snapshot` reads a snapshot together with the
-//! log positions of the server. `read_pacing` is pure.
+//! `publication` and `slot` maintain the publication and the replication slot. `reconcile` compares
+//! the log with the table, `pages` reads the table ahead, and `server_snapshot` reads a snapshot
+//! together with the log positions of the server. `read_pacing` is pure.
 
 pub(crate) mod confirm_rest;
 pub(crate) mod connector_handover;
@@ -21,6 +21,7 @@ mod notify;
 pub(crate) mod pages;
 pub(crate) mod parked;
 mod parked_topics;
+pub(crate) mod publication;
 mod read_pacing;
 mod reconcile;
 pub(crate) mod selector;

@@ -1,23 +1,24 @@
-//! The publication and the replication slot of the outbox: creation, state, advance and removal.
+//! The replication slot of the outbox: creation, state, advance and removal.
+
+mod creation;
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::task::JoinHandle;
 
-use super::long_query::{backend, watched};
+pub(crate) use self::creation::{make, make_exporting};
+use super::{
+    long_query::{backend, watched},
+    publication::ensure_publication,
+};
 use crate::{
-    postgres::{Lsn, replication::Connection},
+    postgres::Lsn,
     relay::{
         RelayOptions,
         error::Interruption,
         leadership::relay_store::{connect, within},
-        position::Snapshot,
-        startup::{names::LogNames, server::Server},
+        startup::names::LogNames,
     },
 };
-
-/// Log line for each transaction that the creation of a slot waits for.
-const SLOT_WAITS: &str =
-    "the slot waits for this open transaction; end it, or select pg_terminate_backend(pid)";
 
 /// State of the slot for a relay that can also read the table.
 pub(crate) enum Log {
@@ -36,16 +37,6 @@ pub(crate) enum Kept {
     Unreadable,
     /// There is no slot.
     None,
-}
-
-/// A new slot, and a snapshot that sees exactly the commits before the slot's start. The snapshot
-/// is valid while the connection is open.
-pub(crate) struct Seam {
-    pub(crate) connection: Connection,
-    pub(crate) snapshot: Snapshot,
-    /// The snapshot's name for import by other sessions.
-    pub(crate) exported: String,
-    pub(crate) from: Lsn,
 }
 
 /// A row of `pg_replication_slots`.
@@ -136,97 +127,6 @@ pub(crate) async fn forget(
     drop_slot(session, name).await
 }
 
-/// Creates the slot in a session of its own. The creation waits for every transaction that was
-/// writing at the request, and `statement_timeout` does not end this wait.
-pub(crate) fn make(
-    options: &RelayOptions,
-    names: &LogNames,
-    server: &Server,
-) -> JoinHandle<Result<(), Interruption>> {
-    // A failover slot (PostgreSQL 17 and later) is synchronized to the standbys that request it.
-    let failover = if server.version >= 170_000 {
-        ", failover => true"
-    } else {
-        ""
-    };
-    let sql = format!(
-        "select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput'{failover})"
-    );
-    aside(
-        options.clone(),
-        names.slot.clone(),
-        "creating the slot",
-        sql,
-        Some(SLOT_WAITS),
-    )
-}
-
-/// Creates the slot together with a snapshot of the commits before it. Waits as [`make`] does.
-pub(crate) fn make_exporting(
-    options: &RelayOptions,
-    names: &LogNames,
-    server: &Server,
-) -> JoinHandle<Result<Seam, Interruption>> {
-    let failover = if server.version >= 170_000 {
-        ", FAILOVER true"
-    } else {
-        ""
-    };
-    let create = format!(
-        "CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput (SNAPSHOT 'use'{failover})",
-        names.slot
-    );
-    let options = options.clone();
-    tokio::spawn(async move { export(&options, &create).await })
-}
-
-async fn export(options: &RelayOptions, create: &str) -> Result<Seam, Interruption> {
-    let doing = "creating the slot";
-    let application = options.database.application_name("relay slot");
-    let mut connection = Connection::open(&options.database, &application)
-        .await
-        .map_err(Interruption::ConnectingForReplication)?;
-    let failed = || Interruption::replication(doing);
-    let backend = connection
-        .query("SELECT pg_catalog.pg_backend_pid()")
-        .await
-        .map_err(failed())?;
-    let backend = backend
-        .first()
-        .and_then(|row| row.first()?.as_ref()?.parse().ok())
-        .unwrap_or_default();
-    connection
-        .query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        .await
-        .map_err(failed())?;
-    let creating = async { connection.query_unbounded(create).await.map_err(failed()) };
-    let mut rows = watched(options, doing, backend, creating, Some(SLOT_WAITS)).await?;
-    rows.extend(
-        connection
-            .query("SELECT pg_current_snapshot()::text, pg_export_snapshot()")
-            .await
-            .map_err(failed())?,
-    );
-    let text = |row: usize, column: usize| {
-        rows.get(row)
-            .and_then(|row: &Vec<Option<String>>| row.get(column)?.clone())
-            .unwrap_or_default()
-    };
-    // slot_name, consistent_point, snapshot_name, output_plugin.
-    let (from, snapshot, exported) = (text(0, 1).parse(), text(1, 0).parse(), text(1, 1));
-    match (from, snapshot) {
-        (Ok(from), Ok(snapshot)) => Ok(Seam {
-            connection,
-            snapshot,
-            exported,
-            from,
-        }),
-        _ => Err(Interruption::Refused(format!(
-            "the server returned an unexpected description of the new slot: {rows:?}"
-        ))),
-    }
-}
-
 /// Advances the slot to `to` without decoding the log, because everything before `to` is published.
 pub(crate) fn advance(
     options: &RelayOptions,
@@ -243,6 +143,8 @@ pub(crate) fn advance(
     )
 }
 
+/// Runs a statement on the slot in a session of its own, because it may wait for other
+/// transactions.
 fn aside(
     options: RelayOptions,
     name: String,
@@ -264,85 +166,6 @@ fn aside(
             .await
             .map(|_| ())
     })
-}
-
-/// Returns `true` if the publication exists and fits the outbox.
-///
-/// # Errors
-///
-/// Returns an interruption with the remedy if the publication does not fit, or an interruption if
-/// the connection is lost.
-pub(crate) async fn fit_publication(
-    options: &RelayOptions,
-    name: &str,
-    session: &mut PgConnection,
-) -> Result<bool, Interruption> {
-    let doing = "looking for the publication";
-    let (schema, table) = options.table();
-    let found = sqlx::query_as(
-        "select p.pubinsert,
-                p.puballtables or coalesce(bool_or(t.ours and t.rowfilter is null), false),
-                coalesce(bool_or(not t.ours), false)
-         from pg_publication p
-         left join lateral (
-             select t.schemaname = $2 and t.tablename = $3 as ours, t.rowfilter
-             from pg_publication_tables t where t.pubname = p.pubname
-         ) t on true
-         where p.pubname = $1 group by p.oid, p.pubinsert, p.puballtables",
-    );
-    let found = found
-        .bind(name)
-        .bind(schema)
-        .bind(table)
-        .fetch_optional(session);
-    let found: Option<(bool, bool, bool)> = within(doing, found).await?;
-    match found {
-        Some((true, true, _)) => Ok(true),
-        Some((_, false, true)) => Err(Interruption::Refused(format!(
-            "publication `{name}` does not contain this outbox, or not all of its rows: a relay \
-             of another schema may have the same name (give this one another --name); if the \
-             publication is not in use, drop it and let the relay create it"
-        ))),
-        Some((inserts, _, _)) => Err(Interruption::PublicationUnfit(format!(
-            "publication `{name}` {}; or drop it and let the relay create it",
-            if inserts {
-                format!(
-                    "does not contain the outbox, or not all of its rows: run ALTER PUBLICATION \
-                     \"{name}\" SET TABLE {}",
-                    options.quoted_table()
-                )
-            } else {
-                format!(
-                    "leaves inserts out: run ALTER PUBLICATION \"{name}\" SET (publish = 'insert')"
-                )
-            },
-        ))),
-        None if options.configured_publication().is_some() => Err(Interruption::Refused(format!(
-            "there is no publication `{name}` (outbox.publication): name the one that the \
-             connector uses, or remove the key and let the relay create its own"
-        ))),
-        None => Ok(false),
-    }
-}
-
-async fn ensure_publication(
-    options: &RelayOptions,
-    name: &str,
-    session: &mut PgConnection,
-) -> Result<(), Interruption> {
-    if fit_publication(options, name, session).await? {
-        return Ok(());
-    }
-    let sql = format!(
-        "create publication \"{}\" for table {} with (publish = 'insert')",
-        name.replace('"', "\"\""),
-        options.quoted_table()
-    );
-    sqlx::raw_sql(AssertSqlSafe(sql))
-        .execute(session)
-        .await
-        .map_err(Interruption::sql("creating the publication"))?;
-    Ok(())
 }
 
 /// State of a slot.

@@ -24,9 +24,10 @@ use crate::{
         error::Interruption,
         monitor::metrics::{Component, RelayMetrics},
         pipeline::{Pipeline, Stop, publisher::Published},
+        position::Progress,
         row::{
             debezium::{Layout, RowBuffer},
-            native::{Columns, TableColumns},
+            native::{Columns, Row, RowError, TableColumns},
             table_layout::TableLayout,
         },
     },
@@ -233,31 +234,16 @@ impl WalSource {
                     }
                     self.events += 1;
                     let mut scratch = RowBuffer::default();
-                    let row = match columns.read(
-                        &row,
-                        self.committed_at.saturating_add(POSTGRES_EPOCH_MICROS),
-                        &mut scratch,
-                    ) {
-                        Err(error)
-                            if error
-                                .seq()
-                                .is_some_and(|seq| pipeline.progress().gives_up(seq)) =>
-                        {
-                            continue;
-                        }
-                        row => row?,
-                    };
-                    if pipeline.progress().gives_up(row.seq) {
+                    let committed_at = self.committed_at.saturating_add(POSTGRES_EPOCH_MICROS);
+                    let read = columns.read(&row, committed_at, &mut scratch);
+                    let Some(row) = kept(read, pipeline.progress())? else {
                         continue;
-                    }
+                    };
                     let published = publish(&row, pipeline).await?;
                     pipeline.progress().sent(row.event.id, row.seq);
                     if let Published::Sent(tag) = published {
-                        pipeline
-                            .publisher()
-                            .sink()
-                            .acks()
-                            .time(tag, self.committed_at.saturating_add(POSTGRES_EPOCH_MICROS));
+                        let acks = pipeline.publisher().sink().acks();
+                        acks.time(tag, committed_at);
                     }
                     pipeline.end_batch_if_wanted(false).await?;
                 }
@@ -268,6 +254,22 @@ impl WalSource {
             }
         }
         Ok(())
+    }
+}
+
+/// Returns the event of a row, unless the operator has given it up. Such a row need not be
+/// readable.
+fn kept<'r>(
+    row: Result<Row<'r>, RowError>,
+    progress: &mut Progress,
+) -> Result<Option<Row<'r>>, RowError> {
+    let seq = match &row {
+        Ok(row) => Some(row.seq),
+        Err(error) => error.seq(),
+    };
+    match seq.is_some_and(|seq| progress.gives_up(seq)) {
+        true => Ok(None),
+        false => row.map(Some),
     }
 }
 

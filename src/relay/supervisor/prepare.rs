@@ -41,16 +41,7 @@ impl Relay {
         observer.pulse().step("checking the requirements");
         preflight::require(options).await?;
         observer.pulse().step("taking over the relay's row");
-        let (mut relay_store, saved) = RelayStore::take_over(options).await?;
-        observer.note(Component::Database, "connected");
-        carried.compare_clocks(relay_store.clock());
-        require_forward(carried.epoch, relay_store.epoch())?;
-        let alone = relay_store.epoch() == carried.epoch + 1;
-        carried.epoch = relay_store.epoch();
-        observer.note(
-            Component::Lease,
-            format!("leads, epoch {}", relay_store.epoch()),
-        );
+        let (mut relay_store, saved, alone) = self.take_over(carried).await?;
         observer.pulse().step("examining the database");
         let table_layout = table_layout::examine(options, relay_store.session()).await?;
         let server = server::examine(relay_store.session()).await?;
@@ -103,6 +94,26 @@ impl Relay {
             pipeline,
             moved,
         })
+    }
+
+    /// Takes over the relay's row with a new epoch. The last value is `true` if no other relay has
+    /// led since this relay's last session.
+    async fn take_over(
+        &self,
+        carried: &mut Carried,
+    ) -> Result<(RelayStore, Saved, bool), Interruption> {
+        let observer = &self.observer;
+        let (relay_store, saved) = RelayStore::take_over(&self.options).await?;
+        observer.note(Component::Database, "connected");
+        carried.compare_clocks(relay_store.clock());
+        require_forward(carried.epoch, relay_store.epoch())?;
+        let alone = relay_store.epoch() == carried.epoch + 1;
+        carried.epoch = relay_store.epoch();
+        observer.note(
+            Component::Lease,
+            format!("leads, epoch {}", relay_store.epoch()),
+        );
+        Ok((relay_store, saved, alone))
     }
 
     /// Loads the state of earlier sessions into the publisher: parked events, unusable topics,

@@ -1,44 +1,24 @@
-//! Look-up of topics: their existence, their number of partitions, and whether the cluster answers.
+//! Look-up of topics: their existence and their number of partitions.
 //!
 //! An event whose topic was not used before waits for one answer. If the topic is unusable, its
 //! events are parked ([`TopicFaults`]), and it is looked up again in the background.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+mod asker;
 
-use tokio::{
-    sync::mpsc,
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
+use std::{collections::HashMap, time::Duration};
 
-use super::{
-    EventPublisher,
-    backpressure::Resolved,
-    creation_budget::{CreationBudget, MayCreate},
-    topic_faults::TopicFaults,
-};
+use tokio::{sync::mpsc, time::Instant};
+
+use self::asker::Asker;
+pub(crate) use self::asker::Looked;
+use super::{EventPublisher, backpressure::Resolved, topic_faults::TopicFaults};
 use crate::{
-    kafka::{Creation, Directory, TopicError, Topics},
+    kafka::{TopicError, Topics},
     relay::{
-        Delivery, RelayOptions, TopicOptions,
-        error::Interruption,
-        monitor::{
-            metrics::{Component, Reason, RelayMetrics},
-            readiness::Cause,
-        },
+        RelayOptions,
+        monitor::metrics::{Component, Reason, RelayMetrics},
     },
 };
-
-/// Number of requests to a cluster with the same clients before they are replaced. A request takes
-/// up to ten seconds.
-const REACH_TRIES: u32 = 3;
-
-/// Interval between two requests to a cluster that does not answer.
-const OUTAGE_RETRY: Duration = Duration::from_secs(2);
 
 /// Time for which a list of all topics is valid, and minimum interval between two such lists. The
 /// list may be long.
@@ -57,118 +37,12 @@ pub(super) struct TopicLookup {
     looks: Option<mpsc::Receiver<Looked>>,
 }
 
-/// An answer about a topic.
-pub(crate) struct Looked {
-    topic: String,
-    answer: Result<i32, TopicError>,
-    /// All topics, if a list was requested.
-    survey: Option<HashMap<String, i32>>,
-}
-
-/// Looks up topics, and creates them if the options allow it.
-#[derive(Clone)]
-struct Asker {
-    directory: Arc<Directory>,
-    create: TopicOptions,
-    create_max_per_minute: u32,
-    budget: Arc<Mutex<CreationBudget>>,
-    may_be_compacted: bool,
-}
-
-impl Asker {
-    /// Looks up a topic once. `waits` means that an event waits for the answer.
-    async fn ask(&self, topic: &str, waits: bool) -> Result<i32, TopicError> {
-        let mut answer = self.directory.partitions(topic).await;
-        if matches!(answer, Err(TopicError::Unknown(_))) && self.create.create {
-            answer = self.create(topic, waits).await;
-        }
-        self.accepted(topic, answer?).await
-    }
-
-    async fn create(&self, topic: &str, waits: bool) -> Result<i32, TopicError> {
-        let may_create = self
-            .budget
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(waits);
-        let reason = match may_create {
-            MayCreate::Yes => {
-                let how = Creation {
-                    partitions: self.create.partitions,
-                    replication: self.create.replication,
-                    config: &[],
-                };
-                return self.directory.create(topic, how).await;
-            }
-            MayCreate::Beside => "it is being created".to_owned(),
-            MayCreate::No => format!(
-                "{} topics were created within a minute, which is as many as \
-                 topics.create_max_per_minute allows; it is created in its turn",
-                self.create_max_per_minute
-            ),
-        };
-        Err(TopicError::NotYet {
-            topic: topic.to_owned(),
-            reason,
-        })
-    }
-
-    async fn accepted(&self, topic: &str, partitions: i32) -> Result<i32, TopicError> {
-        if !self.may_be_compacted {
-            self.directory.refuse_compacted(topic).await?;
-        }
-        Ok(partitions)
-    }
-
-    /// Returns the first answer that is not an outage, for an event that waits for it. Lists all
-    /// topics first if `survey` is set.
-    async fn until_answered(self, topic: String, survey: bool, observer: RelayMetrics) -> Resolved {
-        // Stands as long as this future lives. A session that drops it raises its own reason.
-        let mut standing: Option<Reason> = None;
-        let survey = if survey {
-            self.directory.all().await.ok()
-        } else {
-            None
-        };
-        loop {
-            let listed = survey.as_ref().and_then(|all| all.get(&topic));
-            let answer = match listed {
-                Some(partitions) => self.accepted(&topic, *partitions).await,
-                None => self.ask(&topic, true).await,
-            };
-            let Err(error @ TopicError::Unreachable(_)) = answer else {
-                return Resolved::Topic(Looked {
-                    topic,
-                    answer,
-                    survey,
-                });
-            };
-            tracing::warn!("{error}; the relay waits, nothing is lost");
-            match &standing {
-                Some(reason) => reason.set(error.to_string()),
-                None => standing = Some(observer.hold(Component::Kafka, error.to_string())),
-            }
-            sleep(OUTAGE_RETRY).await;
-        }
-    }
-}
-
 impl TopicLookup {
     pub(super) fn new(options: &RelayOptions) -> Self {
-        let limits = options.topic_limits;
-        let asker = Asker {
-            directory: Arc::new(Directory::new(&options.kafka)),
-            create: options.topics.clone(),
-            create_max_per_minute: limits.create_max_per_minute,
-            budget: Arc::new(Mutex::new(CreationBudget::new(
-                limits.create_max_per_minute,
-            ))),
-            may_be_compacted: options.delivery == Delivery::ExactlyOnce,
-        };
         Self {
-            asker,
+            asker: Asker::new(options),
             survey: None,
-            faults: TopicFaults::new(limits.give_up_after),
+            faults: TopicFaults::new(options.topic_limits.give_up_after),
             standing: None,
             looks: None,
         }
@@ -259,33 +133,6 @@ impl TopicLookup {
 }
 
 impl EventPublisher {
-    /// Waits until the cluster answers. Returns its id.
-    ///
-    /// # Errors
-    ///
-    /// Returns an interruption if the cluster has not answered several requests. New clients may
-    /// reach it: a client that retries for a long time may hang.
-    pub(crate) async fn reach_cluster(&self) -> Result<String, Interruption> {
-        let mut asked = 0;
-        loop {
-            asked += 1;
-            match self.topics.cluster_id().await {
-                Ok(id) => {
-                    self.observer.note(Component::Kafka, "connected");
-                    self.observer.clear(Component::Kafka, Cause::Cluster);
-                    return Ok(id);
-                }
-                Err(error) if asked < REACH_TRIES => {
-                    tracing::warn!("{error}; the relay waits for it");
-                    self.observer
-                        .raise(Component::Kafka, Cause::Cluster, error.to_string());
-                    self.observer.pulse().moved();
-                }
-                Err(error) => return Err(Interruption::Kafka(error.to_string())),
-            }
-        }
-    }
-
     /// Sets the partition counts that earlier runs of this relay used to place keys.
     pub(crate) fn pin(&mut self, pinned: HashMap<String, i32>) {
         self.pinned = pinned;
@@ -400,27 +247,5 @@ impl EventPublisher {
         // Keys stay in their partitions when a topic has grown. In a topic that was created again
         // with fewer partitions, they can only move.
         self.routes.learn(topic.to_owned(), pinned.min(partitions));
-    }
-
-    pub(super) fn observe_cluster(&mut self) {
-        let Some(reason) = self.sink.acks().unreachable_since_last_ack() else {
-            self.observer.note(Component::Kafka, "connected");
-            self.observer.clear(Component::Kafka, Cause::Cluster);
-            return;
-        };
-        self.observer.raise(
-            Component::Kafka,
-            Cause::Cluster,
-            format!("{reason}; events wait in the outbox"),
-        );
-        if self.looking.as_ref().is_none_or(JoinHandle::is_finished) {
-            let (topics, topic) = (
-                self.topics.clone(),
-                self.routes.all().first().map(|route| route.topic.clone()),
-            );
-            self.looking = Some(tokio::spawn(
-                async move { topics.look_for_cluster(topic).await },
-            ));
-        }
     }
 }

@@ -1,5 +1,7 @@
 //! Handling of undeliverable events: parked, sent to the dead letter topic, or a reason to stop.
 
+use uuid::Uuid;
+
 use super::{
     Attempt, Delivery, ENVELOPE_BYTES, EventPublisher, Published, Unsent,
     backpressure::Backpressure, number,
@@ -162,6 +164,27 @@ impl EventPublisher {
         })
     }
 
+    /// Returns the event's own topic and the topic of its dead letter.
+    fn dead_letter_topics(&mut self, event: &Outgoing<'_>) -> (String, String) {
+        let original = self
+            .routes
+            .find(event)
+            .map_or_else(|name| name, |(_, route)| route.topic.clone());
+        let topic = dead_letter_topic(&self.options.undeliverable.dead_letter_topic, &original);
+        (original, topic)
+    }
+
+    /// Records that an event was sent to the dead letter topic.
+    fn dead_letter_sent(&mut self, (seq, id): (i64, Uuid), topic: &str, reason: &str, tag: u64) {
+        tracing::warn!(
+            event = %id, seq = (seq > 0).then_some(seq), topic,
+            "an event cannot be delivered: {reason}; it is sent to the dead letters"
+        );
+        self.isolation.sent(seq, tag);
+        self.isolation.set_aside(seq);
+        self.observer.undeliverable("dead-letter");
+    }
+
     /// Sends an event to the dead letter topic, or a reference to it if Kafka does not accept its
     /// payload.
     fn send_dead_letter(
@@ -172,11 +195,7 @@ impl EventPublisher {
         by_reference: bool,
         queues: bool,
     ) -> Result<Delivery, Unsent> {
-        let original = self
-            .routes
-            .find(event)
-            .map_or_else(|name| name, |(_, route)| route.topic.clone());
-        let topic = dead_letter_topic(&self.options.undeliverable.dead_letter_topic, &original);
+        let (original, topic) = self.dead_letter_topics(event);
         if self.routes.named(&topic).is_none()
             || (queues && self.lookup.faults.reason(&topic).is_some())
         {
@@ -209,17 +228,13 @@ impl EventPublisher {
                 }
             };
             let headers = explain(headers, &original, reason, event.id, known);
-            let (key, timestamp) = (
-                event.aggregate_id.as_bytes(),
-                self.stamping.stamp(i64::MAX, self.clock.now()),
-            );
             let record = Record {
                 topic: &topic,
                 partition,
-                key,
+                key: event.aggregate_id.as_bytes(),
                 value,
                 headers,
-                timestamp,
+                timestamp: self.stamping.stamp(i64::MAX, self.clock.now()),
                 label: seq,
             };
             match self
@@ -229,13 +244,7 @@ impl EventPublisher {
                 Ok(Sent::Tag(tag)) => {
                     route.sent(partition, turn, tag);
                     self.count(at);
-                    self.isolation.sent(seq, tag);
-                    self.isolation.set_aside(seq);
-                    tracing::warn!(
-                        event = %event.id, seq = known, topic,
-                        "an event cannot be delivered: {reason}; it is sent to the dead letters"
-                    );
-                    self.observer.undeliverable("dead-letter");
+                    self.dead_letter_sent((seq, event.id), &topic, reason, tag);
                     return Ok(Delivery::Sent(tag));
                 }
                 Ok(Sent::Full(bytes)) => return Err(Backpressure::Full(bytes).into()),

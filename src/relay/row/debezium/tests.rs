@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::relay::AdditionalColumn;
+use crate::{
+    postgres::replication::Column,
+    relay::{AdditionalColumn, options::debezium::Placement},
+};
 
 const COLUMNS: [(&str, u32); 8] = [
     ("id", 2950),

@@ -7,7 +7,7 @@ use crate::relay::{
     RelayOptions,
     error::Interruption,
     leadership::relay_store::{self, within},
-    source::slot,
+    source::{publication, slot},
     startup::{
         names::{LogNames, log_names},
         server::identity,
@@ -64,7 +64,7 @@ async fn publication(
     conditions: &mut Conditions,
 ) -> Result<(), Interruption> {
     let (name, table) = (&names.publication, options.quoted_table());
-    let found = slot::fit_publication(options, name, session).await;
+    let found = publication::fit_publication(options, name, session).await;
     if !matches!(found, Ok(false)) {
         conditions.probed(
             "publication",
