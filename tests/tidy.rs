@@ -8,11 +8,11 @@ use std::{
 
 /// The folders of the library from the bottom up. A folder imports from its own rank and from lower ones.
 const RANKS: &[&[&str]] = &[
-    &["failpoint", "event", "resilience", "health"],
+    &["failpoint", "event", "resilience"],
     &["postgres", "outbox", "kafka"],
     &["relay", "subscriber"],
     &["saga", "operator"],
-    &["testing", "admin"],
+    &["testing", "health", "admin"],
     &["cli", "fuzzing"],
 ];
 

@@ -13,13 +13,20 @@ const STRUCTURED: &str = "application/cloudevents+json";
 /// Returns the record's media type without parameters. Names of headers and media types are
 /// compared without regard to letter case.
 fn media_type(record: &Incoming) -> Option<&str> {
+    let text = content_type(record)?;
+    Some(text.split_once(';').map_or(text, |(media, _)| media).trim())
+}
+
+/// The record's media type with its parameters.
+fn content_type(record: &Incoming) -> Option<&str> {
     let is_content_type = |name: &[u8]| name.eq_ignore_ascii_case(b"content-type");
     let (_, value) = record
         .headers()
         .filter(|(name, _)| is_content_type(name))
         .last()?;
-    let text = std::str::from_utf8(value).ok()?;
-    Some(text.split_once(';').map_or(text, |(media, _)| media).trim())
+    std::str::from_utf8(value)
+        .ok()
+        .filter(|text| !text.is_empty())
 }
 
 /// Returns `true` if the value holds a complete CloudEvent. Attributes in headers
@@ -87,7 +94,7 @@ const MEDIA_CHARACTERS_MAX: usize = 100;
 
 /// Returns the probable format of a record without an event type.
 pub(super) fn probable_format(record: &Incoming) -> Option<String> {
-    if let Some(format) = record.value().and_then(foreign_format) {
+    if let Some(format) = foreign_format(record) {
         return Some(format.to_owned());
     }
     let has = |wanted: &[u8]| record.headers().any(|(name, _)| name == wanted);
@@ -102,10 +109,15 @@ pub(super) fn probable_format(record: &Incoming) -> Option<String> {
     ))
 }
 
-/// Returns the format that the first bytes of a value indicate. Use it only in messages about
-/// values that could not be decoded, because a binary codec may use the same bytes.
-pub(crate) fn foreign_format(value: &[u8]) -> Option<&'static str> {
-    match value {
+/// Returns the format that a header or the first bytes of the value indicate. Use it only in
+/// messages about values that could not be decoded, because a binary codec may use the same bytes.
+pub(crate) fn foreign_format(record: &Incoming) -> Option<&'static str> {
+    if record.header(CONFLUENT_SCHEMA_ID).is_some() {
+        return Some(
+            "data in a format of Confluent's schema registry (header `__value_schema_id`)",
+        );
+    }
+    match record.value()? {
         [0x1f, 0x8b, ..] => Some("gzip data"),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("Zstandard data"),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16 text"),
@@ -117,6 +129,29 @@ pub(crate) fn foreign_format(value: &[u8]) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// The header with the id of a value's schema in Confluent's schema registry. Serializers write it,
+/// or put the id in front of the value.
+const CONFLUENT_SCHEMA_ID: &str = "__value_schema_id";
+
+/// Returns `true` for the media types of JSON.
+pub(super) fn is_json(media: &str) -> bool {
+    let media = media
+        .split_once(';')
+        .map_or(media, |(media, _)| media)
+        .trim();
+    let subtype = media.rsplit_once('/').map_or("", |(_, subtype)| subtype);
+    subtype.eq_ignore_ascii_case("json")
+        || subtype
+            .rsplit_once('+')
+            .is_some_and(|(_, suffix)| suffix.eq_ignore_ascii_case("json"))
+}
+
+/// Returns the value of the record's content type, unless it is a media type of CloudEvents, which
+/// describes the whole value.
+pub(super) fn own_content_type(record: &Incoming) -> Option<&str> {
+    content_type(record).filter(|media| !starts_with_ignoring_case(media.trim_start(), CLOUD_EVENT))
 }
 
 /// Returns `true` if the value is the envelope that Kafka Connect's JsonConverter writes with
@@ -292,6 +327,15 @@ mod tests {
                 "{named}"
             );
         }
+        let confluent = record(
+            &[("__value_schema_id", "\u{1}0123456789abcdef")],
+            b"\x02c\x02",
+        );
+        assert!(
+            probable_format(&confluent)
+                .unwrap_or_default()
+                .contains("Confluent")
+        );
         let spring = |name| {
             probable_format(&record(&[(name, "com.example.Placed")], b"{}")).unwrap_or_default()
         };
@@ -325,6 +369,28 @@ mod tests {
             ("[1]", false),
         ] {
             assert_eq!(is_connect_envelope(value.as_bytes()), envelope, "{value}");
+        }
+    }
+
+    #[test]
+    fn json_has_several_media_types() {
+        for media in [
+            "application/json",
+            "text/json",
+            " Application/JSON ; charset=utf-8",
+            "application/vnd.example.v1+json",
+        ] {
+            assert!(is_json(media), "{media}");
+        }
+        for media in [
+            "text/plain",
+            "application/jsonp",
+            "application/json-seq",
+            "json",
+            "application/json+xml",
+            "",
+        ] {
+            assert!(!is_json(media), "{media}");
         }
     }
 }

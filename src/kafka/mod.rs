@@ -1,12 +1,16 @@
 //! Kafka clients. Only this folder uses rdkafka.
 //!
-//! Publishing: `outgoing` (an event, borrowed from its row) → `envelope` (headers and value) →
-//! `partitioner` (partition of the key) → `producer` (sends the record and receives the
-//! acknowledgement). `topics` queries and creates topics. `log` reads a topic of the relay to its
-//! end. `publisher` sends single records and waits for each.
-//!
-//! Consuming: `consumer` (a group member with one feed per partition) → `incoming` (a record,
-//! owned) → `reader` (the message in a record).
+//! ```text
+//! publish  outgoing (an event of a row) ─▶ envelope (headers, value) ─▶ partitioner
+//!            ─▶ producer, transaction (send, commit) ─▶ acks (acknowledgements)
+//!          publisher sends single records and waits for each
+//! consume  consumer (a group member; member_context reports its rebalances) ─▶ feed (one per
+//!            partition) ─▶ incoming (a record, owned) ─▶ reader (parses it into a message)
+//!          format, foreign_id: records that are not CloudEvents;   gap: removed records
+//! topics   topics, directory (queries), create, admin (changes), lookout (missing ones)
+//! read     log (one topic to its end), shelf (with the commits of a group), group_reader, groups
+//! any      settings, call (time limits), ping, broker, cluster_info, context
+//! ```
 
 // Without the relay or without subscribers, half of this module is unused.
 #![cfg_attr(
@@ -70,7 +74,6 @@ pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 pub(crate) use feed::Feed;
 pub(crate) use foreign_id::identity_by_place;
-pub(crate) use format::foreign_format;
 pub(crate) use gap::Gap;
 pub(crate) use group_reader::{Ends, GroupReader, Unhandled};
 #[cfg(feature = "cli")]

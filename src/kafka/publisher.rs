@@ -60,6 +60,9 @@ pub(crate) enum LetterError {
     /// The broker would refuse the record again.
     #[error("topic `{topic}` refuses the record: {reason}")]
     Refused { topic: String, reason: String },
+    /// The client has no permission to write to the topic.
+    #[error("writing to topic `{topic}` is forbidden: {reason}")]
+    Forbidden { topic: String, reason: String },
     #[error("sending to topic `{topic}`: {reason}")]
     Unavailable { topic: String, reason: String },
 }
@@ -171,8 +174,8 @@ impl Publisher {
 impl LetterError {
     fn of(topic: &str, error: &KafkaError) -> Self {
         use RDKafkaErrorCode::{
-            InvalidMessage, InvalidRecord, MessageSizeTooLarge, UnknownTopic,
-            UnknownTopicOrPartition,
+            InvalidMessage, InvalidRecord, MessageSizeTooLarge, TopicAuthorizationFailed,
+            UnknownTopic, UnknownTopicOrPartition,
         };
         let (topic, reason) = (topic.to_owned(), error.to_string());
         match error.rdkafka_error_code() {
@@ -182,6 +185,7 @@ impl LetterError {
             Some(MessageSizeTooLarge | InvalidRecord | InvalidMessage) => {
                 Self::Refused { topic, reason }
             }
+            Some(TopicAuthorizationFailed) => Self::Forbidden { topic, reason },
             _ => Self::Unavailable { topic, reason },
         }
     }

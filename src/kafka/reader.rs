@@ -11,7 +11,10 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::foreign_id::foreign_id_at;
-use super::format::{declared_foreign_format, is_connect_envelope, is_structured, probable_format};
+use super::format::{
+    declared_foreign_format, foreign_format, is_connect_envelope, is_json, is_structured,
+    own_content_type, probable_format,
+};
 use super::incoming::{Buffers, Incoming};
 use crate::event::Envelope;
 
@@ -114,16 +117,25 @@ impl Message {
         if incoming.lacks_headers {
             return Err((Malformed::HeaderNames, Box::new(incoming)));
         }
+        let (incoming, original) = match with_plain_headers(&incoming) {
+            Some(plain) => (plain, Some(Box::new(incoming))),
+            None => (incoming, None),
+        };
         if let Some(format) = declared_foreign_format(&incoming) {
-            return Err((Malformed::Format(format), Box::new(incoming)));
+            return Err((
+                Malformed::Format(format),
+                original.unwrap_or_else(|| Box::new(incoming)),
+            ));
         }
         let (incoming, original) = if is_structured(&incoming) {
-            match from_structured(&incoming) {
-                Ok(binary) => (binary, Some(Box::new(incoming))),
-                Err(malformed) => return Err((malformed, Box::new(incoming))),
+            let binary = from_structured(&incoming);
+            let original = original.unwrap_or_else(|| Box::new(incoming));
+            match binary {
+                Ok(binary) => (binary, Some(original)),
+                Err(malformed) => return Err((malformed, original)),
             }
         } else {
-            (incoming, None)
+            (incoming, original)
         };
         match Self::look(&incoming, assumed_type) {
             Ok((at, version)) => Ok(unwrap_text(Self {
@@ -145,7 +157,9 @@ impl Message {
     ) -> Result<(Attributes, u32), Malformed> {
         let (mut at, mut version, mut cloud_event) = (Attributes::default(), 1, false);
         let mut foreign_type = None;
-        for (place, (name, value)) in incoming.headers().enumerate() {
+        for (place, (name, value)) in incoming.headers_with_nulls().enumerate() {
+            // A header without a value is an attribute that is not set.
+            let Some(value) = value else { continue };
             let here = u16::try_from(place).ok();
             let text = |name| std::str::from_utf8(value).map_err(|_| Malformed::NotText(name));
             match name {
@@ -270,6 +284,11 @@ impl Message {
         self.incoming.value()
     }
 
+    /// Returns the format of data that could not be decoded, if the record indicates it.
+    pub(crate) fn foreign_format(&self) -> Option<&'static str> {
+        foreign_format(&self.incoming)
+    }
+
     /// Returns a header's value, if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.incoming
@@ -323,10 +342,45 @@ fn check_specversion(text: &str) -> Result<(), Malformed> {
 const VERSION_CHARACTERS_MAX: usize = 40;
 
 fn number(text: &str) -> Result<u32, Malformed> {
-    text.parse()
-        .ok()
-        .filter(|version| *version > 0)
-        .ok_or_else(|| Malformed::Version(text.to_owned()))
+    let number = text.parse().ok().filter(|version| *version > 0);
+    number.ok_or_else(|| Malformed::Version(text.chars().take(VERSION_CHARACTERS_MAX).collect()))
+}
+
+/// The header with the Java types of the other headers, written by Spring Kafka's header mapper.
+const SPRING_HEADER_TYPES: &str = "spring_json_header_types";
+
+/// The record without the JSON quotes that Spring Kafka's header mapper puts around values that are
+/// not strings in Java, such as a `UUID`, a `URI` or a time. Returns `None` for every other record.
+fn with_plain_headers(record: &Incoming) -> Option<Incoming> {
+    let types: BTreeMap<Cow<'_, str>, Cow<'_, str>> =
+        serde_json::from_slice(record.header(SPRING_HEADER_TYPES)?).ok()?;
+    let text_of = |name: &[u8], value: &[u8]| {
+        let is_quoted =
+            value.first() == Some(&b'"') && types.contains_key(std::str::from_utf8(name).ok()?);
+        is_quoted
+            .then(|| serde_json::from_slice::<String>(value).ok())
+            .flatten()
+    };
+    let texts: Vec<Option<String>> = record
+        .headers_with_nulls()
+        .map(|(name, value)| text_of(name, value?))
+        .collect();
+    if texts.iter().all(Option::is_none) {
+        return None;
+    }
+    let headers = record
+        .headers_with_nulls()
+        .zip(&texts)
+        .map(|((name, value), text)| {
+            let name = std::str::from_utf8(name).unwrap_or_default();
+            (name, text.as_deref().map(str::as_bytes).or(value))
+        });
+    Some(Incoming::new(
+        record.place(),
+        record.key(),
+        record.value(),
+        headers,
+    ))
 }
 
 /// Converts structured mode to binary mode: attributes become headers, and `data` or `data_base64`
@@ -339,7 +393,10 @@ fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> {
             .map_err(|error| malformed(&error))?;
     let mut headers: Vec<(String, Cow<'_, [u8]>)> =
         Vec::with_capacity(attributes.len() + record.headers().len());
-    if !attributes.contains_key("specversion") {
+    if attributes
+        .get("specversion")
+        .is_none_or(|raw| raw.get() == NULL)
+    {
         return Err(Malformed::Missing("specversion"));
     }
     for (name, value) in record
@@ -351,22 +408,37 @@ fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> {
             Cow::Borrowed(value),
         ));
     }
+    // An SDK may leave the data's type in the record's header.
+    let data_type = match attributes
+        .get("datacontenttype")
+        .filter(|raw| raw.get() != NULL)
+    {
+        Some(raw) => Some(Cow::Owned(
+            String::from_utf8_lossy(&text_of(raw)).into_owned(),
+        )),
+        None => own_content_type(record).map(Cow::Borrowed),
+    };
+    let is_text = data_type.as_deref().is_some_and(|media| !is_json(media));
+    headers.extend(
+        data_type
+            .iter()
+            .map(|media| ("content-type".to_owned(), Cow::Borrowed(media.as_bytes()))),
+    );
     let mut data: Option<Cow<'_, [u8]>> = None;
-    for (name, raw) in &attributes {
-        // The text of a string without its quotes; numbers and booleans as they are written.
-        let text = || match serde_json::from_str::<String>(raw.get()) {
-            Ok(text) => Cow::Owned(text.into_bytes()),
-            Err(_) => Cow::Borrowed(raw.get().as_bytes()),
-        };
+    // An attribute that is null is not set.
+    for (name, raw) in attributes.iter().filter(|(_, raw)| raw.get() != NULL) {
+        let text = || text_of(raw);
         match &**name {
-            "data" => data = (raw.get() != "null").then(|| Cow::Borrowed(raw.get().as_bytes())),
+            // Data of another type than JSON is the text of a JSON string.
+            "data" if is_text => data = Some(text()),
+            "data" => data = Some(Cow::Borrowed(raw.get().as_bytes())),
             "data_base64" => {
                 let bytes = base64::engine::general_purpose::STANDARD
                     .decode(&*text())
                     .map_err(|error| malformed(&error))?;
                 data = Some(Cow::Owned(bytes));
             }
-            "datacontenttype" => headers.push(("content-type".into(), text())),
+            "datacontenttype" => {}
             "traceparent" | "tracestate" => headers.push((name.to_string(), text())),
             _ => headers.push((format!("{PREFIX}{name}"), text())),
         }
@@ -380,6 +452,17 @@ fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> {
         data.as_deref(),
         borrowed,
     ))
+}
+
+/// A JSON value that stands for an attribute that is not set.
+const NULL: &str = "null";
+
+/// Returns a JSON string without its quotes, and any other value as it is written.
+fn text_of(raw: &RawValue) -> Cow<'_, [u8]> {
+    match serde_json::from_str::<String>(raw.get()) {
+        Ok(text) => Cow::Owned(text.into_bytes()),
+        Err(_) => Cow::Borrowed(raw.get().as_bytes()),
+    }
 }
 
 /// Replaces a value that is one JSON string with its text. Debezium writes a JSON payload as one
@@ -402,8 +485,11 @@ fn unwrap_text(message: Message) -> Message {
         Some(text.as_bytes()),
         headers,
     );
+    let original = message
+        .original
+        .unwrap_or_else(|| Box::new(message.incoming));
     Message {
-        original: Some(Box::new(message.incoming)),
+        original: Some(original),
         incoming,
         ..message
     }
@@ -551,6 +637,195 @@ mod tests {
         )
         .expect("a CloudEvent");
         assert_eq!(message.data(), Some(&[0, 255][..]));
+    }
+
+    #[test]
+    fn an_attribute_of_a_structured_event_that_is_null_is_not_set() {
+        let value = r#"{"specversion":"1.0","id":"1","type":"T","source":"/s","subject":null,"tenant":null,"data":null,"data_base64":null}"#;
+        let message = read(
+            &[("content-type", "application/cloudevents+json")],
+            Some(value),
+            None,
+        )
+        .expect("a CloudEvent");
+        assert_eq!(
+            (
+                message.header("ce_subject"),
+                message.header("ce_tenant"),
+                message.data()
+            ),
+            (None, None, None)
+        );
+        assert!(!message.is_tombstone());
+        for (value, missing) in [
+            (
+                r#"{"specversion":"1.0","id":null,"type":"T","source":"/s"}"#,
+                "id",
+            ),
+            (
+                r#"{"specversion":"1.0","id":"1","type":null,"source":"/s"}"#,
+                "type",
+            ),
+            (
+                r#"{"specversion":null,"id":"1","type":"T","source":"/s"}"#,
+                "specversion",
+            ),
+        ] {
+            let read = read(
+                &[("content-type", "application/cloudevents+json")],
+                Some(value),
+                None,
+            );
+            assert!(
+                matches!(read, Err(Malformed::Missing(attribute)) if attribute == missing),
+                "{missing}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_attribute_in_a_header_without_a_value_is_not_set() {
+        let headers = BINARY.map(|(name, value)| (name, Some(value.as_bytes())));
+        let nulls = [
+            ("ce_subject", None),
+            ("ce_time", None),
+            ("ce_aggregatetype", None),
+        ];
+        let read = |headers: &[(&str, Option<&[u8]>)]| {
+            let place = Place {
+                topic: "order".into(),
+                partition: 3,
+                offset: 9,
+                timestamp: 0,
+            };
+            Message::read(
+                Incoming::new(place, None, Some(b"{}"), headers.iter().copied()),
+                None,
+            )
+            .map_err(|(malformed, _)| malformed)
+        };
+        let message = read(&[&headers[..], &nulls].concat()).expect("a CloudEvent");
+        assert_eq!((message.aggregate_type(), message.time()), (None, None));
+        let without_type = headers.map(|(name, value)| (name, value.filter(|_| name != "ce_type")));
+        assert!(matches!(
+            read(&without_type),
+            Err(Malformed::Missing("type"))
+        ));
+    }
+
+    #[test]
+    fn structured_data_is_text_unless_its_type_is_json() {
+        for (header, attribute, data) in [
+            (
+                "application/cloudevents+json",
+                r#""datacontenttype":"text/plain","#,
+                "h\u{e9}",
+            ),
+            (
+                "application/cloudevents+json",
+                r#""datacontenttype":"application/xml; charset=utf-8","#,
+                "h\u{e9}",
+            ),
+            (
+                "application/cloudevents+json",
+                r#""datacontenttype":"application/json","#,
+                r#""h\u00e9""#,
+            ),
+            (
+                "application/cloudevents+json",
+                r#""datacontenttype":"Application/Vnd.X+JSON; x=y","#,
+                r#""h\u00e9""#,
+            ),
+            (
+                "application/cloudevents+json",
+                r#""datacontenttype":null,"#,
+                r#""h\u00e9""#,
+            ),
+            ("application/cloudevents+json", "", r#""h\u00e9""#),
+            // The record's content type is that of the data in the SDK for Python.
+            ("text/plain", "", "h\u{e9}"),
+            (
+                "text/plain",
+                r#""datacontenttype":"text/json","#,
+                r#""h\u00e9""#,
+            ),
+        ] {
+            let value = format!(
+                r#"{{"specversion":"1.0","id":"1","type":"T","source":"/s",{attribute}"data":"h\u00e9"}}"#
+            );
+            let message =
+                read(&[("content-type", header)], Some(&value), None).expect("a CloudEvent");
+            assert_eq!(
+                message.data(),
+                Some(data.as_bytes()),
+                "{header} {attribute}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_content_type_of_a_structured_event_is_that_of_its_data() {
+        for (header, attribute, expected) in [
+            (
+                "application/cloudevents+json",
+                r#""datacontenttype":"application/x","#,
+                Some("application/x"),
+            ),
+            ("application/cloudevents+json; charset=UTF-8", "", None),
+            ("application/json", "", Some("application/json")),
+            (
+                "application/json",
+                r#""datacontenttype":"application/x","#,
+                Some("application/x"),
+            ),
+        ] {
+            let value = format!(
+                r#"{{"specversion":"1.0","id":"1","type":"T","source":"/s",{attribute}"data":{{}}}}"#
+            );
+            let message =
+                read(&[("content-type", header)], Some(&value), None).expect("a CloudEvent");
+            assert_eq!(
+                message.header("content-type"),
+                expected,
+                "{header} {attribute}"
+            );
+        }
+    }
+
+    #[test]
+    fn headers_that_springs_mapper_wrote_as_json_are_read_as_their_text() {
+        let types = r#"{"ce_id":"java.util.UUID","ce_source":"java.net.URI","ce_type":"java.lang.String","n":"java.lang.Integer"}"#;
+        let headers = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", r#""e-1""#),
+            ("ce_source", r#""/shop""#),
+            ("ce_type", "OrderPlaced"),
+            ("n", "5"),
+            ("other", r#""as it is""#),
+            (SPRING_HEADER_TYPES, types),
+        ];
+        let message = read(&headers, Some("{}"), None).expect("a CloudEvent");
+        assert_eq!(
+            (&*message.id(), &*message.source(), message.event_type()),
+            ("e-1", "/shop", "OrderPlaced")
+        );
+        assert_eq!(
+            (message.header("n"), message.header("other")),
+            (Some("5"), Some(r#""as it is""#))
+        );
+        assert_eq!(
+            message.as_it_came().header("ce_id"),
+            Some(&br#""e-1""#[..]),
+            "a dead letter is the record as it came"
+        );
+        for other in ["", "{", "[]", r#"{"ce_id":5}"#] {
+            let headers = [&headers[..6], &[(SPRING_HEADER_TYPES, other)]].concat();
+            assert_eq!(
+                read(&headers, Some("{}"), None).expect("a CloudEvent").id(),
+                r#""e-1""#,
+                "{other}"
+            );
+        }
     }
 
     #[test]

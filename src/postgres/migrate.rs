@@ -324,6 +324,11 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
             "subscriber parked",
             include_str!("../../migrations/0041_subscriber_parked.sql"),
         ),
+        (
+            42,
+            "subscriber parked keys",
+            include_str!("../../migrations/0042_subscriber_parked_keys.sql"),
+        ),
     ];
     ALL.iter()
         .map(|&(version, description, sql)| {

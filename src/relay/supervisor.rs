@@ -8,6 +8,14 @@
 //!                     end ◀──────── an operator is needed ◀────────────┤
 //!                     end ◀── confirm ◀── drain ◀── shutdown ◀─────────┘
 //! ```
+//!
+//! | file | content |
+//! |---|---|
+//! | `session` | one session: start, run, drain |
+//! | `prepare` | the steps of the start, in order |
+//! | `handover` | the state that a session leaves to the next |
+//! | `watchdog` | stalls, and sessions that hang |
+//! | `access` | retries after refused connections |
 
 mod access;
 pub(crate) mod handover;

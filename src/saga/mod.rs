@@ -37,6 +37,18 @@
 //! reply must carry the correlation id of its command. Handlers of Tidings set it automatically;
 //! other services must copy the header `correlationid` (`ce_correlationid` in Kafka).
 
+// | file | content |
+// |---|---|
+// | `definition`, `progress` | what a service defines; what is stored beside the state |
+// | `machine` | the decisions. Pure |
+// | `transition`, `drive`, `store` | one step in a transaction: its order, its effects, its SQL |
+// | `subscribe`, `timer` | the two inputs: replies, and everything that is due |
+// | `replies` | a timer waits until replies that may be in Kafka are handled |
+// | `wakeup`, `notices` | the time of the next poll, and hints from other processes |
+// | `registration`, `signature`, `obstacle` | versions of the code |
+// | `companion`, `chores` | a saga within a subscriber, and its background work |
+// | `sagas`, `statistics`, `metrics`, `ended` | the view from outside |
+
 mod chores;
 mod companion;
 mod definition;

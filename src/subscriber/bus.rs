@@ -242,7 +242,8 @@ impl From<LetterError> for BusError {
         match error {
             LetterError::UnknownTopic(topic) => Self::UnknownTopic { topic },
             LetterError::Refused { topic, reason } => Self::Refused { topic, reason },
-            LetterError::Unavailable { topic, reason } => Self::Unconfirmed { topic, reason },
+            LetterError::Forbidden { topic, reason }
+            | LetterError::Unavailable { topic, reason } => Self::Unconfirmed { topic, reason },
         }
     }
 }
@@ -280,7 +281,7 @@ impl DeadLetterSink for Bus {
                 Ok(()) => {
                     self.letter_topics().insert(letter.topic.clone());
                 }
-                Err(LetterError::Refused { .. }) => {}
+                Err(LetterError::Refused { .. } | LetterError::Forbidden { .. }) => {}
                 // The next attempt checks again whether the topic exists.
                 Err(_) => {
                     self.letter_topics().remove(&letter.topic);

@@ -35,6 +35,20 @@
 //! may briefly handle events of one aggregate at the same time. With an inbox, each event still
 //! takes effect once.
 
+// | folder | content |
+// |---|---|
+// | `startup` | the conditions for joining the group |
+// | `consume` | the polling thread, partitions, lanes, work items |
+// | `attempt` | one loop of attempts per event, pauses, the kill switch, escalation |
+// | `handler` | handlers, their arguments, and the router that calls them |
+// | `inbox` | the transaction that makes an effect happen once |
+// | `offsets` | finished records and commits |
+// | `failure` | parked events and dead letters |
+// | `deployment` | instances of different versions in one group |
+// | `telemetry` | statistics, metrics, log limits |
+// | `options` | settings with their defaults |
+// | `in_memory` | the same without Kafka, for `testing` |
+
 mod attempt;
 mod builder;
 mod bus;

@@ -53,7 +53,8 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
             "38 relay event source",
             "39 saga code",
             "40 detour correlation",
-            "41 subscriber parked"
+            "41 subscriber parked",
+            "42 subscriber parked keys"
         ]
     );
     assert!(
@@ -182,7 +183,7 @@ async fn many_processes_migrating_at_once_migrate_once() {
     assert_eq!(
         applied.iter().map(|step| step.version).collect::<Vec<_>>(),
         [
-            1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 24, 25, 26, 28, 32, 35, 36, 37, 38, 39, 40
+            1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 24, 25, 26, 28, 32, 35, 36, 37, 38, 39, 40, 41
         ],
         "one run did all, the others nothing"
     );
@@ -340,6 +341,7 @@ async fn tables_made_by_hand_are_adopted() {
         include_str!("../../migrations/0039_saga_code.sql"),
         include_str!("../../migrations/0040_detour_correlation.sql"),
         include_str!("../../migrations/0041_subscriber_parked.sql"),
+        include_str!("../../migrations/0042_subscriber_parked_keys.sql"),
     ];
     execute(&database.pool, by_hand.concat()).await;
     execute(

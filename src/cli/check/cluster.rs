@@ -273,7 +273,7 @@ mod tests {
     fn config(create: bool) -> Config {
         let layer =
             Layer::of_environment(&[("TIDINGS_TOPICS_CREATE".to_owned(), create.to_string())]);
-        settle(
+        resolve(
             vec![layer],
             Needs {
                 database: false,

@@ -1,6 +1,6 @@
 //! The configuration. Flags override the environment, which overrides the file.
 //!
-//! Each [`Layer`] holds the values that were given and their places. [`settle`] merges the layers
+//! Each [`Layer`] holds the values that were given and their places. [`resolve`] merges the layers
 //! and interprets the values. Neither does any I/O. All errors of all layers are reported
 //! together.
 
@@ -16,7 +16,7 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use self::resolve::{Config, Entry, LogFormat, Needs, settle};
+pub(crate) use self::resolve::{Config, Entry, LogFormat, Needs, resolve};
 pub(crate) use fault::{Fault, Faults, Place};
 pub(crate) use key::{BROKERS, CONFIG_ENV, KEYS, Key, Kind, PROPERTY_FLAG};
 pub(crate) use layer::Layer;
@@ -73,7 +73,7 @@ pub(crate) fn load(
     }
     layers.push(Layer::of_environment(environment));
     layers.push(flags);
-    settle(layers, needs).map_err(Faults)
+    resolve(layers, needs).map_err(Faults)
 }
 
 fn unreadable(path: &Path, place: Option<Place>, error: &std::io::Error) -> Fault {

@@ -88,14 +88,14 @@ fn the_example_in_the_reference_is_a_sound_configuration_that_gives_every_key() 
             key.path
         );
     }
-    let settled = settle(
+    let resolved = resolve(
         vec![layer],
         Needs {
             database: true,
             brokers: true,
         },
     );
-    settled.unwrap_or_else(|faults| panic!("{}", super::Faults(faults)));
+    resolved.unwrap_or_else(|faults| panic!("{}", super::Faults(faults)));
 }
 
 #[test]

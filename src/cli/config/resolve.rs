@@ -116,33 +116,33 @@ impl Config {
 /// # Errors
 ///
 /// Returns all errors of all layers and values.
-pub(crate) fn settle(layers: Vec<Layer>, needs: Needs) -> Result<Config, Vec<Fault>> {
-    let mut settled = Resolved::default();
+pub(crate) fn resolve(layers: Vec<Layer>, needs: Needs) -> Result<Config, Vec<Fault>> {
+    let mut resolved = Resolved::default();
     for layer in layers {
-        settled.faults.extend(layer.faults);
-        settled.written.extend(
+        resolved.faults.extend(layer.faults);
+        resolved.written.extend(
             layer
                 .values
                 .into_iter()
                 .map(|(key, written, place)| (key.path, (written, place))),
         );
-        settled.properties.extend(
+        resolved.properties.extend(
             layer
                 .properties
                 .into_iter()
                 .map(|(name, value, place)| (name, (value, place))),
         );
     }
-    settled.read();
-    let database = settled.database(needs.database);
-    let kafka = settled.kafka(needs.brokers);
-    settled.check_rules();
-    settled.check_together();
-    let outbox = (settled.debezium(), settled.topic_rewrite());
-    let config = settled.config(database, kafka, outbox);
-    match settled.faults.is_empty() {
+    resolved.read();
+    let database = resolved.database(needs.database);
+    let kafka = resolved.kafka(needs.brokers);
+    resolved.check_rules();
+    resolved.check_together();
+    let outbox = (resolved.debezium(), resolved.topic_rewrite());
+    let config = resolved.config(database, kafka, outbox);
+    match resolved.faults.is_empty() {
         true => Ok(config),
-        false => Err(settled.faults),
+        false => Err(resolved.faults),
     }
 }
 

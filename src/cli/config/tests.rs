@@ -32,7 +32,7 @@ fn flags(flags: &[(&str, &str)]) -> Layer {
     Layer::of_flags(&flags, &[])
 }
 
-fn settled(
+fn resolved(
     file: &str,
     variables: &[(&str, &str)],
     given: &[(&str, &str)],
@@ -42,11 +42,11 @@ fn settled(
         Layer::of_environment(&environment(variables)),
         flags(given),
     ];
-    settle(layers, RELAY)
+    resolve(layers, RELAY)
 }
 
 fn minimal(file: &str) -> Result<Config, Vec<Fault>> {
-    settled(
+    resolved(
         file,
         &[("DATABASE_URL", URL), ("KAFKA_BROKERS", "b:9092")],
         &[],
@@ -74,7 +74,7 @@ fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
         ("TIDINGS_NAME", "env"),
         ("TIDINGS_SCHEMA", "env"),
     ];
-    let config = settled(file, &variables, &[("name", "flag")]).expect("a valid configuration");
+    let config = resolved(file, &variables, &[("name", "flag")]).expect("a valid configuration");
     assert_eq!(entry(&config, "name"), ("flag", "flag --name".into()));
     assert_eq!(
         entry(&config, "schema"),
@@ -100,7 +100,7 @@ fn a_variable_of_its_own_wins_over_a_shared_one_and_an_empty_one_is_unset() {
         ("TIDINGS_KAFKA_BROKERS", "own:1"),
         ("TIDINGS_NAME", ""),
     ];
-    let config = settled("", &variables, &[]).expect("a valid configuration");
+    let config = resolved("", &variables, &[]).expect("a valid configuration");
     assert_eq!(
         entry(&config, "kafka.brokers"),
         ("own:1", "environment TIDINGS_KAFKA_BROKERS".into())
@@ -115,7 +115,7 @@ fn a_value_that_loses_is_not_looked_at() {
         ("KAFKA_BROKERS", "b:9092"),
         ("TIDINGS_SHUTDOWN_GRACE", "soon"),
     ];
-    assert!(settled("", &variables, &[("shutdown-grace", "5s")]).is_ok());
+    assert!(resolved("", &variables, &[("shutdown-grace", "5s")]).is_ok());
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn every_key_can_be_given_in_the_file_in_the_environment_and_as_a_flag() {
                 .copied()
                 .collect::<Vec<_>>()
         };
-        let from_file = settled(&file, &required("file"), &[])
+        let from_file = resolved(&file, &required("file"), &[])
             .unwrap_or_else(|faults| panic!("{file}: {}", Faults(faults)));
         assert!(
             entry(&from_file, key.path).1.starts_with("t.toml:"),
@@ -155,13 +155,13 @@ fn every_key_can_be_given_in_the_file_in_the_environment_and_as_a_flag() {
         let variable = key.env();
         let mut variables = required("env");
         variables.push((&variable, value));
-        let from_environment = settled("", &variables, &[])
+        let from_environment = resolved("", &variables, &[])
             .unwrap_or_else(|faults| panic!("{variable}: {}", Faults(faults)));
         assert_eq!(
             entry(&from_environment, key.path).1,
             format!("environment {variable}")
         );
-        let from_flag = settled("", &base, &[(key.flag, value)])
+        let from_flag = resolved("", &base, &[(key.flag, value)])
             .unwrap_or_else(|faults| panic!("--{}: {}", key.flag, Faults(faults)));
         assert_eq!(
             entry(&from_flag, key.path).1,
@@ -233,7 +233,7 @@ fn what_is_configured_reaches_the_relay() {
         [routing]\ntopic = 'x.{type}'\nenvelope = 'debezium'\nevent_source = '/me'\n\
         [limits]\nin_flight_events = 7\nin_flight_bytes = '4MiB'\n\
         [admin]\nlisten = 'off'\n[database]\nurl = 'postgres://a@b/c'\n";
-    let config = settled(file, &[], &[]).unwrap_or_else(|faults| panic!("{}", Faults(faults)));
+    let config = resolved(file, &[], &[]).unwrap_or_else(|faults| panic!("{}", Faults(faults)));
     let options = config.relay_options().expect("a database and brokers");
     assert_eq!(
         (
@@ -506,7 +506,7 @@ fn every_fault_names_key_place_and_remedy() {
 
 #[test]
 fn all_faults_of_all_layers_are_told_at_once() {
-    let faults = settled(
+    let faults = resolved(
         "nam = 1\nschema = 2\n[kafka.properties]\nacks = 1\n",
         &[
             ("TIDINGS_LOG_LEVEL", "loud"),
@@ -541,7 +541,7 @@ fn all_faults_of_all_layers_are_told_at_once() {
 #[test]
 fn only_what_the_command_needs_must_be_there() {
     let missing = |needs| {
-        settle(Vec::new(), needs)
+        resolve(Vec::new(), needs)
             .map(|_| ())
             .map_err(|faults| faults.len())
     };
@@ -573,7 +573,7 @@ fn variables_that_an_orchestrator_adds_are_left_alone() {
         ("TIDINGS_PORT_80_TCP_ADDR", "10.0.0.1"),
         ("TIDINGS_RELAY_SERVICE_HOST", "10.0.0.1"),
     ];
-    assert!(settled("", &variables, &[]).is_ok());
+    assert!(resolved("", &variables, &[]).is_ok());
 }
 
 #[test]
@@ -698,7 +698,7 @@ fn a_secret_is_never_shown_whether_the_configuration_is_sound_or_not() {
         ),
         ("", [("DATABASE_URL", URL), ("TIDINGS_HUNTER", "hunter2")]),
     ] {
-        let faults = Faults(settled(file, &variables, &[]).expect_err(file));
+        let faults = Faults(resolved(file, &variables, &[]).expect_err(file));
         assert!(
             !format!("{faults} {faults:?}").contains("hunter2"),
             "{faults}"

@@ -2,7 +2,7 @@
 //! that wait behind them.
 //!
 //! The commands only read and mark. The leading relay acts within seconds, which keeps the order of
-//! each aggregate.
+//! each aggregate. `rows` has the SQL, `progress` waits for the leader, `text` prints.
 
 mod progress;
 mod rows;

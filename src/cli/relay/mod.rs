@@ -1,4 +1,11 @@
 //! `tidings relay`: runs a relay, or administers relays.
+//!
+//! | file | content |
+//! |---|---|
+//! | `run` | runs a relay until a signal, then drains |
+//! | `signals` | the signals, as requests |
+//! | `reload` | SIGHUP |
+//! | `moves`, `forget` | commands on a stopped relay, carried out by `operator` |
 
 mod forget;
 mod moves;

@@ -10,6 +10,13 @@
 //! reads determines the throughput. If the reader waits in `recv`, the walsender pays a wake-up for
 //! every message. If the reader lets the socket fill, the walsender streams twice as fast.
 //! `stream.rs` offers both kinds of reads, and the relay chooses.
+//!
+//! | file | content |
+//! |---|---|
+//! | `dial`, `tls`, `auth`, `binding` | an authenticated connection; `tls` applies `sslmode` |
+//! | `connection`, `wire` | statements on it, and their responses |
+//! | `stream`, `framing`, `pgoutput` | the stream: bytes to frames to messages |
+//! | `pass` | a connection that the gateway passes to sqlx |
 
 mod auth;
 mod binding;

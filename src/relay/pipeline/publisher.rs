@@ -1,5 +1,15 @@
 //! The path from a row to the sink: route, envelope, record. This is the relay's hot path, shared
 //! by all sources.
+//!
+//! | file | content |
+//! |---|---|
+//! | `outcome` | outcomes of one attempt to publish |
+//! | `backpressure` | reasons why an event waits, and the end of each wait |
+//! | `topic_lookup`, `creation_budget` | topics that were not used before, and their creation |
+//! | `topic_faults` | unusable topics |
+//! | `undeliverable` | parking, dead letters, or a stop |
+//! | `size_limit`, `batch_isolation` | records that a broker would refuse, or has refused |
+//! | `batches` | ends of batches, and their durability |
 
 mod backpressure;
 mod batch_isolation;

@@ -1,6 +1,10 @@
-//! Rows of the outbox, decoded from the log and from the table, in Tidings' own layout and in
-//! Debezium's. Pure, except for the queries of `table_layout`, which determine the layout of a
-//! table.
+//! Rows of the outbox, decoded from the log and from the table.
+//!
+//! | file | content |
+//! |---|---|
+//! | `native` | rows of Tidings' own table. Pure |
+//! | `debezium` | rows of a table made for Debezium. Pure |
+//! | `table_layout` | the layout of a table, and the sources that can read it |
 
 pub(crate) mod debezium;
 pub(crate) mod native;

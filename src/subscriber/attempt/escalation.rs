@@ -30,7 +30,9 @@ impl From<LetterError> for Unsent {
     fn from(error: LetterError) -> Self {
         match error {
             LetterError::Refused { .. } => Self::Refused(error),
-            LetterError::UnknownTopic(_) | LetterError::Unavailable { .. } => {
+            LetterError::UnknownTopic(_)
+            | LetterError::Forbidden { .. }
+            | LetterError::Unavailable { .. } => {
                 Self::Unavailable(HandlerError::unavailable(error))
             }
         }
@@ -223,7 +225,8 @@ impl Runner {
             %refusal,
             parked = parks,
             "the broker refuses a dead letter; the event stays and is tried again every {} s: \
-             raise max.message.bytes of the dead letter topic, or correct its settings",
+             raise max.message.bytes of the dead letter topic, or correct its settings and its \
+             access control",
             REFUSED_PAUSE.as_secs()
         );
     }
@@ -321,6 +324,11 @@ impl Runner {
                 self.dead_letter_sink
                     .send(&bare_letter(record, place.clone()), origin)
                     .await?
+            }
+            // Concerns the events that fail. Others have no use for the topic and do not wait until
+            // it is granted.
+            Err(forbidden @ LetterError::Forbidden { .. }) => {
+                return Err(Unsent::Refused(forbidden));
             }
             sent => sent?,
         }

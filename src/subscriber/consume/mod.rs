@@ -3,7 +3,7 @@
 //! | file | content |
 //! |---|---|
 //! | `supervision` | runs one member after the other until the subscriber stops |
-//! | `group` | the polling thread: membership, commits, revocation |
+//! | `group` | the polling thread: membership, commits, drain of revoked partitions |
 //! | `assignment_wait` | the report of a member that waits for partitions |
 //! | `missing_topics` | subscribed topics that do not exist yet |
 //! | `topic_role` | the purpose for which a topic is read |

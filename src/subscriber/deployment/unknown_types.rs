@@ -3,7 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-use crate::{kafka::Message, subscriber::attempt::Runner};
+use crate::{
+    kafka::Message,
+    subscriber::{attempt::Runner, telemetry::statistics::shown_type},
+};
 
 /// Maximum number of reported types, because the producers of a topic can use any number of types.
 const REPORTED_MAX: usize = 100;
@@ -37,6 +40,7 @@ impl Runner {
     pub(crate) fn unknown(&self, message: &Message) {
         let (topic, kind) = (&*message.as_it_came().topic, message.kind());
         self.statistics.unknown(kind);
+        let kind = shown_type(kind);
         if kind.is_empty() || !self.unknown_types.is_first(topic, kind) {
             return;
         }

@@ -1,4 +1,4 @@
-//! FailedRecord letters: their topics and their headers.
+//! Dead letters: their topics and their headers.
 
 use std::future::Future;
 use std::pin::Pin;

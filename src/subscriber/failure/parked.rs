@@ -28,6 +28,14 @@ const STAMPED_BY_BROKER: &str = "tidings_stamped_by_broker";
 /// Stored as a header of a record without a key. It is never sent.
 const WITHOUT_KEY: &str = "tidings_without_key";
 
+/// The mark of a record that was read without its headers, because too many of their names are not
+/// UTF-8. It is stored among the headers and never sent.
+const LACKS_HEADERS: &str = "tidings_lacks_headers";
+
+/// Number of leading bytes of a key in the index `subscriber_parked_heads`. An index entry has at
+/// most 2,704 bytes; a key may have more.
+const INDEXED_KEY_BYTES: u32 = 512;
+
 /// Returns the key of the row that stores a record: the record's own key, or one that is unique in
 /// its partition.
 pub(crate) fn parked_key(record: &Incoming) -> Cow<'_, [u8]> {
@@ -92,7 +100,9 @@ impl ParkedEvents {
             .into(),
             head: format!(
                 "select seq, attempts, attempts_before, {columns} from {table} \
-                 where consumer = $1 and topic = $2 and partition = $3 and key = $4 \
+                 where consumer = $1 and topic = $2 and partition = $3 \
+                 and pg_catalog.substring(key, 1, {INDEXED_KEY_BYTES}) \
+                 = pg_catalog.substring($4::bytea, 1, {INDEXED_KEY_BYTES}) and key = $4::bytea \
                  order by seq limit 1"
             )
             .into(),
@@ -122,6 +132,7 @@ impl ParkedEvents {
         let marks = [
             (record.is_stamped_by_broker, STAMPED_BY_BROKER),
             (record.key().is_none(), WITHOUT_KEY),
+            (record.lacks_headers, LACKS_HEADERS),
         ];
         let marks = marks
             .into_iter()
@@ -247,7 +258,7 @@ impl OpenInbox {
 
 /// Returns `true` if a stored header is a marker of this table.
 fn is_mark(name: &[u8]) -> bool {
-    [STAMPED_BY_BROKER, WITHOUT_KEY]
+    [STAMPED_BY_BROKER, WITHOUT_KEY, LACKS_HEADERS]
         .iter()
         .any(|mark| mark.as_bytes() == name)
 }
@@ -293,6 +304,46 @@ impl Head {
         let key = (!has(WITHOUT_KEY)).then_some(&*self.key);
         let mut record = Incoming::new(place, key, self.value.as_deref(), headers);
         record.is_stamped_by_broker = has(STAMPED_BY_BROKER);
+        record.lacks_headers = has(LACKS_HEADERS);
         record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_stored_as_headers_and_are_none_of_the_record() {
+        let partition = Partition {
+            topic: "order".into(),
+            number: 3,
+        };
+        let head = |names: &[&str]| Head {
+            seq: 1,
+            record_offset: 9,
+            record_timestamp: 5,
+            key: b"7".to_vec(),
+            value: Some(b"{}".to_vec()),
+            header_names: names.iter().map(|name| (*name).to_owned()).collect(),
+            header_values: names.iter().map(|_| None).collect(),
+            attempts: 0,
+            attempts_before: 0,
+        };
+        let plain = head(&["x"]).record(&partition);
+        assert_eq!(
+            (plain.key(), plain.is_stamped_by_broker, plain.lacks_headers),
+            (Some(&b"7"[..]), false, false)
+        );
+        let marked = head(&["x", STAMPED_BY_BROKER, WITHOUT_KEY, LACKS_HEADERS]).record(&partition);
+        assert_eq!(
+            (
+                marked.key(),
+                marked.is_stamped_by_broker,
+                marked.lacks_headers
+            ),
+            (None, true, true)
+        );
+        assert_eq!(marked.headers().len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! FailedRecord letters: listing them, replaying them to the subscriber that could not handle them, and
+//! Dead letters: listing them, replaying them to the subscriber that could not handle them, and
 //! discarding them.
 //!
 //! A replay goes to `<topic>.<group>.redrive`, which only this subscriber reads, because other

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use super::{FromDelivery, HandlerError, error::Undecodable};
 use crate::{
     event::{DomainEvent, Envelope, VersionError, decode_version, headers},
-    kafka::{Incoming, Malformed, Message, foreign_format},
+    kafka::{Incoming, Malformed, Message},
     subscriber::Delivery,
 };
 
@@ -177,7 +177,7 @@ pub(crate) fn decode<E: DomainEvent>(message: &Message) -> Result<E, HandlerErro
     let no_data = || HandlerError::undecodable(Undecodable::NoData(std::any::type_name::<E>()));
     let data = message.data().ok_or_else(no_data)?;
     decode_version(message.version(), data).map_err(|error| match error {
-        VersionError::Codec(source) => HandlerError::undecodable(match foreign_format(data) {
+        VersionError::Codec(source) => HandlerError::undecodable(match message.foreign_format() {
             Some(format) => Undecodable::Format { format, source },
             None => Undecodable::Codec(source),
         }),

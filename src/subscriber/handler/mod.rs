@@ -9,6 +9,11 @@
 //! The requirements of a handler are part of its type. `Tx` and returned events need an inbox
 //! ([`Needed`]): a subscriber without one does not compile.
 
+// One file per argument: `event`, `batch`, `tombstone`, `meta`, `state`, `tx` (with `savepoint`).
+// `extract` has the traits of arguments, `outcome` that of return values, `call` turns a function
+// into a handler, `router` calls the handlers of an event within its transaction, `delivery` is
+// their input, `error` their verdict, and `typestate` their requirements.
+
 mod batch;
 mod call;
 pub(crate) mod delivery;

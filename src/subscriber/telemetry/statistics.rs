@@ -15,6 +15,15 @@ use crate::{kafka::Partition, subscriber::ByType};
 /// topic can use any number of types.
 const UNKNOWN_TYPES_MAX: usize = 100;
 
+/// Maximum number of bytes of an event type in a metric or a log line, for types without a handler.
+/// Their publishers choose the length.
+const TYPE_BYTES_MAX: usize = 200;
+
+/// Returns a type without a handler as metrics and logs show it.
+pub(crate) fn shown_type(event_type: &str) -> &str {
+    &event_type[..event_type.floor_char_boundary(TYPE_BYTES_MAX)]
+}
+
 /// Statistics and state of a subscriber; see
 /// [`Subscriber::statistics`](super::Subscriber::statistics). Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -401,6 +410,7 @@ impl Statistics {
 /// Counts an event by the name of its type. Beyond the maximum number of names, all other types
 /// share one counter.
 fn count_by_name(counts: &Mutex<BTreeMap<String, u64>>, event_type: &str) {
+    let event_type = shown_type(event_type);
     let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(count) = counts.get_mut(event_type) {
         *count += 1;
@@ -480,6 +490,19 @@ mod tests {
         assert_eq!(
             (unknown["T3"], unknown["(others)"], unknown.len()),
             (2, 50, UNKNOWN_TYPES_MAX + 1)
+        );
+    }
+
+    #[test]
+    fn a_long_type_without_a_handler_is_counted_by_its_first_bytes() {
+        let statistics = Statistics::new("stock");
+        for last in ["a", "b"] {
+            statistics.unknown(&format!("{}{last}", "é".repeat(100_000)));
+        }
+        let unknown = statistics.0.unknown.lock().expect("no panic");
+        assert_eq!(
+            unknown.iter().collect::<Vec<_>>(),
+            [(&"é".repeat(TYPE_BYTES_MAX / 2), &2)]
         );
     }
 }

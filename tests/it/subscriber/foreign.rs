@@ -1,5 +1,8 @@
 //! Events of others: CloudEvents of any SDK, Debezium's records, plain JSON; and what is no event.
 
+mod clients;
+mod tools;
+
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};

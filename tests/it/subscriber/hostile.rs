@@ -2,7 +2,6 @@
 //! unnoticed, and topics that are deleted and created.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -19,6 +18,7 @@ use tidings::subscriber::{
 use tidings::{Bus, Subscriber, kafka};
 use tokio_util::sync::CancellationToken;
 
+use super::raw_record::produce;
 use crate::support::place::{
     Changed, PATIENCE, Place, assert_once_and_in_order, count, create_effects, effect, start, until,
 };
@@ -553,92 +553,6 @@ async fn a_pool_with_fewer_connections_than_handlers_costs_time_alone() {
 
 // === malformed records ===
 
-/// Produces a record with the single header `name`. The bytes can be arbitrary, but clients accept
-/// only text, so this sends a Produce request of version 3 with one batch (KIP-98).
-///
-/// Returns `false` while the broker does not know the topic.
-fn produce_with_header(brokers: &str, topic: &str, name: &[u8]) -> bool {
-    fn varint(number: usize) -> u8 {
-        assert!(number < 64, "one byte, zigzag");
-        number as u8 * 2
-    }
-    let mut record = vec![
-        0,
-        0,
-        0,
-        varint(1),
-        b'k',
-        varint(2),
-        b'{',
-        b'}',
-        varint(1),
-        varint(name.len()),
-    ];
-    record.extend(name);
-    record.extend([varint(1), b'x']);
-    let mut checked = [
-        &[0, 0][..],
-        &[0; 4],
-        &[0; 16],
-        &[0xff; 8],
-        &[0xff; 2],
-        &[0xff; 4],
-        &[0, 0, 0, 1],
-        &[varint(record.len())],
-    ]
-    .concat();
-    checked.extend(&record);
-    // CRC-32C, bit by bit.
-    let crc = !checked.iter().fold(!0u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 {
-                crc >> 1 ^ 0x82f6_3b78
-            } else {
-                crc >> 1
-            }
-        })
-    });
-    let length = (4 + 1 + 4 + checked.len()) as u32;
-    let batch = [
-        &[0; 8][..],
-        &length.to_be_bytes(),
-        &[0xff; 4],
-        &[2],
-        &crc.to_be_bytes(),
-        &checked,
-    ]
-    .concat();
-    let mut request = vec![
-        0, 0, 0, 3, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0, 1, 0, 0, 0x27, 0x10, 0, 0, 0, 1,
-    ];
-    request.extend((topic.len() as u16).to_be_bytes());
-    request.extend(topic.as_bytes());
-    request.extend([0, 0, 0, 1, 0, 0, 0, 0]);
-    request.extend((batch.len() as u32).to_be_bytes());
-    request.extend(batch);
-    let mut connection = std::net::TcpStream::connect(brokers).expect("the connection succeeds");
-    connection
-        .write_all(&(request.len() as u32).to_be_bytes())
-        .expect("the write succeeds");
-    connection.write_all(&request).expect("the write succeeds");
-    let mut answer = vec![0; 4];
-    connection.read_exact(&mut answer).expect("an answer");
-    answer.resize(
-        u32::from_be_bytes([answer[0], answer[1], answer[2], answer[3]]) as usize,
-        0,
-    );
-    connection.read_exact(&mut answer).expect("an answer");
-    // The error code follows the correlation id, one topic with its name, and one partition with
-    // its number.
-    let code = 4 + 4 + 2 + topic.len() + 4 + 4;
-    match answer[code..code + 2] {
-        [0, 0] => true,
-        // Unknown topic or partition, or no leader.
-        [0, 3 | 5 | 6] => false,
-        _ => panic!("{answer:?}"),
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_nobody_should_write_stop_nobody_elses() {
     async fn refuse(Event(changed): Event<Changed>) -> Result<(), HandlerError> {
@@ -685,8 +599,9 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
         Some(&br#"{"account":"a","version":0}"#[..]),
         Some(&br#"{"account":"a","version":1}"#[..]),
     );
+    let unreadable = [(b"\xff\xfe".to_vec(), &b"x"[..])];
     until("the broker takes it", async || {
-        produce_with_header(&place.brokers, &place.topic, b"\xff\xfe").then_some(())
+        produce(&place.brokers, &place.topic, b"k", b"{}", &unreadable).then_some(())
     })
     .await;
     // Invalid UTF-8 in each attribute.

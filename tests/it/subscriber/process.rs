@@ -1,6 +1,8 @@
 //! A member in a separate process, which a test can kill.
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -63,7 +65,34 @@ impl Process {
         database: &TestDatabase,
         variables: &[(&str, &str)],
     ) -> Self {
-        Self::spawn(place, database, variables)
+        Self::spawn(place, database, variables, Stdio::null())
+    }
+
+    /// One that writes its stderr to this file. Its panics have no backtraces, which would take a
+    /// hundred megabytes.
+    pub(crate) fn start_reporting(place: &Place, database: &TestDatabase, report: &Path) -> Self {
+        Self::spawn(
+            place,
+            database,
+            &[("RUST_BACKTRACE", "0")],
+            File::create(report).expect("created").into(),
+        )
+    }
+
+    /// The most memory that it has had at once, in bytes. `None` where the system does not report
+    /// it.
+    pub(crate) fn memory_max(&self) -> Option<u64> {
+        let id = self.0.lock().expect("no panic").id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let kilobytes = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        kilobytes
+            .trim()
+            .strip_suffix(" kB")?
+            .parse::<u64>()
+            .ok()
+            .map(|kilobytes| kilobytes * 1024)
     }
 
     fn start_with(place: &Place, database: &TestDatabase, step: Option<&str>) -> Self {
@@ -71,10 +100,15 @@ impl Process {
             .map(|step| ("TIDINGS_TEST_DIE_AT", step))
             .into_iter()
             .collect();
-        Self::spawn(place, database, &variables)
+        Self::spawn(place, database, &variables, Stdio::null())
     }
 
-    fn spawn(place: &Place, database: &TestDatabase, variables: &[(&str, &str)]) -> Self {
+    fn spawn(
+        place: &Place,
+        database: &TestDatabase,
+        variables: &[(&str, &str)],
+        stderr: Stdio,
+    ) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this test's binary"));
         command
             .args([
@@ -92,7 +126,7 @@ impl Process {
             )
             .envs(variables.iter().copied())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(stderr);
         Self(command.spawn().expect("the program starts").into())
     }
 
