@@ -17,6 +17,13 @@
 //! and end on the server. If the connection is dropped at any point, sqlx rolls back. A connection
 //! for which sqlx counts no transaction is not kept: sqlx rolls back everything if a handler's
 //! savepoint cannot begin.
+//!
+//! | file | content |
+//! |---|---|
+//! | `tx_queue` | the transactions that wait for a connection. Pure |
+//! | `tx_lease` | the end of a transaction, with the beginning of the next one |
+//! | `statement` | statements that each connection prepares once |
+//! | `sqlstate` | the errors that decide about a transaction and its connection |
 
 mod sqlstate;
 mod statement;

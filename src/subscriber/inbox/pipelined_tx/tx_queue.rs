@@ -331,6 +331,10 @@ mod tests {
         acquired: Cell<u64>,
         /// Acquisitions that were served after waiting.
         served: RefCell<Vec<u64>>,
+        /// Requests that commits have taken.
+        taken: RefCell<Vec<u64>>,
+        /// Number of connections that were returned to the pool.
+        returned: Cell<usize>,
     }
 
     impl Owner {
@@ -340,10 +344,13 @@ mod tests {
                     Some(permit) => permit,
                     None => {
                         self.joined.set(self.joined.get() + 1);
-                        let message = self.joined.get().to_string();
-                        match self.queue.join_commit(message).await {
+                        let number = self.joined.get();
+                        match self.queue.join_commit(number.to_string()).await {
                             Joined::Answered(begun) => return begun,
-                            Joined::Free(permit) => permit,
+                            Joined::Free(permit) => {
+                                assert!(!self.taken.borrow().contains(&number), "served twice");
+                                permit
+                            }
                             Joined::Nothing => continue,
                         }
                     }
@@ -374,9 +381,15 @@ mod tests {
             if works {
                 self.opened.set(self.opened.get() + 1);
                 opening.succeeded();
-                let _ = self.queue.release(self.opened.get(), now);
+                self.release(self.opened.get(), now);
             } else {
                 opening.failed("failed");
+            }
+        }
+
+        fn release(&self, connection: u32, now: Instant) {
+            if let Released::Surplus(_) = self.queue.release(connection, now) {
+                self.returned.set(self.returned.get() + 1);
             }
         }
     }
@@ -399,8 +412,8 @@ mod tests {
         owner: Rc<Owner>,
         tasks: Vec<Task>,
         running: Vec<Tx>,
-        /// Requests that commits have taken.
-        taken: Vec<u64>,
+        /// Transactions whose commit is in flight, with the request that it has taken.
+        committing: Vec<(Tx, Option<Request<Tx, &'static str>>, End)>,
         now: Instant,
         started: usize,
         ended: usize,
@@ -416,10 +429,12 @@ mod tests {
                     joined: Cell::new(0),
                     acquired: Cell::new(0),
                     served: RefCell::default(),
+                    taken: RefCell::default(),
+                    returned: Cell::new(0),
                 }),
                 tasks: Vec::new(),
                 running: Vec::new(),
-                taken: Vec::new(),
+                committing: Vec::new(),
                 now: Instant::now(),
                 started: 0,
                 ended: 0,
@@ -442,33 +457,44 @@ mod tests {
                 Step::Open(works) => self.owner.open(works, self.now),
                 Step::Commit(at, end) if !self.running.is_empty() => {
                     let tx = self.running.swap_remove(at % self.running.len());
-                    self.commit(tx, end);
+                    let request = match end {
+                        End::Leaves => None,
+                        End::Passes | End::Rejected => self.owner.queue.take_request(),
+                    };
+                    if let Some(request) = &request {
+                        let number = request.message.parse().expect("a number");
+                        self.owner.taken.borrow_mut().push(number);
+                    }
+                    self.committing.push((tx, request, end));
+                }
+                Step::Answer(at) if !self.committing.is_empty() => {
+                    let at = at % self.committing.len();
+                    let (tx, request, end) = self.committing.swap_remove(at);
+                    self.answer(tx, request, end);
                 }
                 Step::Sweep(seconds) => {
                     self.now += Duration::from_secs(seconds);
-                    let _ = self.owner.queue.take_unused(self.now, IDLE);
+                    let unused = self.owner.queue.take_unused(self.now, IDLE).connections;
+                    let returned = &self.owner.returned;
+                    returned.set(returned.get() + unused.len());
                 }
-                Step::Cancel(_) | Step::Commit(..) => {}
+                Step::Cancel(_) | Step::Commit(..) | Step::Answer(_) => {}
             }
             self.poll_woken();
             self.check();
         }
 
-        fn commit(&mut self, tx: Tx, end: End) {
+        fn answer(&mut self, tx: Tx, request: Option<Request<Tx, &'static str>>, end: End) {
             self.ended += 1;
-            let queue = &self.owner.queue;
-            let request = match end {
-                End::Leaves => None,
-                End::Passes | End::Rejected => queue.take_request(),
-            };
-            let Some(request) = request else {
-                let _ = queue.release(tx.connection, self.now);
-                return;
-            };
-            self.taken.push(request.message.parse().expect("a number"));
-            match end {
-                End::Passes => request.answer(Ok(tx)),
-                _ => drop(request),
+            match (request, end) {
+                (Some(request), End::Passes) => {
+                    if request.answer.is_closed() {
+                        let returned = &self.owner.returned;
+                        returned.set(returned.get() + 1);
+                    }
+                    request.answer(Ok(tx));
+                }
+                (_, _) => self.owner.release(tx.connection, self.now),
             }
         }
 
@@ -497,16 +523,17 @@ mod tests {
 
         fn check(&self) {
             let increases = |numbers: &[u64]| numbers.windows(2).all(|pair| pair[0] < pair[1]);
-            assert!(increases(&self.taken), "requests: {:?}", self.taken);
+            let taken = self.owner.taken.borrow();
+            assert!(increases(&taken), "requests: {taken:?}");
             let served = self.owner.served.borrow();
             assert!(increases(&served), "connections: {served:?}");
-            assert_eq!(
-                self.tasks.len() + self.running.len() + self.ended,
-                self.started
-            );
+            let begun = self.running.len() + self.committing.len();
+            assert_eq!(self.tasks.len() + begun + self.ended, self.started);
             let free = self.owner.queue.permits.available_permits();
-            assert!(free + self.running.len() <= CONNECTIONS);
+            assert!(free + begun <= CONNECTIONS);
             let state = self.owner.queue.state();
+            let connections = state.idle.len() + begun + self.owner.returned.get();
+            assert_eq!(connections, self.owner.opened.get() as usize, "connections");
             assert!(free == 0 || state.requests.is_empty(), "a permit is free");
             assert!(state.waiting.len() <= state.opening, "a task is forgotten");
             assert_eq!(state.opening, self.owner.to_open.get());
@@ -519,7 +546,10 @@ mod tests {
         Cancel(usize),
         /// Ends the opening of a connection, with or without success.
         Open(bool),
+        /// Sends the commit of a transaction.
         Commit(usize, End),
+        /// Processes the answer to a commit.
+        Answer(usize),
         /// Seconds pass, and unused connections are removed.
         Sweep(u64),
     }
@@ -545,6 +575,7 @@ mod tests {
             1 => (0..9_usize).prop_map(Step::Cancel),
             3 => prop::bool::weighted(0.8).prop_map(Step::Open),
             3 => (0..9_usize, end).prop_map(|(at, end)| Step::Commit(at, end)),
+            3 => (0..9_usize).prop_map(Step::Answer),
             1 => (0..5_u64).prop_map(Step::Sweep),
         ];
         prop::collection::vec(step, 0..60)
@@ -560,6 +591,7 @@ mod tests {
             for _ in 0..3 * steps.len() {
                 model.step(&Step::Open(true));
                 model.step(&Step::Commit(0, End::Passes));
+                model.step(&Step::Answer(0));
             }
             prop_assert!(model.tasks.is_empty(), "tasks wait forever");
             prop_assert_eq!(model.ended, model.started);
