@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Parts, Registered, Subscriber};
+use super::{Parts, Registered, Subscriber, Wrap};
 use crate::{
     event::check_topic_name,
     subscriber::{
@@ -70,10 +70,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
             Router::new(routes, tombstones),
             inbox.map(Arc::new),
         ));
-        let service = HandlerService::new(core.clone());
-        let service = layers
-            .into_iter()
-            .fold(service, |service, wrap| wrap(service));
+        let service = layered(&core, layers);
         let mut plan = Plan {
             bus: self.parts.bus,
             name,
@@ -121,6 +118,15 @@ fn parking_fault(options: &Options, has_inbox: bool) -> Option<String> {
          `Order::Aggregate`"
             .into()
     })
+}
+
+/// Returns the handlers inside these layers.
+fn layered(core: &Arc<Core>, layers: Vec<Wrap>) -> HandlerService {
+    layers
+        .into_iter()
+        .fold(HandlerService::new(core.clone()), |service, wrap| {
+            wrap(service)
+        })
 }
 
 /// Returns each topic to read, with the aggregate that it is read for.
