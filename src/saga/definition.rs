@@ -1,7 +1,9 @@
 //! Builder with which a service defines a saga.
 
-use std::future::Future;
-use std::pin::Pin;
+mod action;
+mod lookup;
+mod step;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,22 +11,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::machine::{ActionShape, Shape, StepShape};
-use super::signature::{ActionSignature, Signature, StepSignature};
 use super::statistics::SagaStatistics;
-use crate::event::{DomainEvent, Envelope, EnvelopeError};
-use crate::subscriber::{HandlerError, Meta, Retry, Tx};
+use crate::event::DomainEvent;
+use crate::subscriber::{HandlerError, Meta};
+pub(crate) use action::Local;
+pub(super) use action::{Action, Kind};
+use step::Step;
 
 /// State that a saga carries from step to step: any serde type.
 pub trait SagaState: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {}
 
 impl<S: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> SagaState for S {}
 
-pub(crate) type Called<S> = Pin<Box<dyn Future<Output = Result<S, HandlerError>> + Send>>;
-pub(crate) type Local<S> = Arc<dyn Fn(S, Tx) -> Called<S> + Send + Sync>;
-type Make<S> = Arc<dyn Fn(&S) -> Result<Envelope, EnvelopeError> + Send + Sync>;
-/// Applies a reply to the state. Returns `Some` with the reason if the reply refuses the step.
-type Take<S> = Arc<dyn Fn(&mut S, &Meta) -> Result<Option<String>, HandlerError> + Send + Sync>;
 type Begin<S> = Arc<dyn Fn(&Meta) -> Result<S, HandlerError> + Send + Sync>;
 type Text<S> = Arc<dyn Fn(&S) -> String + Send + Sync>;
 
@@ -93,50 +91,6 @@ pub struct Saga<S> {
 pub(super) struct Start<S> {
     pub(super) kind: Kind,
     pub(super) begin: Begin<S>,
-}
-
-/// Aggregate and event types of a start event or a reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kind {
-    pub(super) aggregate: &'static str,
-    pub(super) types: &'static [&'static str],
-}
-
-#[derive(Clone)]
-struct Step<S> {
-    name: String,
-    forth: Action<S>,
-    back: Action<S>,
-    timeout: Option<Duration>,
-    retry: Option<Retry>,
-    pivot: bool,
-    retired: bool,
-}
-
-#[derive(Clone)]
-pub(super) enum Action<S> {
-    Nothing,
-    Remote {
-        sends: &'static [&'static str],
-        make: Make<S>,
-        replies: Vec<Reply<S>>,
-    },
-    Local(Local<S>),
-}
-
-#[derive(Clone)]
-pub(super) struct Reply<S> {
-    pub(super) kind: Kind,
-    pub(super) take: Take<S>,
-}
-
-impl Kind {
-    fn of<E: DomainEvent>() -> Self {
-        Self {
-            aggregate: E::AGGREGATE,
-            types: E::TYPES,
-        }
-    }
 }
 
 impl<S: SagaState> Saga<S> {
@@ -271,282 +225,6 @@ impl<S: SagaState> Saga<S> {
     pub fn statistics(&self) -> SagaStatistics {
         self.statistics.clone()
     }
-
-    /// Adds the next step. The name is stored with each run, so a renamed step is a different step.
-    pub fn step(mut self, name: impl Into<String>) -> Self {
-        let name = name.into();
-        if self.steps.iter().any(|step| step.name == name) {
-            self.faults
-                .push(format!("two steps have the name `{name}`"));
-        }
-        let (forth, back) = (Action::Nothing, Action::Nothing);
-        self.steps.push(Step {
-            name,
-            forth,
-            back,
-            timeout: None,
-            retry: None,
-            pivot: false,
-            retired: false,
-        });
-        self
-    }
-
-    /// Makes the step send this event. Unless [`on`](Self::on) names a reply, the step is done as
-    /// soon as the event is in the outbox.
-    pub fn command<C: DomainEvent>(
-        self,
-        command: impl Fn(&S) -> C + Send + Sync + 'static,
-    ) -> Self {
-        self.with("command", |step, _| step.forth = remote(command))
-    }
-
-    /// Makes the step call this function, in the transaction that also records the step as done. If
-    /// the function fails, its changes are rolled back and it is retried. After
-    /// [`HandlerError::dead_letter`] the step fails at once.
-    pub fn local<F, Fut>(self, function: F) -> Self
-    where
-        F: Fn(S, Tx) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<S, HandlerError>> + Send + 'static,
-    {
-        self.with("local", |step, _| {
-            step.forth = Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx))))
-        })
-    }
-
-    /// Completes the step on this reply.
-    pub fn on<E: DomainEvent>(self, take: impl Fn(&mut S, E) + Send + Sync + 'static) -> Self {
-        self.reply(false, done(take))
-    }
-
-    /// Fails the step on this reply, which states that the step had no effect. The completed steps
-    /// before it are compensated. The function returns the reason.
-    pub fn fails_on<E: DomainEvent>(
-        self,
-        reason: impl Fn(&mut S, E) -> String + Send + Sync + 'static,
-    ) -> Self {
-        self.reply(
-            false,
-            reply::<S, E>(move |state, event| Some(reason(state, event))),
-        )
-    }
-
-    /// Undoes the step with this event if a later step fails. The event is also sent if the step
-    /// itself received no reply, so its receiver must tolerate a request to undo a step that never
-    /// took effect. Unless [`compensated_on`](Self::compensated_on) names a reply, the step is
-    /// undone as soon as the event is in the outbox.
-    pub fn compensate<C: DomainEvent>(
-        self,
-        command: impl Fn(&S) -> C + Send + Sync + 'static,
-    ) -> Self {
-        self.with("compensate", |step, _| step.back = remote(command))
-    }
-
-    /// Undoes the step with this function.
-    pub fn compensate_local<F, Fut>(self, function: F) -> Self
-    where
-        F: Fn(S, Tx) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<S, HandlerError>> + Send + 'static,
-    {
-        self.with("compensate_local", |step, _| {
-            step.back = Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx))))
-        })
-    }
-
-    /// Completes the compensation on this reply.
-    pub fn compensated_on<E: DomainEvent>(
-        self,
-        take: impl Fn(&mut S, E) + Send + Sync + 'static,
-    ) -> Self {
-        self.reply(true, done(take))
-    }
-
-    /// Fails the compensation on this reply. The compensation is retried, then recorded as failed,
-    /// and the remaining compensations still run.
-    pub fn compensation_fails_on<E: DomainEvent>(
-        self,
-        reason: impl Fn(&mut S, E) -> String + Send + Sync + 'static,
-    ) -> Self {
-        self.reply(
-            true,
-            reply::<S, E>(move |state, event| Some(reason(state, event))),
-        )
-    }
-
-    /// Sets the time limit of the wait for a reply, or of a local step. By default, a step waits
-    /// until the saga's own time limit (see [`within`](Self::within)), and compensations and local
-    /// steps have 60 s.
-    pub fn timeout(self, time: Duration) -> Self {
-        self.with("timeout", |step, _| step.timeout = Some(time))
-    }
-
-    /// Sets the retries of the step and of its compensation.
-    ///
-    /// A command is sent again if no reply arrived in time, but not if it was refused. After the
-    /// pivot, and for compensations, a refusal is retried too. By default, a command is sent once,
-    /// a local step has five attempts, and compensations and steps after the pivot have ten
-    /// attempts within half an hour.
-    pub fn retry(self, retry: Retry) -> Self {
-        self.with("retry", |step, _| step.retry = Some(retry))
-    }
-
-    /// Makes this step the pivot: once it is done, the saga only moves forward. Later steps are
-    /// retried where they would otherwise fail, and nothing is compensated.
-    pub fn pivot(self) -> Self {
-        self.with("pivot", |step, _| step.pivot = true)
-    }
-
-    /// Keeps the step only for runs that started under an older version. New runs skip it. Remove
-    /// the step when no such run is left.
-    pub fn retired(self) -> Self {
-        self.with("retired", |step, _| step.retired = true)
-    }
-
-    fn with(mut self, what: &str, change: impl FnOnce(&mut Step<S>, &mut Vec<String>)) -> Self {
-        match self.steps.last_mut() {
-            Some(step) => change(step, &mut self.faults),
-            None => self
-                .faults
-                .push(format!("`.{what}(…)` comes before the first `.step(…)`")),
-        }
-        self
-    }
-
-    fn reply(self, back: bool, reply: Reply<S>) -> Self {
-        let what = if back { "compensated_on" } else { "on" };
-        self.with(what, |step, faults| {
-            match if back {
-                &mut step.back
-            } else {
-                &mut step.forth
-            } {
-                Action::Remote { replies, .. } => {
-                    let known: Vec<_> = replies.iter().flat_map(|reply| reply.kind.types).collect();
-                    faults.extend(
-                        reply
-                            .kind
-                            .types
-                            .iter()
-                            .filter(|name| known.contains(name))
-                            .map(|name| {
-                                format!("step `{}` names the reply `{name}` twice", step.name)
-                            }),
-                    );
-                    replies.push(reply);
-                }
-                _ => faults.push(format!(
-                    "step `{}` has a reply without a command before it",
-                    step.name
-                )),
-            }
-        })
-    }
-}
-
-impl<S> Saga<S> {
-    /// Returns the part of the definition that the machine needs.
-    pub(crate) fn shape(&self) -> Shape {
-        let steps = self.steps.iter().map(|step| StepShape {
-            name: step.name.clone(),
-            forth: step.forth.shape(),
-            back: step.back.shape(),
-            timeout: step.timeout,
-            retry: step.retry.clone(),
-            pivot: step.pivot,
-            retired: step.retired,
-        });
-        Shape {
-            steps: steps.collect(),
-            within: self.within,
-        }
-    }
-
-    pub(super) fn step_names(&self) -> impl Iterator<Item = &str> {
-        self.steps.iter().map(|step| step.name.as_str())
-    }
-
-    /// Returns the errors in the definition.
-    pub(super) fn faults(&self) -> Vec<String> {
-        let mut faults = self.faults.clone();
-        if self.name.is_empty() || self.name.len() > 255 {
-            faults.push("its name must have 1 to 255 bytes".into());
-        }
-        if self.steps.iter().all(|step| step.retired) {
-            faults.push("it has no step that is not retired".into());
-        }
-        if i32::try_from(self.version).map_or(true, |version| version < 1) {
-            faults.push("its version must be from 1 to 2147483647".into());
-        }
-        faults
-            .into_iter()
-            .map(|fault| format!("saga `{}`: {fault}", self.name))
-            .collect()
-    }
-
-    /// Returns every kind of event that starts the saga or replies to a step.
-    pub(super) fn kinds(&self) -> Vec<Kind> {
-        let replies = self
-            .steps
-            .iter()
-            .flat_map(|step| [&step.forth, &step.back])
-            .flat_map(Action::replies);
-        let all = self
-            .starts
-            .iter()
-            .map(|start| start.kind)
-            .chain(replies.map(|reply| reply.kind));
-        all.fold(Vec::new(), |mut kinds, kind| {
-            if !kinds.contains(&kind) {
-                kinds.push(kind);
-            }
-            kinds
-        })
-    }
-
-    /// Returns the aggregates whose events reply to a step.
-    pub(super) fn reply_aggregates(&self) -> Vec<&'static str> {
-        let replies = self
-            .steps
-            .iter()
-            .flat_map(|step| step.forth.replies().iter().chain(step.back.replies()));
-        let mut all: Vec<_> = replies.map(|reply| reply.kind.aggregate).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
-    }
-
-    /// Returns the part of the definition that another process can compare.
-    pub(super) fn signature(&self) -> Signature {
-        let steps = self.steps.iter().map(|step| StepSignature {
-            step: step.name.clone(),
-            forth: step.forth.signature(),
-            back: step.back.signature(),
-            pivot: step.pivot,
-            retired: step.retired,
-        });
-        let starts = self
-            .starts
-            .iter()
-            .flat_map(|start| start.kind.types)
-            .map(|start| (*start).to_owned());
-        Signature {
-            version: self.version,
-            starts: starts.collect(),
-            steps: steps.collect(),
-        }
-    }
-
-    pub(super) fn action(&self, step: &str, back: bool) -> Option<&Action<S>> {
-        let step = self.steps.iter().find(|candidate| candidate.name == step)?;
-        Some(if back { &step.back } else { &step.forth })
-    }
-
-    pub(super) fn timeout_of(&self, step: &str) -> Option<Duration> {
-        self.steps
-            .iter()
-            .find(|candidate| candidate.name == step)?
-            .timeout
-    }
 }
 
 impl<S: SagaState> Saga<S> {
@@ -570,89 +248,6 @@ impl<S: SagaState> Saga<S> {
         all.sort_unstable();
         all.dedup();
         all
-    }
-}
-
-impl<S> Action<S> {
-    /// Returns `true` if an event of this type replies to the action.
-    pub(super) fn takes(&self, event_type: &str) -> bool {
-        self.replies()
-            .iter()
-            .any(|reply| reply.kind.types.contains(&event_type))
-    }
-
-    fn replies(&self) -> &[Reply<S>] {
-        match self {
-            Self::Remote { replies, .. } => replies,
-            _ => &[],
-        }
-    }
-
-    fn signature(&self) -> ActionSignature {
-        let owned = |types: &[&str]| {
-            types
-                .iter()
-                .map(|event_type| (*event_type).to_owned())
-                .collect()
-        };
-        match self {
-            Self::Nothing => ActionSignature::default(),
-            Self::Local(_) => ActionSignature {
-                local: true,
-                ..ActionSignature::default()
-            },
-            Self::Remote { sends, replies, .. } => {
-                let types: Vec<&str> = replies
-                    .iter()
-                    .flat_map(|reply| reply.kind.types)
-                    .copied()
-                    .collect();
-                ActionSignature {
-                    local: false,
-                    sends: owned(sends),
-                    replies: owned(&types),
-                }
-            }
-        }
-    }
-
-    fn shape(&self) -> ActionShape {
-        match self {
-            Self::Nothing => ActionShape::Nothing,
-            Self::Remote { replies, .. } => ActionShape::Remote(
-                replies
-                    .iter()
-                    .flat_map(|reply| reply.kind.types)
-                    .copied()
-                    .collect(),
-            ),
-            Self::Local(_) => ActionShape::Local,
-        }
-    }
-}
-
-fn remote<S, C: DomainEvent>(command: impl Fn(&S) -> C + Send + Sync + 'static) -> Action<S> {
-    Action::Remote {
-        sends: C::TYPES,
-        make: Arc::new(move |state| Envelope::of(&command(state))),
-        replies: Vec::new(),
-    }
-}
-
-/// Creates a reply that completes the action.
-fn done<S, E: DomainEvent>(take: impl Fn(&mut S, E) + Send + Sync + 'static) -> Reply<S> {
-    reply::<S, E>(move |state, event| {
-        take(state, event);
-        None
-    })
-}
-
-fn reply<S, E: DomainEvent>(
-    take: impl Fn(&mut S, E) -> Option<String> + Send + Sync + 'static,
-) -> Reply<S> {
-    Reply {
-        kind: Kind::of::<E>(),
-        take: Arc::new(move |state, meta| Ok(take(state, meta.decode()?))),
     }
 }
 

@@ -15,12 +15,17 @@
 //! later, so it is compensated too. The same applies to a step that was refused after its command
 //! had been sent more than once, since another command may have had an effect.
 
+mod operator;
+mod shape;
+
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::progress::{Cause, Command, Current, Happened, Progress, SagaStatus, StepFailure};
+pub(crate) use shape::{ActionShape, Shape, StepShape, Unknown};
+
+use super::progress::{Command, Current, Happened, Progress, SagaStatus, StepFailure};
 use crate::subscriber::Retry;
 
 /// Time that a compensation waits for its reply unless its step has a timeout. The command is then
@@ -29,35 +34,6 @@ const COMPENSATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Pause before a saga whose current step this code lacks is checked again.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(60);
-
-/// Part of a saga's definition that the machine needs.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Shape {
-    pub(crate) steps: Vec<StepShape>,
-    pub(crate) within: Option<Duration>,
-}
-
-/// Part of a step's definition that the machine needs.
-#[derive(Clone, Debug)]
-pub(crate) struct StepShape {
-    pub(crate) name: String,
-    pub(crate) forth: ActionShape,
-    pub(crate) back: ActionShape,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) retry: Option<Retry>,
-    pub(crate) pivot: bool,
-    pub(crate) retired: bool,
-}
-
-/// Kind of an action, and the event types that reply to it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum ActionShape {
-    #[default]
-    Nothing,
-    /// A command. If the list is empty, the action is done as soon as the command is in the outbox.
-    Remote(Vec<&'static str>),
-    Local,
-}
 
 /// Input of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,15 +54,6 @@ pub(crate) enum Input {
     Abort,
     /// An operator ends the saga at its current step.
     End,
-}
-
-/// Steps that prevent the code from continuing a saga.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Unknown {
-    /// The current step does not exist in the code.
-    Step(String),
-    /// None of the saga's steps, listed here, exists in the code.
-    Plan(Vec<String>),
 }
 
 /// Failure of a local step. Its changes are rolled back.
@@ -113,100 +80,6 @@ pub(crate) enum Next {
 }
 
 impl Shape {
-    /// Returns the progress of a saga that has not begun.
-    pub(crate) fn plan(&self) -> Progress {
-        Progress {
-            status: SagaStatus::Waiting,
-            ahead: self
-                .steps
-                .iter()
-                .filter(|step| !step.retired)
-                .map(|step| step.name.clone())
-                .collect(),
-            current: None,
-            done: Vec::new(),
-            undone: Vec::new(),
-            pivoted: false,
-            failure: None,
-            failed_compensations: Vec::new(),
-            commands: Vec::new(),
-            deadline: None,
-            cause: Cause::default(),
-            happened: Vec::new(),
-        }
-    }
-
-    /// Returns the time of the next check if no event arrives before.
-    pub(crate) fn due_at(&self, progress: &Progress, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        if progress.status.is_end() {
-            return None;
-        }
-        let step = progress.current.as_ref().and_then(|current| current.due);
-        let deadline = progress
-            .deadline
-            .filter(|_| progress.status == SagaStatus::Running && !progress.pivoted);
-        // A deadline that has passed is postponed while this code lacks the current step, because
-        // this code cannot compensate it either. Code that has the step then finds the deadline
-        // passed.
-        let deadline = deadline.map(|deadline| {
-            if self.knows(progress) {
-                deadline
-            } else {
-                deadline.max(now + UNKNOWN_PAUSE)
-            }
-        });
-        step.into_iter().chain(deadline).min()
-    }
-
-    /// Returns `true` if the saga waits for this event: its type replies to the current step, and
-    /// the command of another step did not cause it.
-    pub(crate) fn awaits(
-        &self,
-        progress: &Progress,
-        event_type: &str,
-        cause: Option<Uuid>,
-    ) -> bool {
-        let Some(current) = progress
-            .current
-            .as_ref()
-            .filter(|_| !progress.status.is_end())
-        else {
-            return false;
-        };
-        let Some(ActionShape::Remote(types)) = self.action(&current.step, current.back) else {
-            return false;
-        };
-        types.contains(&event_type) && !progress.is_of_another_step(cause)
-    }
-
-    /// Returns `true` if this code has the steps that it needs to continue the saga.
-    pub(crate) fn knows(&self, progress: &Progress) -> bool {
-        self.unknown(progress).is_none()
-    }
-
-    /// Returns the steps that prevent this code from continuing the saga. A step that has not begun
-    /// is no obstacle, unless this code has no step of the saga at all. In that case another
-    /// definition started the saga.
-    pub(crate) fn unknown(&self, progress: &Progress) -> Option<Unknown> {
-        if progress.status.is_end() {
-            return None;
-        }
-        if let Some(current) = &progress.current {
-            return self
-                .step(&current.step)
-                .is_none()
-                .then(|| Unknown::Step(current.step.clone()));
-        }
-        let planned: Vec<&String> = progress
-            .ahead
-            .iter()
-            .chain(&progress.done)
-            .chain(&progress.undone)
-            .collect();
-        let foreign = !planned.is_empty() && planned.iter().all(|step| self.step(step).is_none());
-        foreign.then(|| Unknown::Plan(planned.into_iter().cloned().collect()))
-    }
-
     /// Applies an input and returns the next action.
     pub(crate) fn next(&self, progress: &mut Progress, input: Input, now: DateTime<Utc>) -> Next {
         match input {
@@ -471,55 +344,6 @@ impl Shape {
         self.again_or_give_up(progress, format!("no reply within {timeout:?}"), now)
     }
 
-    /// Retries the saga from its current position, with a new set of attempts.
-    fn retry(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
-        if let Some(current) = progress
-            .current
-            .as_mut()
-            .filter(|_| !matches!(progress.status, SagaStatus::Completed))
-        {
-            current.attempts = 0;
-            progress.status = if current.back {
-                SagaStatus::Compensating
-            } else {
-                SagaStatus::Running
-            };
-            if !current.back {
-                progress.failure = None;
-                progress.deadline = self.within.map(|time| now + time);
-            }
-            return self.attempt(progress, now);
-        }
-        if progress.status == SagaStatus::Failed && !progress.failed_compensations.is_empty() {
-            progress.done = progress
-                .failed_compensations
-                .drain(..)
-                .rev()
-                .map(|failed| failed.step)
-                .collect();
-            progress.status = SagaStatus::Compensating;
-            return self.backward(progress, now);
-        }
-        Next::Wait
-    }
-
-    fn abort(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
-        const ABORTED: &str = "aborted by an operator";
-        match progress.status {
-            SagaStatus::Running if !progress.pivoted => {
-                self.give_up(progress, ABORTED.into(), 0, now)
-            }
-            SagaStatus::Waiting => {
-                progress.failure.get_or_insert(StepFailure {
-                    step: String::new(),
-                    error: ABORTED.into(),
-                });
-                Self::end(progress, SagaStatus::Compensated)
-            }
-            _ => Next::Wait,
-        }
-    }
-
     fn end(progress: &mut Progress, status: SagaStatus) -> Next {
         progress.happened.push(Happened::Ended(status));
         progress.status = status;
@@ -547,15 +371,6 @@ impl Shape {
             // The relay delivers every command, so one is enough.
             (false, false) => Retry::never(),
         })
-    }
-
-    fn step(&self, name: &str) -> Option<&StepShape> {
-        self.steps.iter().find(|step| step.name == name)
-    }
-
-    fn action(&self, step: &str, back: bool) -> Option<&ActionShape> {
-        self.step(step)
-            .map(|step| if back { &step.back } else { &step.forth })
     }
 }
 

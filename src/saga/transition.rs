@@ -1,58 +1,35 @@
 //! One transition of a saga in a transaction: read, apply the input, store.
 
-use std::panic::AssertUnwindSafe;
+mod in_transaction;
+mod other_code;
+
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures_util::FutureExt;
-use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-use super::definition::{Local, Saga, SagaState};
-use super::drive::{Effects, SagaInstance};
-use super::machine::{CallFailed, Input, Shape};
-use super::obstacle::Obstacle;
-use super::progress::{Current, Progress, SagaStatus, StepFailure};
-use super::registration::{LIVE_SECONDS, registered};
-use super::signature::replies;
-use super::store::{Kept, Mine, Store, Stored, Wake, Why};
-use super::wakeup::Wakeup;
-use crate::event::Envelope;
-use crate::outbox::PublishError;
-use crate::postgres::errors::with_causes;
-use crate::subscriber::{HandlerError, Meta, Tx, Verdict, panic_text};
+pub(super) use in_transaction::InTransaction;
+pub(super) use other_code::Elsewhere;
 
-/// Default time limit of a local step. Its transaction keeps the saga's row locked.
-const LOCAL_TIMEOUT: Duration = Duration::from_secs(60);
+use super::definition::{Saga, SagaState};
+use super::drive::{Effects, SagaInstance};
+use super::machine::{Input, Shape};
+use super::obstacle::Obstacle;
+use super::progress::{Progress, SagaStatus, StepFailure};
+use super::store::{Kept, Mine, Stored, Wake, Why};
+use super::wakeup::Wakeup;
+use crate::subscriber::{HandlerError, Meta, Tx};
 
 /// Pause before a saga that waits for a lock is processed again. The release of the lock wakes the
 /// saga; the pause covers a process that crashed before it could do so.
 const LOCK_PAUSE: Duration = Duration::from_secs(30);
-
-/// Additional time after which the server cancels a statement of a local step. The limit of this
-/// process expires first, so the process knows that the step timed out.
-const SERVER_LATER: Duration = Duration::from_secs(1);
-
-/// Savepoint for the rollback of a failed local step.
-const SAVEPOINT: &str = "tidings_saga_step";
 
 /// Effect of this transition on the operator's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     Done,
     Not,
-}
-
-/// Result of the check whether other code waits for an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Elsewhere {
-    /// The correlation id does not belong to a saga.
-    NoSaga,
-    /// The correlation id belongs to a saga, and no other code waits for the event.
-    NotAwaited,
-    /// Other code waits for the event, for this reason.
-    Awaited(String),
 }
 
 /// A saga that this process runs.
@@ -241,104 +218,6 @@ impl<S: SagaState> Engine<S> {
             .map(|()| true)
     }
 
-    /// Checks whether other code waits for an event: an open saga of this name at a step that this
-    /// code does not have, or an open saga of a name that this subscriber no longer runs. Takes no
-    /// locks.
-    ///
-    /// # Errors
-    ///
-    /// Returns the server's error.
-    pub(super) async fn awaited_elsewhere(
-        &self,
-        store: &Store,
-        conn: &mut PgConnection,
-        id: Uuid,
-        meta: &Meta,
-    ) -> Result<Elsewhere, sqlx::Error> {
-        let Some(here) = self.here.get() else {
-            return Ok(Elsewhere::NotAwaited);
-        };
-        let Some(stored) = store.read(conn, id).await? else {
-            return Ok(Elsewhere::NoSaga);
-        };
-        let is_mine = stored.name == self.saga.name;
-        if !is_mine && here.names.contains(&stored.name) {
-            return Ok(Elsewhere::NotAwaited);
-        }
-        if !is_mine {
-            let code = registered(conn, store.schema(), &stored.name).await?;
-            let was_here = code.iter().any(|code| code.consumer == here.consumer);
-            let is_run = code
-                .iter()
-                .any(|code| code.consumer != here.consumer && code.seen_seconds < LIVE_SECONDS);
-            if !was_here || is_run {
-                return Ok(Elsewhere::NotAwaited);
-            }
-        }
-        let name = &stored.name;
-        let waits =
-            |obstacle: Obstacle| Elsewhere::Awaited(format!("saga {name} {id} waits: {obstacle}"));
-        let progress = match stored.progress() {
-            Ok(progress) => progress,
-            Err(obstacle) => return Ok(waits(obstacle)),
-        };
-        if !self
-            .answers_other_code(store, conn, &stored, &progress, meta)
-            .await?
-        {
-            return Ok(Elsewhere::NotAwaited);
-        }
-        let reason = || {
-            format!(
-                "`{}` is a reply to saga {name} {id}, which this code does not run",
-                meta.event_type()
-            )
-        };
-        let unknown = self.unknown(&progress).filter(|_| is_mine);
-        Ok(unknown.map_or_else(|| Elsewhere::Awaited(reason()), waits))
-    }
-
-    /// Returns `true` if another definition of the saga takes this event as a reply to the current
-    /// step, and this code does not.
-    async fn answers_other_code(
-        &self,
-        store: &Store,
-        conn: &mut PgConnection,
-        stored: &Stored,
-        progress: &Progress,
-        meta: &Meta,
-    ) -> Result<bool, sqlx::Error> {
-        let cause = meta.causation_id().and_then(|id| id.parse().ok());
-        let Some(current) = progress
-            .current
-            .as_ref()
-            .filter(|_| !progress.status.is_end())
-        else {
-            return Ok(false);
-        };
-        if progress.is_of_another_step(cause)
-            || self.is_reply_here(stored, current, meta.event_type())
-        {
-            return Ok(false);
-        }
-        let code = registered(conn, store.schema(), &stored.name).await?;
-        // Versions of the library without registration left no entry, so the replies of such a
-        // definition are unknown.
-        let is_known = stored.name == self.saga.name && self.shape.knows(progress);
-        Ok(
-            replies(&code, &current.step, current.back).map_or(!is_known, |types| {
-                types.iter().any(|one| one == meta.event_type())
-            }),
-        )
-    }
-
-    /// Returns `true` if this code takes such an event as a reply to the current step. Then this
-    /// code alone decides about the event.
-    fn is_reply_here(&self, stored: &Stored, current: &Current, event_type: &str) -> bool {
-        let action = self.saga.action(&current.step, current.back);
-        stored.name == self.saga.name && action.is_some_and(|action| action.takes(event_type))
-    }
-
     async fn start(
         &self,
         mut instance: SagaInstance<S>,
@@ -513,117 +392,5 @@ impl<S: SagaState> Engine<S> {
             }
         });
         Ok(())
-    }
-}
-
-/// Transaction of a delivery or of the timer.
-pub(super) struct InTransaction<'s, S> {
-    tx: Option<Tx>,
-    saga: &'s Saga<S>,
-    store: Store,
-    began: Instant,
-}
-
-impl<'s, S> InTransaction<'s, S> {
-    pub(super) fn new(tx: Tx, saga: &'s Saga<S>) -> Self {
-        Self {
-            store: Store::new(tx.schema().clone()),
-            tx: Some(tx),
-            saga,
-            began: Instant::now(),
-        }
-    }
-
-    fn tx(&mut self) -> Result<&mut Tx, HandlerError> {
-        self.tx.as_mut().ok_or_else(kept)
-    }
-
-    async fn execute(&mut self, sql: String) -> Result<(), HandlerError> {
-        sqlx::raw_sql(AssertSqlSafe(sql))
-            .execute(&mut **self.tx()?)
-            .await?;
-        Ok(())
-    }
-}
-
-fn kept() -> HandlerError {
-    HandlerError::dead_letter(
-        "a local step kept its `Tx` after it returned, so nothing can be committed",
-    )
-}
-
-impl<S: SagaState> Effects<S> for InTransaction<'_, S> {
-    async fn send(&mut self, envelope: Envelope) -> Result<Result<(), String>, HandlerError> {
-        match self.tx()?.publish_as_it_is(&envelope).await {
-            Ok(_) => Ok(Ok(())),
-            Err(
-                error @ (PublishError::Database(_)
-                | PublishError::MissingTable { .. }
-                | PublishError::Schema(_)),
-            ) => Err(error.into()),
-            // The error was found before a statement was sent, so the transaction remains usable.
-            Err(error) => Ok(Err(with_causes(&error))),
-        }
-    }
-
-    async fn call(
-        &mut self,
-        run: &SagaInstance<S>,
-        step: &str,
-        _: bool,
-        local: &Local<S>,
-    ) -> Result<Result<S, CallFailed>, HandlerError> {
-        let timeout = self.saga.timeout_of(step).unwrap_or(LOCAL_TIMEOUT);
-        // The rollback waits until the server has ended the step's running statement.
-        let millis = (timeout + SERVER_LATER).as_millis().min(i32::MAX as u128);
-        self.execute(format!(
-            "savepoint {SAVEPOINT}; set local statement_timeout = {millis}"
-        ))
-        .await?;
-        let mut tx = self.tx.take().ok_or_else(kept)?;
-        tx.carry(run.headers());
-        let (lent, state) = (tx.lent_again(), run.state.clone());
-        let called = AssertUnwindSafe(async { local(state, tx).await }).catch_unwind();
-        let result = tokio::time::timeout(timeout, called).await;
-        self.tx = lent.take();
-        let failed = match result {
-            Ok(Ok(Ok(state))) => {
-                self.execute(format!(
-                    "release savepoint {SAVEPOINT}; set local statement_timeout to default"
-                ))
-                .await?;
-                return Ok(Ok(state));
-            }
-            // An unavailable database is not a failure of the step.
-            Ok(Ok(Err(error))) if error.verdict() == Verdict::Unavailable => return Err(error),
-            Ok(Ok(Err(error))) => CallFailed {
-                last: error.verdict() == Verdict::DeadLetter,
-                error: error.chain(),
-                late: false,
-            },
-            Ok(Err(panic)) => CallFailed {
-                last: false,
-                error: format!("it panicked: {}", panic_text(&*panic)),
-                late: false,
-            },
-            Err(_) => CallFailed {
-                last: false,
-                error: format!("it did not finish within {timeout:?}"),
-                late: true,
-            },
-        };
-        let roll_back = format!("rollback to savepoint {SAVEPOINT}");
-        if failed.late {
-            // The first response read is the error of the step's abandoned statement, so it fails
-            // this rollback. The second rollback then takes effect.
-            let _ = self.execute(roll_back.clone()).await;
-        }
-        self.execute(format!("{roll_back}; release savepoint {SAVEPOINT}"))
-            .await?;
-        Ok(Err(failed))
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.began.elapsed()
     }
 }

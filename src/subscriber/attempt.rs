@@ -9,23 +9,31 @@
 //!                                                                               ├─▶ retry topic
 //!                                                                               └─▶ dead letter
 //! ```
+//!
+//! | file | content |
+//! |---|---|
+//! | `call` | one call of the handlers |
+//! | `outcome` | the outcome of an event, and what follows a failed attempt |
+//! | `escalation` | the destination of an event that has used up its attempts |
+//! | `dead_letter` | records that become dead letters |
+//! | `failure_log` | log lines about failing events |
+//! | `pause` | the pause of all events during an outage, or by the kill switch |
+//! | `permit` | the permission to run a handler |
+//! | `probe` | the event that is tried while the kill switch has tripped |
 
+mod call;
+pub(crate) mod dead_letter;
 pub(crate) mod escalation;
 pub(crate) mod failure_log;
+mod outcome;
 pub(crate) mod pause;
 pub(crate) mod permit;
 pub(crate) mod probe;
 
-use std::any::Any;
-use std::future::Future;
-use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use tracing::Span;
 
 use super::{
     Delivery, Escalation, Order,
@@ -34,8 +42,8 @@ use super::{
     deployment::unknown_types::UnknownTypes,
     failure::dead_letter::{DUE, DeadLetterSink, DeadLetters},
     handler::{
-        Called, HandlerError, Verdict,
-        router::{Core, Handled, HandlerService, Work},
+        HandlerError, Verdict,
+        router::{Core, Handled, HandlerService},
     },
     options::{
         Options,
@@ -46,9 +54,13 @@ use super::{
         statistics::{Count, Counters, Statistics},
     },
 };
-use crate::{event::panic_text, kafka::Message, postgres::session_fault};
-use escalation::{FailedRecord, REFUSED_PAUSE, retry_delay};
+use crate::{kafka::Message, postgres::session_fault};
+pub(crate) use call::Attempt;
+use dead_letter::FailedRecord;
+use escalation::retry_delay;
 use failure_log::FailureLog;
+use outcome::Then;
+pub(crate) use outcome::{BatchFailed, Place, Settled};
 use pause::{Outage, Pause};
 use permit::HandlerPermit;
 
@@ -75,97 +87,6 @@ pub(crate) struct Runner {
     /// Limits log lines about events that wait for another version of the code.
     pub(crate) waiting: LogLimit,
     pub(crate) companions: Companions,
-}
-
-/// Outcome of an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Settled {
-    /// The event is done and is not needed again.
-    Finished,
-    /// The event must be parked with the later events of its aggregate, after this number of
-    /// attempts. The last attempt failed with this error.
-    Park { attempts: u32, error: String },
-    /// Another version of the code can handle the event. Until then it must be parked with the
-    /// later events of its aggregate.
-    Waits { error: String },
-    /// The broker rejects the dead letter of the event. The event must be parked until the settings
-    /// of the dead letter topic change.
-    Refused { attempts: u32, error: String },
-    /// A parked event is tried again after this time.
-    Again {
-        after: Duration,
-        attempts: u32,
-        error: String,
-    },
-    /// The partition is revoked or the subscriber stops. The next owner of the partition handles
-    /// the event.
-    Abandoned,
-}
-
-impl Settled {
-    /// Returns the outcome for an event that is already parked and has failed `before` times there.
-    pub(crate) fn of_parked(self, before: u32) -> Self {
-        match self {
-            Self::Refused { error, .. } => Self::Again {
-                after: REFUSED_PAUSE,
-                attempts: before,
-                error,
-            },
-            other => other,
-        }
-    }
-}
-
-/// The place where a message waits between two attempts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    Lane,
-    /// The table of parked events, where it has failed `before` times.
-    Table {
-        before: u32,
-    },
-}
-
-impl Place {
-    fn before(self) -> u32 {
-        match self {
-            Self::Lane => 0,
-            Self::Table { before } => before,
-        }
-    }
-
-    /// Waits for the next attempt, after `failed` attempts.
-    fn again(self, after: Duration, failed: u32, error: impl FnOnce() -> String) -> Then {
-        match self {
-            Self::Lane => Then::Pause(after),
-            Self::Table { before } => Then::Return(Settled::Again {
-                after,
-                attempts: before + failed,
-                error: error(),
-            }),
-        }
-    }
-}
-
-/// What follows a failed attempt.
-enum Then {
-    Pause(Duration),
-    Return(Settled),
-    /// The event shares its identity with another event that was handled.
-    Conflicting,
-    /// The attempts are used up, and the escalation decides.
-    Escalate,
-    /// The attempts of a parked event are used up.
-    DeadLetter,
-    /// The kill switch has tripped.
-    Probe,
-}
-
-/// A failed batch. Its events must be handled one by one. `attempts` is the number of failed
-/// attempts that count against them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BatchFailed {
-    pub(crate) attempts: u32,
 }
 
 impl Runner {
@@ -321,88 +242,6 @@ impl Runner {
         }
     }
 
-    /// Makes one attempt.
-    pub(crate) async fn attempt(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
-        let first = delivery.first().clone();
-        self.end_of(self.begin(delivery, Instant::now(), &mut None), &first)
-            .await
-    }
-
-    /// Begins an attempt in its own span.
-    fn begin(&self, delivery: Delivery, began: Instant, pool: &mut Option<Called>) -> Attempt {
-        let span = self.span(&delivery);
-        // Handlers and layers are cloned for each attempt, and a `Clone` implementation may panic.
-        let work =
-            std::panic::catch_unwind(AssertUnwindSafe(|| self.service.begin(delivery, pool)));
-        let state = work.map_or_else(
-            |panic| AttemptState::Ended(Some(Err(panicked(&*panic)))),
-            AttemptState::Runs,
-        );
-        Attempt { span, began, state }
-    }
-
-    /// Waits for the result of an attempt at an event.
-    async fn end_of(
-        &self,
-        mut attempt: Attempt,
-        message: &Message,
-    ) -> Result<Handled, HandlerError> {
-        let result = (&mut attempt).await;
-        self.statistics
-            .of(message.kind())
-            .attempted(attempt.began.elapsed());
-        let Err(error) = result else { return result };
-        let waits_for_code = self.options.wait_for_newer_code && error.asks_for_newer_code();
-        let met_silence =
-            error.ran_out_of_time() && self.was_database_silent_since(attempt.began).await;
-        if let Some(simulation) = self.core.simulation() {
-            simulation.failed(message, &error);
-        }
-        Err(if waits_for_code || met_silence {
-            error.waited_out()
-        } else {
-            error
-        })
-    }
-
-    async fn was_database_silent_since(&self, began: Instant) -> bool {
-        let Some(inbox) = &self.core.inbox else {
-            return false;
-        };
-        inbox.pulse.was_silent_since(began.into()).await
-    }
-
-    /// Handles a message immediately if its handlers do not wait and do not fail. Nothing else is
-    /// needed for it then. Otherwise returns the attempt that has begun, and
-    /// [`settle`](Self::settle) continues it. `now` is set to the time after polling.
-    pub(crate) fn handle_now(
-        &self,
-        message: &Arc<Message>,
-        now: &mut Instant,
-        pool: &mut Option<Called>,
-    ) -> Result<(), Attempt> {
-        let mut attempt = self.begin(Delivery::one(message.clone(), 1), *now, pool);
-        let polled = Pin::new(&mut attempt).poll(&mut Context::from_waker(Waker::noop()));
-        *now = Instant::now();
-        match polled {
-            Poll::Ready(Ok(handled)) => {
-                let counters = self.statistics.of(message.kind());
-                counters.attempted(*now - attempt.began);
-                self.handled_by(handled, counters, 1);
-                if let AttemptState::Runs(Work::Handler(called)) = attempt.state {
-                    *pool = Some(called);
-                }
-                Ok(())
-            }
-            Poll::Ready(Err(error)) => Err(Attempt {
-                state: AttemptState::Ended(Some(Err(error))),
-                ..attempt
-            }),
-            // The waker does nothing. The task that continues the attempt polls it at once.
-            Poll::Pending => Err(attempt),
-        }
-    }
-
     /// Returns the time until an event of a retry topic is due. It is limited by the delay in the
     /// topic's name, because anyone who can write to the topic can set arbitrary headers.
     pub(crate) fn due_in(&self, message: &Message) -> Option<Duration> {
@@ -413,28 +252,6 @@ impl Runner {
             .ok()
             .filter(|wait| *wait > 0)
             .map(|wait| Duration::from_millis(wait).min(longest))
-    }
-
-    /// Returns the span for everything that is logged during an attempt.
-    fn span(&self, delivery: &Delivery) -> Span {
-        let event = delivery.first();
-        let record = event.as_it_came();
-        tracing::info_span!(
-            "handle",
-            otel.kind = "consumer",
-            subscriber = self.name,
-            event.id = &*event.id(),
-            event.r#type = event.event_type(),
-            aggregate = &*event.aggregate_id(),
-            attempt = delivery.attempt(),
-            events = delivery.len(),
-            topic = &*record.topic,
-            partition = record.partition,
-            offset = record.offset,
-            traceparent = event.header("traceparent"),
-            otel.status_code = tracing::field::Empty,
-            error = tracing::field::Empty,
-        )
     }
 
     pub(crate) fn handled(&self, handled: Handled, event_type: &str, events: usize) {
@@ -480,56 +297,6 @@ impl Runner {
             session_fault::close_after(error, &inbox.pool);
         }
     }
-}
-
-/// An attempt that has begun. A panic counts as a failed attempt.
-pub(crate) struct Attempt {
-    span: Span,
-    began: Instant,
-    state: AttemptState,
-}
-
-enum AttemptState {
-    Runs(Work),
-    /// The attempt has ended, and its result has not been taken yet.
-    Ended(Option<Result<Handled, HandlerError>>),
-}
-
-impl Future for Attempt {
-    type Output = Result<Handled, HandlerError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        let _entered = this.span.enter();
-        let polled = match &mut this.state {
-            AttemptState::Runs(work) => {
-                std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(work).poll(cx)))
-                    .unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic))))
-            }
-            AttemptState::Ended(end) => Poll::Ready(end.take().expect("polled once")),
-        };
-        if let Poll::Ready(Err(error)) = &polled {
-            mark_failed(&this.span, error);
-        }
-        polled
-    }
-}
-
-/// Marks the span of a failed attempt. An event that is skipped or postponed is not a failure.
-fn mark_failed(span: &Span, error: &HandlerError) {
-    if matches!(
-        error.verdict(),
-        Verdict::Retry | Verdict::DeadLetter | Verdict::Unavailable
-    ) && !span.is_disabled()
-    {
-        span.record("otel.status_code", "ERROR");
-        span.record("error", error.chain());
-    }
-}
-
-/// Returns the error of an attempt that panicked.
-fn panicked(panic: &(dyn Any + Send)) -> HandlerError {
-    HandlerError::retry(format!("the handler panicked: {}", panic_text(panic)))
 }
 
 /// Returns a random number from 0 to 1, used as the jitter of pauses.

@@ -1,7 +1,8 @@
 //! Builder of a subscriber.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+mod plan;
+
+use std::collections::HashMap;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -11,20 +12,18 @@ use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service};
 
 use super::{
-    Bus, ByType, DeadLetters, Delivery, Escalation, Inbox, KillSwitch, Order, Retry,
-    clock::Clock,
-    companion::{Companion, Companions},
-    consume::topic_role::{Source, tombstone_of},
+    Bus, DeadLetters, Delivery, Escalation, Inbox, KillSwitch, Order, Retry,
+    companion::Companion,
     handler::{
-        BoundHandler, ErasedHandler, Handler, HandlerError, HasInbox, HasState, InboxReady,
-        InboxState, Need, NoInbox, NoState, Plain, StateReady, erase,
-        router::{Core, Handled, HandlerService, Route, Router},
+        ErasedHandler, Handler, HandlerError, HasInbox, HasState, InboxReady, InboxState, Need,
+        NoInbox, NoState, Plain, StateReady, erase,
+        router::{Handled, HandlerService},
     },
     options::Options,
     run::{Plan, RunError},
     telemetry::statistics::Statistics,
 };
-use crate::event::{DomainEvent, check_topic_name};
+use crate::event::DomainEvent;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Wrap = Box<dyn FnOnce(HandlerService) -> HandlerService + Send>;
@@ -380,184 +379,6 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     {
         self.into_plan(I::IS_MISSING)
     }
-
-    /// Validates the settings and binds the handlers to the state.
-    fn into_plan(self, has_simulated_inbox: bool) -> Result<Plan, RunError>
-    where
-        G: StateReady<S>,
-    {
-        let Parts {
-            name,
-            handlers,
-            companions,
-            mut faults,
-            state,
-            inbox,
-            layers,
-            options,
-            ..
-        } = self.parts;
-        faults.extend(
-            check_topic_name(&name)
-                .err()
-                .map(|error| format!("the subscriber's name becomes part of topic names: {error}")),
-        );
-        faults.extend(inbox.as_ref().and_then(Inbox::fault));
-        if self
-            .parts
-            .code_version
-            .as_ref()
-            .is_some_and(|version| version.len() > 200 || version.contains('\0'))
-        {
-            faults.push("the code version is longer than 200 bytes or contains a NUL".into());
-        }
-        if handlers.is_empty() && companions.is_empty() {
-            faults.push("no handler: add one with `.on(…)`".into());
-        }
-        let has_inbox = inbox.is_some() || has_simulated_inbox;
-        let parks = matches!(options.escalation(has_inbox), Escalation::Park(_));
-        if parks && (!has_inbox || options.order != Order::Aggregate) {
-            faults.push(
-                "`Escalation::Park` keeps an aggregate's order in the database: it needs \
-                 `.inbox(…)` and `Order::Aggregate`"
-                    .into(),
-            );
-        }
-        let topics = topics(&handlers, &self.parts.topics);
-        faults.extend(
-            topics.iter().flat_map(|(topic, _)| {
-                check_topic_name(topic).err().map(|error| error.to_string())
-            }),
-        );
-        let state = Arc::new(G::ready(state));
-        let (routes, tombstones) = routes(handlers, &state, &mut faults);
-        let opened = inbox.as_ref().map(|inbox| inbox.open(&name)).transpose();
-        let inbox = opened.unwrap_or_else(|error| {
-            faults.push(error.to_string());
-            None
-        });
-        if !faults.is_empty() {
-            return Err(RunError::Settings(faults));
-        }
-        self.parts
-            .statistics
-            .know_types(routes.keys().chain(tombstones.keys()).cloned());
-        let core = Arc::new(Core::new(
-            Router::new(routes, tombstones),
-            inbox.map(Arc::new),
-        ));
-        let service = layers
-            .into_iter()
-            .fold(HandlerService::new(core.clone()), |service, wrap| {
-                wrap(service)
-            });
-        let mut plan = Plan {
-            bus: self.parts.bus,
-            name,
-            topics: sources(topics, &self.parts.assumed_types),
-            named_topics: self.parts.topics,
-            has_inbox,
-            core,
-            service,
-            options,
-            dead_letters: self.parts.dead_letters,
-            code_version: self.parts.code_version,
-            instance: self.parts.instance,
-            broker_side: self.parts.broker_side,
-            from_end: self.parts.from_end,
-            statistics: self.parts.statistics,
-            companions: Companions::default(),
-            clock: Clock::Real,
-            dead_letter_sink: None,
-        };
-        plan.companions = Companions::new(companions, plan.core.inbox.as_deref(), &plan);
-        Ok(plan)
-    }
-}
-
-/// Returns each topic to read, with the aggregate that it is read for.
-fn topics<S>(
-    handlers: &[Registered<S>],
-    named: &HashMap<&'static str, Vec<String>>,
-) -> BTreeSet<(String, &'static str)> {
-    let of = |aggregate: &'static str| {
-        named
-            .get(aggregate)
-            .cloned()
-            .unwrap_or_else(|| vec![aggregate.to_owned()])
-    };
-    handlers
-        .iter()
-        .flat_map(|handler| {
-            of(handler.aggregate)
-                .into_iter()
-                .map(|topic| (topic, handler.aggregate))
-        })
-        .collect()
-}
-
-/// Returns the role of each topic.
-fn sources(
-    topics: BTreeSet<(String, &'static str)>,
-    assumed: &HashMap<&'static str, &'static str>,
-) -> HashMap<String, Source> {
-    let mut sources = HashMap::<String, Source>::new();
-    for (topic, aggregate) in topics {
-        let assumed_type = assumed.get(aggregate).copied();
-        match sources.entry(topic) {
-            Entry::Vacant(entry) => drop(entry.insert(Source {
-                assumed_type,
-                aggregate: Some(aggregate),
-            })),
-            Entry::Occupied(mut entry) => {
-                let assumed_type = assumed_type.or(entry.get().assumed_type);
-                entry.insert(Source {
-                    assumed_type,
-                    aggregate: None,
-                });
-            }
-        }
-    }
-    sources
-}
-
-/// Returns the handlers of events by event type, and those of tombstones by kind.
-fn routes<S: Send + Sync + 'static>(
-    handlers: Vec<Registered<S>>,
-    state: &Arc<S>,
-    faults: &mut Vec<String>,
-) -> (ByType<Route>, ByType<Route>) {
-    let (mut routes, mut tombstones) = (ByType::<Route>::default(), ByType::<Route>::default());
-    for Registered {
-        aggregate,
-        types,
-        batch,
-        tombstone,
-        handler,
-    } in handlers
-    {
-        let bound: Arc<dyn BoundHandler> = Arc::new((handler, state.clone()));
-        if tombstone {
-            tombstones
-                .entry(tombstone_of(aggregate).into())
-                .or_default()
-                .handlers
-                .push(bound);
-            continue;
-        }
-        for event_type in types {
-            let route = routes.entry((*event_type).into()).or_default();
-            if !route.handlers.is_empty() && route.batch != batch {
-                faults.push(format!(
-                    "`{event_type}` has handlers of `Event` and of `Batch`: one transaction cannot \
-                     serve both, use two subscribers"
-                ));
-            }
-            route.batch = batch;
-            route.handlers.push(bound.clone());
-        }
-    }
-    (routes, tombstones)
 }
 
 // === impl Subscriber ===

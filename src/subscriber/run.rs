@@ -17,7 +17,7 @@ use super::{
     clock::Clock,
     companion::{self, Companions},
     consume::{group::Seat, supervision::serve, topic_role::Source},
-    deployment::unknown_types::UnknownTypes,
+    deployment::{instances::Registry, unknown_types::UnknownTypes},
     failure::{dead_letter::DeadLetterSink, parked::ParkedEvents, redrive::redrive_topic},
     handler::router::{Core, HandlerService},
     options::Options,
@@ -91,6 +91,16 @@ pub(crate) struct Plan {
     pub(crate) dead_letter_sink: Option<Box<dyn DeadLetterSink>>,
 }
 
+/// Topics that the start has found.
+struct FoundTopics {
+    /// Subscribed topics that exist already.
+    found: Vec<String>,
+    /// Topics of the group whose origin is not subscribed.
+    abandoned: Vec<String>,
+    /// Topics at whose end a new group starts.
+    from_end: Vec<String>,
+}
+
 impl Plan {
     pub(crate) fn name(&self) -> &str {
         &self.name
@@ -118,9 +128,20 @@ impl Plan {
             self.run_companions(&stop).await;
             return Ok(());
         }
-        let Some(names) = self.wait_for_topic_names(&stop).await else {
+        let Some(topics) = self.find_topics(&stop).await else {
             return Ok(());
         };
+        self.report_parked_elsewhere().await;
+        let Some(registry) = self.register(&stop).await? else {
+            return Ok(());
+        };
+        self.serve(topics, registry, &stop).await
+    }
+
+    /// Finds the topics to read and creates the retry topics. Returns `None` if the subscriber is
+    /// shut down in the meantime.
+    async fn find_topics(&mut self, stop: &CancellationToken) -> Option<FoundTopics> {
+        let names = self.wait_for_topic_names(stop).await?;
         let found = self.look_for_topics(&names).await;
         // `from_end` does not apply to the group's own topics: their records are meant for this
         // group, no matter when it finds the topics.
@@ -135,16 +156,27 @@ impl Plan {
             .iter()
             .map(|(topic, source)| (redrive_topic(topic, &self.name), *source))
             .collect();
-        if !self.make_retry_topics(&stop).await {
-            return Ok(());
+        if !self.make_retry_topics(stop).await {
+            return None;
         }
         // Redrive topics may not exist yet. They are created by the first replay and found then.
         self.topics.extend(redriven);
         let abandoned = self.read_earlier_retry_topics(&names);
-        self.report_parked_elsewhere().await;
-        let Some(registry) = self.register(&stop).await? else {
-            return Ok(());
-        };
+        Some(FoundTopics {
+            found,
+            abandoned,
+            from_end,
+        })
+    }
+
+    /// Handles events as members of the group until `stop` is cancelled, next to the companions,
+    /// the registration and the retention of the inbox.
+    async fn serve(
+        mut self,
+        found: FoundTopics,
+        registry: Option<Arc<Registry>>,
+        stop: &CancellationToken,
+    ) -> Result<(), RunError> {
         let registered = registry
             .clone()
             .map(|registry| tokio::spawn(registry.keep(stop.clone())));
@@ -163,7 +195,7 @@ impl Plan {
             .inbox
             .as_ref()
             .map(|inbox| Arc::new(ParkedEvents::new(inbox)));
-        let companions = self.companions.start(&stop);
+        let companions = self.companions.start(stop);
         let settings = self.bus.settings().clone();
         let (topics, drain) = (std::mem::take(&mut self.topics), self.options.drain);
         let runner = Arc::new(self.into_runner());
@@ -175,11 +207,11 @@ impl Plan {
             parked_events,
             registry,
             topics,
-            found,
-            abandoned,
-            from_end,
+            found: found.found,
+            abandoned: found.abandoned,
+            from_end: found.from_end,
         };
-        let result = serve(Arc::new(seat), &stop).await;
+        let result = serve(Arc::new(seat), stop).await;
         if let Some(retention) = retention {
             retention.abort();
         }

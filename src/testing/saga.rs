@@ -1,20 +1,19 @@
 //! Test harness for a single saga: the events that it sends, and its reactions to replies and to
 //! time.
 
+mod stage;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 
+use stage::Stage;
+
 use super::meta_of;
 use crate::event::{DomainEvent, Envelope, headers};
-use crate::saga::{
-    CallFailed, Effects, Input, Local, Saga, SagaEnded, SagaInstance, SagaState, SagaStatus, Shape,
-};
-use crate::subscriber::HandlerError;
-
-type Stand<S> = Box<dyn Fn(S) -> Result<S, String> + Send>;
+use crate::saga::{Input, Saga, SagaEnded, SagaInstance, SagaState, SagaStatus, Shape};
 
 /// Run of a saga without Kafka and without a database, created by [`Saga::given`]. Its clock only
 /// moves when the test calls [`advance`](Self::advance).
@@ -65,12 +64,6 @@ pub struct SagaTest<S> {
     effects: Stage<S>,
     /// Number of sent events that the test has expected so far.
     expected: usize,
-}
-
-struct Stage<S> {
-    sent: Vec<Envelope>,
-    ended: Vec<SagaEnded>,
-    locals: HashMap<(String, bool), Stand<S>>,
 }
 
 impl<S: SagaState> Saga<S> {
@@ -375,37 +368,6 @@ impl<S: SagaState> SagaTest<S> {
             progress.undone,
             progress.error(),
         )
-    }
-}
-
-impl<S: SagaState> Effects<S> for Stage<S> {
-    async fn send(&mut self, envelope: Envelope) -> Result<Result<(), String>, HandlerError> {
-        if envelope.aggregate_type == SagaEnded::AGGREGATE {
-            self.ended.push(envelope.decode()?);
-        } else {
-            self.sent.push(envelope);
-        }
-        Ok(Ok(()))
-    }
-
-    async fn call(
-        &mut self,
-        run: &SagaInstance<S>,
-        step: &str,
-        back: bool,
-        _: &Local<S>,
-    ) -> Result<Result<S, CallFailed>, HandlerError> {
-        let (stand_in, state) = (self.locals.get(&(step.to_owned(), back)), run.state.clone());
-        let done = stand_in.map_or_else(|| Ok(state.clone()), |stand_in| stand_in(state.clone()));
-        Ok(done.map_err(|error| CallFailed {
-            error,
-            last: false,
-            late: false,
-        }))
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::ZERO
     }
 }
 

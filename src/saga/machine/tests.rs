@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
+use crate::saga::progress::Cause;
 
 const OK: [&str; 6] = ["ok0", "ok1", "ok2", "ok3", "ok4", "ok5"];
 const NO: [&str; 6] = ["no0", "no1", "no2", "no3", "no4", "no5"];
@@ -159,6 +160,59 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
+/// Asserts that all services have their effect, that none has, or that the saga reports the steps
+/// that are not undone.
+fn assert_all_or_nothing(
+    run: &Run<'_>,
+    services: &Services,
+    steps: &[(Undo, u32)],
+) -> Result<(), TestCaseError> {
+    let progress = &run.progress;
+    let undoable = |step: usize| steps[step].0 != Undo::None;
+    match progress.status {
+        SagaStatus::Completed => prop_assert!(
+            services.applied.iter().all(|applied| *applied),
+            "all services have their effect"
+        ),
+        SagaStatus::Compensated => {
+            let left: Vec<_> = (0..steps.len())
+                .filter(|step| services.applied[*step] && undoable(*step))
+                .collect();
+            prop_assert!(left.is_empty(), "done and not undone: {left:?}");
+        }
+        SagaStatus::Failed if progress.pivoted => prop_assert!(progress.failure.is_some()),
+        SagaStatus::Failed => {
+            let told: Vec<usize> = progress
+                .failed_compensations
+                .iter()
+                .map(|failed| failed.step.parse().expect("a number"))
+                .collect();
+            prop_assert!(!told.is_empty());
+            prop_assert!(
+                (0..steps.len())
+                    .all(|step| !services.applied[step] || !undoable(step) || told.contains(&step))
+            );
+        }
+        other => prop_assert!(false, "the saga has not ended: {other:?}"),
+    }
+    // Forward in the planned order, compensation in reverse order, and no compensation after
+    // the pivot.
+    let first = |back: bool| {
+        let mut steps: Vec<usize> = run
+            .sent
+            .iter()
+            .filter(|sent| sent.2 == back)
+            .map(|sent| sent.1)
+            .collect();
+        steps.dedup();
+        steps
+    };
+    prop_assert!(first(false).is_sorted());
+    prop_assert!(first(true).iter().rev().is_sorted());
+    prop_assert!(!progress.pivoted || first(true).is_empty());
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
@@ -229,48 +283,7 @@ proptest! {
                 break;
             }
         }
-        let progress = &run.progress;
-        let undoable = |step: usize| steps[step].0 != Undo::None;
-        match progress.status {
-            SagaStatus::Completed => prop_assert!(
-                services.applied.iter().all(|applied| *applied),
-                "all services have their effect"
-            ),
-            SagaStatus::Compensated => {
-                let left: Vec<_> = (0..count)
-                    .filter(|step| services.applied[*step] && undoable(*step))
-                    .collect();
-                prop_assert!(left.is_empty(), "done and not undone: {left:?}");
-            }
-            SagaStatus::Failed if progress.pivoted => prop_assert!(progress.failure.is_some()),
-            SagaStatus::Failed => {
-                let told: Vec<usize> = progress
-                    .failed_compensations
-                    .iter()
-                    .map(|failed| failed.step.parse().expect("a number"))
-                    .collect();
-                prop_assert!(!told.is_empty());
-                prop_assert!((0..count).all(|step| !services.applied[step]
-                    || !undoable(step)
-                    || told.contains(&step)));
-            }
-            other => prop_assert!(false, "the saga has not ended: {other:?}"),
-        }
-        // Forward in the planned order, compensation in reverse order, and no compensation after
-        // the pivot.
-        let first = |back: bool| {
-            let mut steps: Vec<usize> = run
-                .sent
-                .iter()
-                .filter(|sent| sent.2 == back)
-                .map(|sent| sent.1)
-                .collect();
-            steps.dedup();
-            steps
-        };
-        prop_assert!(first(false).is_sorted());
-        prop_assert!(first(true).iter().rev().is_sorted());
-        prop_assert!(!progress.pivoted || first(true).is_empty());
+        assert_all_or_nothing(&run, &services, &steps)?;
     }
 
     /// With replies in any order and number, only the reply that a naive model waits for has an

@@ -4,6 +4,9 @@
 //! share. The thread commits the watermarks once a second. When the group revokes a partition, the
 //! thread waits for the partition's task to end, commits, and releases the partition.
 
+mod assignment;
+mod commit;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,24 +16,15 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    assignment_wait::Awaiting,
-    partition::{PartitionTask, Progress},
-    supervision::Term,
-    topic_role::Source,
-    work_item::PartitionContext,
-};
+use super::assignment_wait::Awaiting;
+use super::partition::Progress;
+use super::supervision::Term;
+use super::topic_role::Source;
 use crate::{
-    kafka::{
-        Change, Committed, Feed, Gap, Known, Member, MemberError, Membership, Partition, Settings,
-    },
+    kafka::{Change, Gap, Member, MemberError, Membership, Partition, Settings},
     subscriber::{
-        PartitionStatistics,
-        attempt::Runner,
-        deployment::instances::Registry,
-        failure::{dead_letter::origin_of, parked::ParkedEvents},
-        offsets::{metadata::OffsetMetadata, start_offsets::StartOffsets, watermark::Watermark},
-        run::START_PAUSE,
+        PartitionStatistics, attempt::Runner, deployment::instances::Registry,
+        failure::parked::ParkedEvents, offsets::start_offsets::StartOffsets,
         startup::leftovers::report_abandoned,
     },
 };
@@ -38,17 +32,9 @@ use crate::{
 /// Maximum delay until the thread notices that it must stop or commit.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Interval between commits of all offsets, including unchanged ones, because a commit may be lost
-/// without an error.
-const RECOMMIT_INTERVAL: Duration = Duration::from_secs(30);
-
 /// Time within which an aborted task should end. A task that blocks its thread does not notice the
 /// abort, and the group must not wait for it.
 const ABORT_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Time for which the last commit of a partition is retried. The next owner of the partition starts
-/// from it.
-const LAST_COMMIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Everything that the successive members of a subscriber share.
 pub(crate) struct Seat {
@@ -168,27 +154,6 @@ impl Owner {
         }
     }
 
-    /// Determines the start offsets before the first partition is taken. Without them, the member
-    /// would start at the beginning of the topics.
-    fn look_where_to_begin(&mut self, stop: &CancellationToken) {
-        while !self.seat.from_end.is_empty() && !stop.is_cancelled() && !self.term.is_over() {
-            match StartOffsets::at_the_ends(&self.member, &self.seat.from_end) {
-                Ok(beginning) => {
-                    self.beginning = beginning;
-                    break;
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        subscriber = self.seat.runner.name,
-                        error,
-                        "the start offsets of the group cannot be read yet"
-                    );
-                    std::thread::sleep(START_PAUSE);
-                }
-            }
-        }
-    }
-
     fn poll_once(&mut self) -> Result<(), MemberError> {
         for change in self.member.poll(POLL)? {
             // A commit that is in flight during a rebalance is dropped without an error.
@@ -215,116 +180,6 @@ impl Owner {
             }
         }
         Ok(())
-    }
-
-    /// Starts a task for each assigned partition.
-    fn take(&mut self, partitions: &[Partition]) -> Result<(), String> {
-        let known = self.member.committed(partitions).unwrap_or_else(|error| {
-            // librdkafka fetches the offsets again itself. Without the metadata, events that are
-            // finished beyond the first unfinished one are handled again.
-            tracing::warn!(
-                subscriber = self.seat.runner.name,
-                error,
-                "the committed offsets cannot be read; finished events may be handled again"
-            );
-            Known::default()
-        });
-        let mut known = known;
-        self.beginning.has_begun(&known.committed);
-        let ends = self
-            .beginning
-            .ends(&self.seat.runner.name, &self.member, &known.never);
-        // Committed before anything is read, so that a later member, for example after a crash,
-        // starts at the same offset and not at a later end.
-        let begins = self.member.commit(&ends, true);
-        known.committed.extend(ends.iter().cloned());
-        for feed in self.member.take(partitions, &known)? {
-            let committed = known
-                .committed
-                .iter()
-                .find(|committed| committed.partition == feed.partition);
-            self.start(feed, committed);
-        }
-        match begins {
-            Ok(()) => self.beginning.has_begun(&ends),
-            Err(error) => {
-                tracing::warn!(
-                    subscriber = self.seat.runner.name,
-                    %error,
-                    "the start offsets of the group are not committed yet"
-                );
-                for end in &ends {
-                    if let Some(owned) = self.partitions.get_mut(&end.partition) {
-                        owned.committed = None;
-                    }
-                }
-            }
-        }
-        self.seat.runner.statistics.joined();
-        // A rebalance that does not affect this member assigns no partitions.
-        if !partitions.is_empty() {
-            let list: Vec<String> = partitions
-                .iter()
-                .map(|partition| format!("{}/{}", partition.topic, partition.number))
-                .collect();
-            tracing::info!(
-                subscriber = self.seat.runner.name,
-                partitions = list.join(" "),
-                "partitions assigned"
-            );
-        }
-        Ok(())
-    }
-
-    fn start(&mut self, feed: Feed, committed: Option<&Committed>) {
-        let partition = feed.partition.clone();
-        let restored = committed.map_or_else(OffsetMetadata::default, |committed| {
-            OffsetMetadata::decode(&committed.metadata, committed.offset).unwrap_or_else(
-                |foreign| {
-                    tracing::warn!(
-                        subscriber = self.seat.runner.name,
-                        ?partition,
-                        metadata = committed.metadata,
-                        "{foreign}: it is ignored"
-                    );
-                    OffsetMetadata::default()
-                },
-            )
-        });
-        let progress = Arc::new(Progress::new(Watermark::new(
-            committed.map(|committed| committed.offset),
-            restored,
-        )));
-        let drain = self.term.drain();
-        let source = self
-            .seat
-            .topics
-            .get(&*partition.topic)
-            .copied()
-            .unwrap_or_default();
-        let context = PartitionContext {
-            runner: self.seat.runner.clone(),
-            parked_events: self.seat.parked_events.clone(),
-            registry: self.seat.registry.clone(),
-            partition: partition.clone(),
-            source,
-            comes_back: origin_of(&partition.topic, &self.seat.runner.name) != &*partition.topic,
-            drain: drain.clone(),
-        };
-        let task = PartitionTask::new(feed, context, progress.clone());
-        let task = self.runtime.spawn(self.term.clone().bound(task.run()));
-        let committed = committed.map(|committed| (committed.offset, committed.metadata.clone()));
-        let began = committed.as_ref().map(|(offset, _)| *offset);
-        self.partitions.insert(
-            partition,
-            Owned {
-                progress,
-                drain,
-                task,
-                committed,
-                began,
-            },
-        );
     }
 
     /// Waits for the running handlers of these partitions, commits, and removes the partitions.
@@ -468,84 +323,5 @@ impl Owner {
             .runner
             .statistics
             .set_partitions(self.partitions.iter().map(of).collect());
-    }
-
-    /// Makes the next commit include all partitions, even unchanged ones.
-    fn recommit(&mut self) {
-        self.committed_all = Instant::now();
-        self.partitions
-            .values_mut()
-            .for_each(|owned| owned.committed = None);
-    }
-
-    /// Commits the positions that have changed. Does not wait for the result.
-    fn commit(&mut self) {
-        if self.member.has_failed_commit() || self.committed_all.elapsed() > RECOMMIT_INTERVAL {
-            self.recommit();
-        }
-        let mut commits = self.positions(None);
-        commits.retain(|(_, is_changed)| *is_changed);
-        let commits: Vec<Committed> = commits.into_iter().map(|(commit, _)| commit).collect();
-        for commit in &commits {
-            if let Some(owned) = self.partitions.get_mut(&commit.partition) {
-                owned.committed = Some((commit.offset, commit.metadata.clone()));
-            }
-        }
-        if let Err(error) = self.member.commit(&commits, false) {
-            tracing::warn!(subscriber = self.seat.runner.name, %error, "offsets are not committed");
-            for commit in commits {
-                if let Some(owned) = self.partitions.get_mut(&commit.partition) {
-                    owned.committed = None;
-                }
-            }
-        }
-    }
-
-    /// Commits the positions of revoked partitions, even unchanged ones, because an earlier commit
-    /// may have failed without an error. A temporary error is retried.
-    fn commit_last(&self, partitions: &[Partition]) {
-        let commits: Vec<Committed> = self
-            .positions(Some(partitions))
-            .into_iter()
-            .map(|(commit, _)| commit)
-            .collect();
-        if let Err(error) = self.member.commit_within(&commits, LAST_COMMIT_PATIENCE) {
-            tracing::warn!(
-                subscriber = self.seat.runner.name,
-                %error,
-                partitions = commits.len(),
-                "the last offsets are not committed: the next member handles some events again"
-            );
-        }
-    }
-
-    /// Returns the positions of these partitions, or of all, and whether each differs from the last
-    /// commit.
-    fn positions(&self, only: Option<&[Partition]>) -> Vec<(Committed, bool)> {
-        let mut positions = Vec::new();
-        for (partition, owned) in &self.partitions {
-            if only.is_some_and(|only| !only.contains(partition)) {
-                continue;
-            }
-            let watermark = owned.progress.watermark();
-            let Some(offset) = watermark.position() else {
-                continue;
-            };
-            let metadata = watermark.finished_beyond().encode(offset);
-            drop(watermark);
-            let is_changed = owned
-                .committed
-                .as_ref()
-                .is_none_or(|(at, with)| *at != offset || *with != metadata);
-            positions.push((
-                Committed {
-                    partition: partition.clone(),
-                    offset,
-                    metadata,
-                },
-                is_changed,
-            ));
-        }
-        positions
     }
 }

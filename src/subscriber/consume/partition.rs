@@ -1,14 +1,20 @@
 //! One partition: reads its feed, runs its lanes and tracks its finished records.
 
+mod lane_choice;
+mod parked_aggregates;
+mod progress;
+
 use std::collections::HashMap;
-use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+use parked_aggregates::is_parked;
+pub(crate) use progress::Progress;
 
 use super::{
     lanes::Lanes,
@@ -17,13 +23,12 @@ use super::{
 };
 use crate::{
     kafka::{Feed, Incoming, Message},
-    postgres::errors::with_causes,
     subscriber::{
         Meta,
         attempt::Attempt,
         deployment::{instances::Claim, unhandled::HELD_AGGREGATES_MAX},
         offsets::watermark::{Ticket, Watermark},
-        options::{Options, Order},
+        options::Options,
     },
 };
 
@@ -34,29 +39,6 @@ const SLICE: usize = 128;
 /// The same limit as a time, for handlers that are slow without waiting. Revocation of the
 /// partition is also checked between slices.
 const SLICE_TIME: Duration = Duration::from_millis(5);
-
-/// Progress of a partition, shared by its task and the polling thread.
-pub(crate) struct Progress {
-    watermark: Mutex<Watermark>,
-    /// Number of the partition's aggregates that are parked.
-    pub(crate) parked: AtomicUsize,
-}
-
-impl Progress {
-    pub(crate) fn new(watermark: Watermark) -> Self {
-        Self {
-            watermark: Mutex::new(watermark),
-            parked: AtomicUsize::new(0),
-        }
-    }
-
-    /// Locks the watermark. The lock is held for nanoseconds only.
-    pub(crate) fn watermark(&self) -> MutexGuard<'_, Watermark> {
-        self.watermark
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// State of one partition while this member owns it.
 pub(crate) struct PartitionTask {
@@ -257,26 +239,6 @@ impl PartitionTask {
         self.note(|watermark| watermark.finish(ticket));
     }
 
-    fn lane_of(&self, record: &Incoming) -> u64 {
-        match (self.context.runner.options.order, record.key()) {
-            (Order::Partition, _) => 0,
-            (Order::Aggregate, Some(key)) => self.hasher.hash_one(key),
-            // Events of a parked aggregate are parked behind it, one after the other.
-            (_, Some(key)) if self.is_parked(Some(key)) => self.hasher.hash_one(key),
-            // An offset is unique within the partition. It is hashed because the map uses the lane
-            // as its hash.
-            (Order::Aggregate, None) | (Order::None, _) => self.hasher.hash_one(record.offset),
-        }
-    }
-
-    /// Returns the lane of a parked aggregate, which is also the lane of its events.
-    fn parked_lane(&self, key: &[u8]) -> u64 {
-        match self.context.runner.options.order {
-            Order::Partition => 0,
-            Order::Aggregate | Order::None => self.hasher.hash_one(key),
-        }
-    }
-
     // === starting and ending ===
 
     /// Starts ready lanes while permits are available. Returns the number of started work items.
@@ -416,65 +378,6 @@ impl PartitionTask {
         ended.lanes.iter().for_each(|lane| self.lanes.finish(*lane));
     }
 
-    // === parked aggregates ===
-
-    /// Loads the aggregates that are parked already. Returns `false` if the partition is revoked in
-    /// the meantime.
-    async fn recall_parked(&mut self) -> bool {
-        let Some(parked_events) = self.context.parked_events.clone() else {
-            return true;
-        };
-        loop {
-            let error = match parked_events.keys(&self.feed.partition).await {
-                Ok(keys) => {
-                    let now = Instant::now();
-                    self.parked_aggregates = keys
-                        .into_iter()
-                        .map(|(key, after)| (key.into(), Some(now + after)))
-                        .collect();
-                    self.progress
-                        .parked
-                        .store(self.parked_aggregates.len(), Ordering::Relaxed);
-                    return true;
-                }
-                Err(error) => error,
-            };
-            self.context.runner.close_sessions_after(&error);
-            tracing::warn!(
-                subscriber = self.context.runner.name,
-                topic = &*self.feed.partition.topic,
-                error = with_causes(&error),
-                "the parked aggregates of a partition cannot be read yet"
-            );
-            tokio::select! {
-                () = self.context.drain.cancelled() => return false,
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            }
-        }
-    }
-
-    /// Puts the parked aggregates that are due on their lanes.
-    fn wake_parked(&mut self) {
-        if self.parked_aggregates.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        let due = self
-            .parked_aggregates
-            .iter_mut()
-            .filter(|(_, due)| due.is_some_and(|due| due <= now));
-        let due: Vec<Box<[u8]>> = due.map(|(key, due)| (*due = None, key.clone()).1).collect();
-        for key in due {
-            self.lanes
-                .push(self.parked_lane(&key), LaneEntry::Parked(key));
-        }
-    }
-
-    /// Returns `true` if the aggregate of this key is parked.
-    fn is_parked(&self, key: Option<&[u8]>) -> bool {
-        is_parked(&self.parked_aggregates, key)
-    }
-
     /// Records the last event handled in this task in the watermark. Otherwise this is done
     /// together with the next record, which saves a lock.
     fn tell_handled(&mut self) {
@@ -493,9 +396,4 @@ impl PartitionTask {
         (self.unfinished, self.span) = (watermark.unfinished(), watermark.span());
         written
     }
-}
-
-/// Returns `true` if the aggregate of this key is parked.
-fn is_parked(parked_aggregates: &HashMap<Box<[u8]>, Option<Instant>>, key: Option<&[u8]>) -> bool {
-    !parked_aggregates.is_empty() && key.is_some_and(|key| parked_aggregates.contains_key(key))
 }

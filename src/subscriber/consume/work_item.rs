@@ -1,93 +1,36 @@
 //! One work item of a partition: runs concurrently with others and returns an outcome to the
 //! partition.
 
+mod lane_entry;
+mod parking;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use lane_entry::{LaneEntry, share};
+pub(crate) use parking::DATABASE_PAUSE;
+
 use super::topic_role::Source;
 use crate::{
     kafka::{Incoming, Malformed, Message, Partition},
-    postgres::errors::with_causes,
     subscriber::{
-        Escalation,
         attempt::{
-            Attempt, BatchFailed, Runner, Settled, escalation::REFUSED_PAUSE, permit::HandlerPermit,
+            Attempt, BatchFailed, Runner, Settled, dead_letter::REFUSED_PAUSE,
+            permit::HandlerPermit,
         },
         deployment::{instances::Registry, unhandled::Room},
         failure::{
             dead_letter::attempts_of,
-            parked::{Head, ParkedEvents, Setback, parked_key},
+            parked::{ParkedEvents, Setback, parked_key},
         },
         handler::CODE_PAUSE,
         offsets::watermark::Ticket,
-        options::{Order, retry::Next},
-        telemetry::statistics::Count,
+        options::Order,
     },
 };
-
-/// Pause before an operation on parked events is retried after a database error.
-pub(crate) const DATABASE_PAUSE: Duration = Duration::from_secs(1);
-
-/// An entry of a lane.
-#[derive(Debug)]
-pub(crate) enum LaneEntry {
-    /// An event that has a handler.
-    Event(Ticket, Arc<Message>),
-    /// An event that failed in a batch and is now handled alone.
-    Single(Ticket, Arc<Message>),
-    /// A record that is not an event, with the reason.
-    Malformed(Ticket, Box<Incoming>, String),
-    /// An event that has no handler here. Another member may handle it.
-    Unhandled(Ticket, Arc<Message>),
-    /// The oldest event of a parked aggregate.
-    Parked(Box<[u8]>),
-}
-
-impl LaneEntry {
-    /// Returns the size in bytes.
-    pub(crate) fn size(&self) -> usize {
-        match self {
-            Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => {
-                message.size()
-            }
-            Self::Malformed(_, record, _) => record.size(),
-            Self::Parked(_) => 0,
-        }
-    }
-
-    pub(crate) fn key(&self) -> Option<&[u8]> {
-        match self {
-            Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => {
-                message.as_it_came().key()
-            }
-            Self::Malformed(..) | Self::Parked(_) => None,
-        }
-    }
-
-    /// Returns `true` if one transaction can handle both now, which excludes events that are due
-    /// later.
-    pub(crate) fn goes_with(&self, other: &Self, context: &PartitionContext) -> bool {
-        match (self, other) {
-            (Self::Event(_, one), Self::Event(_, other)) => {
-                share(one, other, |message| context.due_in(message))
-            }
-            _ => false,
-        }
-    }
-}
-
-/// Returns `true` if one transaction can handle both: they have the same kind, and neither is due
-/// later.
-pub(crate) fn share(
-    one: &Message,
-    other: &Message,
-    due_in: impl Fn(&Message) -> Option<Duration>,
-) -> bool {
-    one.kind() == other.kind() && due_in(one).is_none() && due_in(other).is_none()
-}
 
 /// Outcome of a work item, for the partition.
 #[derive(Debug, Default)]
@@ -353,170 +296,6 @@ impl PartitionContext {
             }
             Settled::Abandoned | Settled::Again { .. } | Settled::Waits { .. } => {}
         }
-    }
-
-    /// Parks a record whose dead letter the broker rejected. `setback.attempts` includes the
-    /// attempts before this delivery.
-    async fn set_refused_aside(
-        &self,
-        ticket: Ticket,
-        record: &Incoming,
-        event_type: &str,
-        setback: &Setback,
-        permit: &mut HandlerPermit<'_>,
-        ended: &mut WorkOutcome,
-    ) {
-        if self.park_record(record, event_type, setback, permit).await {
-            ended.finished.push(ticket);
-            ended
-                .parked
-                .push((parked_key(record).into(), setback.pause));
-        }
-    }
-
-    /// Parks an event behind the parked ones of its aggregate. Returns `false` if the partition is
-    /// revoked before the database accepts the event.
-    pub(crate) async fn park(
-        &self,
-        message: &Message,
-        setback: &Setback,
-        permit: &mut HandlerPermit<'_>,
-    ) -> bool {
-        let attempts = setback.attempts.saturating_add(message.attempts_before());
-        let setback = Setback {
-            attempts,
-            ..setback.clone()
-        };
-        self.park_record(message.as_it_came(), message.kind(), &setback, permit)
-            .await
-    }
-
-    async fn park_record(
-        &self,
-        record: &Incoming,
-        event_type: &str,
-        setback: &Setback,
-        permit: &mut HandlerPermit<'_>,
-    ) -> bool {
-        let Some(parked_events) = &self.parked_events else {
-            return false;
-        };
-        while let Err(error) = parked_events.append(record, setback).await {
-            self.runner.close_sessions_after(&error);
-            tracing::warn!(
-                subscriber = self.runner.name,
-                error = with_causes(&error),
-                "an event cannot be parked yet"
-            );
-            if !permit.pause(DATABASE_PAUSE).await {
-                return false;
-            }
-        }
-        self.runner.statistics.add(Count::Parked, event_type, 1);
-        true
-    }
-
-    /// Handles the oldest event of a parked aggregate.
-    async fn go_on_with(
-        &self,
-        key: Box<[u8]>,
-        permit: &mut HandlerPermit<'_>,
-        ended: &mut WorkOutcome,
-    ) {
-        let Some(parked_events) = &self.parked_events else {
-            return;
-        };
-        let later = match parked_events.head(&self.partition, &key).await {
-            Ok(None) => {
-                ended.rejoined = Some(key);
-                return;
-            }
-            Ok(Some(head)) => self.try_head(parked_events, &head, permit).await,
-            Err(error) => Err(error),
-        };
-        let pause = later.unwrap_or_else(|error| {
-            self.runner.close_sessions_after(&error);
-            tracing::warn!(
-                subscriber = self.runner.name,
-                error = with_causes(&error),
-                "a parked event cannot be handled yet"
-            );
-            DATABASE_PAUSE
-        });
-        ended.parked.push((key, pause));
-    }
-
-    /// Tries the oldest event once. Returns the time until the aggregate is due again.
-    async fn try_head(
-        &self,
-        parked_events: &ParkedEvents,
-        head: &Head,
-        permit: &mut HandlerPermit<'_>,
-    ) -> Result<Duration, sqlx::Error> {
-        let message = match self.source.read(head.record(&self.partition)) {
-            Ok(message) => Arc::new(message.with_attempts_before(head.attempts_in_all())),
-            // The event was readable when it was parked, so the code has changed since. It goes to
-            // the dead letters, where an operator finds it.
-            Err((malformed, record)) => {
-                let end = self
-                    .runner
-                    .settle_malformed(&record, &malformed.to_string(), permit)
-                    .await;
-                return after_head(
-                    parked_events,
-                    head,
-                    end.of_parked(head.attempts.cast_unsigned()),
-                )
-                .await;
-            }
-        };
-        if self.runner.core.router.route(&message).is_none() {
-            return self.try_unhandled_head(parked_events, head, &message).await;
-        }
-        let end = self
-            .runner
-            .settle_parked(&message, permit, head.attempts.cast_unsigned())
-            .await;
-        after_head(parked_events, head, end).await
-    }
-
-    /// Returns the time that an event waits before its first attempt from the table. If this
-    /// version parks nothing, an aggregate that an earlier version parked is due at once.
-    fn first_pause(&self) -> Duration {
-        match &self.runner.escalation {
-            Escalation::Park(retry) => match retry.after(0, 0.0) {
-                Next::After(pause) => pause,
-                Next::GiveUp => Duration::ZERO,
-            },
-            _ => Duration::ZERO,
-        }
-    }
-}
-
-/// Stores the outcome of the oldest event of an aggregate. Returns the time until the aggregate is
-/// due again.
-async fn after_head(
-    parked_events: &ParkedEvents,
-    head: &Head,
-    end: Settled,
-) -> Result<Duration, sqlx::Error> {
-    match end {
-        Settled::Finished | Settled::Park { .. } => parked_events
-            .remove(head.seq)
-            .await
-            .map(|()| Duration::ZERO),
-        Settled::Again {
-            after,
-            attempts,
-            error,
-        } => parked_events
-            .again(head.seq, attempts, after, &error)
-            .await
-            .map(|()| after),
-        // The due time in the table stays unchanged, because the next owner of the partition may
-        // run the version that the event waits for.
-        Settled::Waits { .. } => Ok(CODE_PAUSE),
-        Settled::Refused { .. } | Settled::Abandoned => Ok(DATABASE_PAUSE),
     }
 }
 

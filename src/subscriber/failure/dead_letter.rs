@@ -52,15 +52,14 @@ impl DeadLetters {
     }
 }
 
+/// Future of a record that is being sent.
+pub(crate) type Sending<'l> = Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>>;
+
 /// Sends records to Kafka.
 pub(crate) trait DeadLetterSink: Send + Sync {
     /// Sends a record. If its topic does not exist, the topic is created with the partition count
     /// of `like`.
-    fn send<'l>(
-        &'l self,
-        letter: &'l Letter,
-        like: &'l str,
-    ) -> Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>>;
+    fn send<'l>(&'l self, letter: &'l Letter, like: &'l str) -> Sending<'l>;
 }
 
 /// The failure of a record.
