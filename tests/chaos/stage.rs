@@ -53,9 +53,21 @@ impl Stage {
     /// When a server does not start.
     pub(crate) async fn build(plan: &Plan) -> Result<Self, Failure> {
         let fails_over = plan.faults.iter().any(|kind| matches!(kind, Kind::FailOver | Kind::FailOverWithLoss));
-        let (three, kafka) = (plan.brokers == 3, kafka_options(plan));
+        let stage = Self::start(plan.brokers == 3, kafka_options(plan), fails_over).await?;
+        let mut session = PgConnection::connect(&stage.service_url()).await?;
+        writers::create_accounts(&mut session).await?;
+        topic::create(&stage.brokers(), plan).await?;
+        Ok(stage)
+    }
+
+    /// Starts the servers and creates the library's tables.
+    ///
+    /// # Errors
+    /// When a server does not start.
+    pub(crate) async fn start(three: bool, kafka: KafkaOptions, with_standby: bool) -> Result<Self, Failure> {
+        let kafka = kafka.proxied(true);
         let (postgres, kafka) = tokio::join!(
-            tokio::task::spawn_blocking(move || start_postgres(fails_over)),
+            tokio::task::spawn_blocking(move || start_postgres(with_standby)),
             tokio::task::spawn_blocking(move || {
                 let options = kafka;
                 if three { KafkaCluster::start(options).map(Brokers::Three) } else { Kafka::start(options).map(Brokers::One) }
@@ -64,10 +76,7 @@ impl Stage {
         let ((primary, standby), brokers) = (postgres??, kafka??);
         let (relay_wire, service_wire) = (Proxy::to(primary.address())?, Proxy::to(primary.address())?);
         let stage = Self { primary, standby, brokers, relay_wire, service_wire };
-        let mut session = PgConnection::connect(&stage.service_url()).await?;
         tidings::migrate(&sqlx::PgPool::connect(&stage.service_url()).await?).await?;
-        writers::create_accounts(&mut session).await?;
-        topic::create(&stage.brokers(), plan).await?;
         Ok(stage)
     }
 
@@ -167,7 +176,7 @@ fn kafka_options(plan: &Plan) -> KafkaOptions {
     let groups: [(Kind, &[(&str, &str)]); 3] =
         [(Kind::ExpireProducers, &EXPIRY), (Kind::AbortTransactions, &MAX_TRANSACTION), (Kind::RevokeAcls, &AUTHORIZER)];
     let asked = groups.into_iter().filter(|(kind, _)| plan.faults.contains(kind)).flat_map(|(_, properties)| properties);
-    asked.fold(KafkaOptions::new().proxied(true), |options, (name, value)| options.set(*name, *value))
+    asked.fold(KafkaOptions::new(), |options, (name, value)| options.set(*name, *value))
 }
 
 fn start_postgres(with_standby: bool) -> Result<(Postgres, Option<Postgres>), dev_services::Error> {
