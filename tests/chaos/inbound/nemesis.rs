@@ -142,9 +142,10 @@ impl Nemesis {
                 self.last(step, which, members).await?;
                 block_in_place(|| stage.broker(0).start_again())?;
             }
-            Kind::AddPartitions => topics::add_partition(&stage.brokers()).await?,
+            // A broker that has just come back may refuse.
+            Kind::AddPartitions => return Ok(topics::add_partition(&stage.brokers()).await.is_ok()),
+            Kind::Hostile => return Ok(self.hostile.round(&stage.brokers(), &self.url).await.is_ok()),
             Kind::RecreateLetters | Kind::RecreateTopic => return self.recreate(step, stage, relays, members).await,
-            Kind::Hostile => self.hostile.round(&stage.brokers(), &self.url).await?,
         }
         Ok(true)
     }

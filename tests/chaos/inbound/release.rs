@@ -34,7 +34,7 @@ pub(crate) fn escalation(release: u32) -> Escalation {
 /// Parks until the handler succeeds. The services of a saga use it in each release, because a
 /// compensation must not overtake.
 pub(crate) fn park(release: u32) -> Escalation {
-    let least = Duration::from_millis(100 + 50 * u64::from(release % 3));
+    let least = Duration::from_millis(40 + 20 * u64::from(release % 3));
     Escalation::Park(Retry::exponential(10_000, least..4 * least))
 }
 

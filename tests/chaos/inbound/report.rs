@@ -67,7 +67,9 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (seconds, count, kills) = (self.lasted.as_secs(), self.faults.values().sum::<usize>(), self.kills);
+        let (seconds, kills) = (self.lasted.as_secs(), self.kills);
+        // Kills within other faults are no steps of the schedule.
+        let count = self.faults.iter().filter(|(kind, _)| **kind != Kind::Kill).map(|(_, count)| count).sum::<usize>() + kills;
         let Plan { seed, members, .. } = &self.plan;
         writeln!(f, "seed {seed}: {members} members, {seconds} s, {count} faults, {kills} times kill -9, {} releases", self.releases + 1)?;
         let faults: Vec<_> = self.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
@@ -141,7 +143,7 @@ mod tests {
             |r| r.verdict.orders.open = 1,
             |r| r.verdict.orders.failed = 1,
             |r| r.verdict.orders.unbalanced = 1,
-            |r| drop(r.verdict.hostile.insert(Hostility::Forged, Hostile { unaccounted: 1, ..Hostile::default() })),
+            |r| r.verdict.hostile.entry(Hostility::Forged).or_default().unaccounted = 1,
             |r| r.verdict.strange_letters = 1,
             |r| r.verdict.parked = 1,
             |r| r.verdict.anomalies = 1,

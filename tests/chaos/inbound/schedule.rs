@@ -69,10 +69,10 @@ impl Iterator for Schedule {
         let random = &mut self.random;
         let kind = self.urn.draw(random);
         // A few are longer than a session or a statement may take.
-        let lasts = if random.one_in(6) { random.millis(8_000, 13_000) } else { random.millis(100, 3_000) };
+        let lasts = if random.one_in(10) { random.millis(8_000, 13_000) } else { random.millis(100, 2_000) };
         let lasts = lasts.max(kind.lasts_at_least());
         // A few pauses are long enough for a group to become stable.
-        let after = if random.one_in(6) { random.millis(8_000, 10_000) } else { random.millis(50, 2_000) };
+        let after = if random.one_in(12) { random.millis(8_000, 10_000) } else { random.millis(50, 900) };
         let which = random.below(1_000) as usize;
         let kill_meanwhile = random.one_in(3) && kind.lasts();
         Some(Step { after, kind, lasts: if kind.lasts() { lasts } else { Duration::ZERO }, which, kill_meanwhile })

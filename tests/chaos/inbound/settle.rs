@@ -97,10 +97,11 @@ impl Operator {
         let (mut state, mut changed) = (None, Instant::now());
         for look in 0.. {
             block_in_place(|| relays.revive().and_then(|()| members.revive()))?;
-            if look % LOOKS_PER_READING == 0 {
-                block_in_place(|| self.work())?;
-            }
-            let now = self.look(sent).await;
+            let worked = if look % LOOKS_PER_READING == 0 { block_in_place(|| self.work()) } else { Ok(()) };
+            let now = match worked {
+                Ok(()) => self.look(sent).await,
+                Err(error) => Err(error),
+            };
             if matches!(&now, Ok(text) if text.is_empty()) {
                 return Ok(None);
             }

@@ -9,7 +9,7 @@ use super::super::transaction::execute;
 /// The header that marks a hostile record.
 pub(crate) const MARK: &str = "chaos-mark";
 
-/// The number of accounts; half of all bookings are those of the first.
+/// The number of accounts; a quarter of all bookings are those of the first.
 pub(crate) const ACCOUNTS: u64 = 12;
 
 /// A writer locks the row of `gate` in each transaction, so that a lock of the table pauses all

@@ -79,7 +79,7 @@ impl Work for Writer {
 impl Writer {
     async fn book(&mut self, session: &mut PgConnection) -> Result<(), Failure> {
         let random = &mut self.random;
-        let mut accounts: Vec<u64> = (0..1 + random.below(4)).map(|_| if random.one_in(2) { 0 } else { random.below(ACCOUNTS) }).collect();
+        let mut accounts: Vec<u64> = (0..1 + random.below(4)).map(|_| if random.one_in(4) { 0 } else { random.below(ACCOUNTS) }).collect();
         // One order for all writers keeps most deadlocks away.
         accounts.sort_unstable();
         for account in accounts {
@@ -121,11 +121,11 @@ impl Writer {
     }
 }
 
-/// Some events order their handler to fail a few times in place, and fewer for so long that they
-/// are escalated.
+/// Some events order their handler to fail a few times in place, and fewer for so long that they are
+/// escalated.
 fn draw_fails(random: &mut Random) -> u32 {
-    match random.below(150) {
-        0 | 1 => 6 + random.below(6) as u32,
+    match random.below(300) {
+        0 | 1 => 5 + random.below(4) as u32,
         2..=7 => 1 + random.below(2) as u32,
         _ => 0,
     }
