@@ -85,7 +85,7 @@ events! {
     "stock" NoteStock {}
     "stock" InspectStock {}
     "stock" StockInspected {}
-    "payment" TakePayment { cents: i64, refuse: bool, fails: u32 }
+    "payment" TakePayment { cents: i64, refuse: bool, silent: bool, fails: u32 }
     "payment" PaymentTaken {}
     "payment" PaymentRefused {}
     "payment" RefundPayment {}

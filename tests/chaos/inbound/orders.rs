@@ -20,7 +20,7 @@ pub(crate) const SAGA: &str = "place-order";
 
 /// A step without a reply is tried again after this time, twice, and then compensated: faults make
 /// some steps too late.
-const STEP_TIMEOUT: Duration = Duration::from_secs(12);
+const STEP_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The state of an order.
 #[derive(Clone, Serialize, Deserialize)]
@@ -76,6 +76,7 @@ fn place_order(release: u32) -> Saga<PlaceOrder> {
             order_id: s.order.order_id,
             cents: s.order.cents,
             refuse: s.order.refused_by == "payment",
+            silent: s.order.refused_by == "silence",
             fails: s.order.fails,
         })
         .on::<PaymentTaken>(|_, _| ())
@@ -159,7 +160,7 @@ async fn inspect(Event(command): Event<InspectStock>, meta: Meta, mut tx: Tx) ->
 }
 
 async fn pay(Event(command): Event<TakePayment>, meta: Meta, mut tx: Tx) -> Answer<PaymentTaken, PaymentRefused> {
-    let TakePayment { order_id, cents, refuse, fails } = command;
+    let TakePayment { order_id, cents, refuse, silent, fails } = command;
     fail_as_ordered(&meta, fails)?;
     effect(&mut tx, SHOP, &meta).await?;
     if refuse {
@@ -174,7 +175,8 @@ async fn pay(Event(command): Event<TakePayment>, meta: Meta, mut tx: Tx) -> Answ
         }
         false => {}
     }
-    Ok((Some(PaymentTaken { order_id }), None))
+    // Without an answer the step is tried again and then compensated.
+    Ok(((!silent).then_some(PaymentTaken { order_id }), None))
 }
 
 async fn refund(Event(command): Event<RefundPayment>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {

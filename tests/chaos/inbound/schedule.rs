@@ -7,19 +7,19 @@ use super::super::random::Random;
 use super::plan::Plan;
 
 kinds! {
-    Kill, "kill", 8, "`kill -9` of a member, which is started again.";
-    Restart, "restart", 3, "SIGTERM of a member, which drains, and is started again.";
-    Freeze, "freeze", 2, "SIGSTOP of a member for longer than its session lasts, then SIGCONT.";
-    Deploy, "deploy", 3, "A rolling deployment of the next release: member by member, old and new side by side.";
-    ReadOnly, "read-only", 2, "The database's sessions are ended, and new ones are read-only for a while.";
-    EndSessions, "end-sessions", 4, "The server ends all sessions of the members.";
-    RestartPostgres, "restart-postgres", 1, "Postgres shuts down in order, and is started again.";
-    CrashPostgres, "crash-postgres", 1, "`kill -9` of Postgres, with all its processes.";
-    KillBroker, "kill-broker", 2, "`kill -9` of the broker, which is started again.";
+    Kill, "kill", 16, "`kill -9` of a member, which is started again.";
+    Restart, "restart", 6, "SIGTERM of a member, which drains, and is started again.";
+    Freeze, "freeze", 3, "SIGSTOP of a member for longer than its session lasts, then SIGCONT.";
+    Deploy, "deploy", 4, "A rolling deployment of the next release: member by member, old and new side by side.";
+    ReadOnly, "read-only", 4, "The database's sessions are ended, and new ones are read-only for a while.";
+    EndSessions, "end-sessions", 8, "The server ends all sessions of the members.";
+    RestartPostgres, "restart-postgres", 2, "Postgres shuts down in order, and is started again.";
+    CrashPostgres, "crash-postgres", 2, "`kill -9` of Postgres, with all its processes.";
+    KillBroker, "kill-broker", 3, "`kill -9` of the broker, which is started again.";
     AddPartitions, "add-partitions", 1, "Each subscribed topic gets one more partition.";
     RecreateLetters, "recreate-letters", 1, "Topics of retries and dead letters are deleted once everything is handled and their letters are read.";
     RecreateTopic, "recreate-topic", 1, "A subscribed topic is deleted and created again while all members are stopped and everything in it is handled.";
-    Hostile, "hostile", 5, "Records that no publisher should write, in each subscribed topic.";
+    Hostile, "hostile", 8, "Records that no publisher should write, in each subscribed topic.";
 }
 
 impl Kind {
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn every_fault_of_the_plan_comes_and_no_other() {
-        let mut seen: Vec<_> = Schedule::new(&plan("--seed 3")).take(100).map(|step| step.kind).collect();
+        let mut seen: Vec<_> = Schedule::new(&plan("--seed 3")).take(200).map(|step| step.kind).collect();
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen, Kind::all());

@@ -106,10 +106,11 @@ impl Writer {
     async fn order(&mut self, session: &mut PgConnection) -> Result<(), Failure> {
         let random = &mut self.random;
         let (quantity, cents) = (1 + random.below(5).cast_signed(), 100 + random.below(10_000).cast_signed());
-        let refused_by = match random.below(12) {
-            0 => "stock",
-            1 => "payment",
-            2 => "parcel",
+        let refused_by = match random.below(40) {
+            0..=3 => "stock",
+            4..=7 => "payment",
+            8..=11 => "parcel",
+            12 => "silence",
             _ => "",
         };
         let insert = "insert into orders (quantity, cents, refused_by) values ($1, $2, $3) returning id";
