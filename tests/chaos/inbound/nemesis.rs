@@ -180,26 +180,36 @@ impl Nemesis {
     }
 
     /// Pauses the writers, waits until everything is handled and each letter is read, and deletes
-    /// topics. Those of retries and dead letters are created again by the members; a subscribed
-    /// topic is created again while all members are stopped.
+    /// topics.
     async fn recreate(&mut self, step: &Step, stage: &Stage, relays: &mut Relays, members: &mut Members) -> Result<bool, Failure> {
         let Some(pause) = Pause::begin(&self.url, GATE).await else { return Ok(false) };
         let left = self.operator.settle(self.hostile.sent(), members, relays, SETTLE_SILENCE).await?;
         if left.is_none() {
-            let brokers = stage.brokers();
-            if step.kind == Kind::RecreateLetters {
-                let (letters, retries) = topics::letters_and_retries(&brokers)?;
-                topics::delete(&brokers, &[letters, retries].concat()).await?;
-                self.operator.letters_are_deleted();
-            } else {
-                block_in_place(|| members.stop_all())?;
-                let subscribed = topics::subscribed();
-                topics::create_again(&brokers, subscribed[step.which % subscribed.len()].0).await?;
-                block_in_place(|| members.start_all())?;
-            }
+            self.delete_topics(step, &stage.brokers(), members).await?;
         }
         pause.end().await;
         Ok(left.is_none())
+    }
+
+    /// Deletes topics of dead letters, which members create again. Topics that members read are
+    /// deleted while all of them are stopped: a member that runs continues at its old offset if the
+    /// topic is back before it notices.
+    async fn delete_topics(&mut self, step: &Step, brokers: &str, members: &mut Members) -> Result<(), Failure> {
+        let (letters, retries) = topics::letters_and_retries(brokers)?;
+        if step.kind == Kind::RecreateLetters {
+            self.operator.letters_are_deleted();
+            if step.which.is_multiple_of(2) {
+                return topics::delete(brokers, &letters).await;
+            }
+        }
+        block_in_place(|| members.stop_all())?;
+        if step.kind == Kind::RecreateLetters {
+            topics::delete(brokers, &[letters, retries].concat()).await?;
+        } else {
+            let subscribed = topics::subscribed();
+            topics::create_again(brokers, subscribed[step.which % subscribed.len()].0).await?;
+        }
+        block_in_place(|| members.start_all())
     }
 
     /// Runs statements one by one in one session. Those that fail have nothing to break.

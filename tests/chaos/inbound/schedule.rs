@@ -17,7 +17,7 @@ kinds! {
     CrashPostgres, "crash-postgres", 2, "`kill -9` of Postgres, with all its processes.";
     KillBroker, "kill-broker", 3, "`kill -9` of the broker, which is started again.";
     AddPartitions, "add-partitions", 1, "Each subscribed topic gets one more partition.";
-    RecreateLetters, "recreate-letters", 1, "Topics of retries and dead letters are deleted once everything is handled and their letters are read.";
+    RecreateLetters, "recreate-letters", 1, "Topics of dead letters are deleted once everything is handled and each letter is read; every other time also those of retries, while all members are stopped.";
     RecreateTopic, "recreate-topic", 1, "A subscribed topic is deleted and created again while all members are stopped and everything in it is handled.";
     Hostile, "hostile", 8, "Records that no publisher should write, in each subscribed topic.";
 }
