@@ -102,6 +102,9 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
     verdict.unfinished = evidence.unfinished.len();
     let (to_skip, counted) = evidence.skipped;
     verdict.miscounted = to_skip.abs_diff(counted);
+    if verdict.miscounted > 0 {
+        verdict.example(|| format!("the closing round has {to_skip} records to skip, and {counted} were counted"));
+    }
     for text in evidence.anomalies.iter().chain(&evidence.unfinished) {
         verdict.example(|| text.clone());
     }

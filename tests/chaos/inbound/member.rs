@@ -83,14 +83,16 @@ async fn erase(erased: Tombstone<Deposited>, mut tx: Tx) -> Result<(), HandlerEr
 
 /// Records the counters of this process. A database that is away is tried again.
 async fn count(pool: PgPool, all: [Statistics; 2]) {
-    let upsert = "insert into counted values ($1, $2, $3, $4, $5, $6, $7) on conflict (pid, consumer) do update set
+    let upsert = "insert into counted values ($1, $2, $3, $4, $5, $6, $7) on conflict (process, consumer) do update set
                   unknown = excluded.unknown, dead = excluded.dead, failed = excluded.failed,
                   duplicates = excluded.duplicates, conflicting = excluded.conflicting";
     let number = |number: u64| number.cast_signed();
+    // Process ids are used again.
+    let process = uuid::Uuid::now_v7();
     loop {
         for seen in &all {
             let row = sqlx::query(upsert)
-                .bind(std::process::id().cast_signed())
+                .bind(process)
                 .bind(seen.name())
                 .bind(number(seen.unknown_types()))
                 .bind(number(seen.dead_lettered()))

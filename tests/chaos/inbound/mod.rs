@@ -55,6 +55,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// Members record their counters each second.
 const COUNTED_AFTER: Duration = Duration::from_secs(3);
 
+/// Looks at the counters before they are judged.
+const COUNTED_WITHIN: usize = 5;
+
 /// The programs of a history.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
@@ -102,9 +105,14 @@ pub(crate) async fn run(plan: &Plan, programs: &Programs, mut say: impl FnMut(&s
         let (before, counted) = (hostile.sent().len(), operator.skipped().await?);
         hostile.round(&brokers, &url).await?;
         left = operator.settle(hostile.sent(), &mut members, &mut relays, SILENCE_MAX).await?;
-        tokio::time::sleep(COUNTED_AFTER).await;
         let to_skip = hostile.sent()[before..].iter().filter(|sent| sent.hostility.end(&sent.topic) == hostile::End::Skipped).count();
-        skipped = (to_skip as u64, operator.skipped().await? - counted);
+        for _ in 0..COUNTED_WITHIN {
+            tokio::time::sleep(COUNTED_AFTER).await;
+            skipped = (to_skip as u64, operator.skipped().await?.saturating_sub(counted));
+            if skipped.0 == skipped.1 {
+                break;
+            }
+        }
     }
     block_in_place(|| operator.work())?;
     block_in_place(|| members.stop_all())?;

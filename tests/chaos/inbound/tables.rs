@@ -35,8 +35,8 @@ const TABLES: &str = "
     create table reservation (order_id bigint primary key, state text not null);
     create table payment (order_id bigint primary key, state text not null);
     create table anomaly (what text not null);
-    create table counted (pid int, consumer text, unknown bigint, dead bigint, failed bigint, duplicates bigint, conflicting bigint,
-                          primary key (pid, consumer));
+    create table counted (process uuid, consumer text, unknown bigint, dead bigint, failed bigint, duplicates bigint, conflicting bigint,
+                          primary key (process, consumer));
 ";
 
 /// Creates the tables and accounts.
