@@ -147,7 +147,6 @@ mod tests {
         Limits { head: Duration::from_secs(600), connection: Duration::from_secs(600), ..Limits::default() }
     }
 
-    /// Case C9.
     #[tokio::test]
     async fn a_probe_is_answered_however_many_idle_and_half_asked_connections_are_open() {
         let (address, _shutdown) = serving(Limits { connections_max: 8, ..unhurried() }).await;
@@ -168,7 +167,6 @@ mod tests {
         assert!(ended.is_err() || ended.is_ok_and(|count| count == 0), "the oldest made room");
     }
 
-    /// Case C9.
     #[tokio::test]
     async fn a_client_that_sends_nothing_or_too_slowly_or_too_much_is_let_go() {
         let short = Duration::from_millis(50);

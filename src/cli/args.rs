@@ -306,13 +306,11 @@ mod tests {
         command
     }
 
-    /// Case D17.
     #[test]
     fn the_short_help_of_each_command_fits_a_screen() {
         each_help(&mut built(), false, &mut |name, text| assert!(text.lines().count() <= 36, "{name}: {text}"));
     }
 
-    /// Case D17.
     #[test]
     fn the_long_help_of_each_command_has_every_setting_with_its_own_form_of_value() {
         each_help(&mut built(), true, &mut |name, text| {

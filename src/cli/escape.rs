@@ -104,7 +104,6 @@ mod tests {
 
     use super::*;
 
-    /// Case C5.
     #[test]
     fn a_character_that_is_not_shown_as_itself_is_escaped() {
         for (text, expected) in [
@@ -122,7 +121,6 @@ mod tests {
         assert_eq!(escaped_lines("a\n\u{1b}b\n"), "a\n\\u{1b}b\n");
     }
 
-    /// Case C5.
     #[test]
     fn bytes_that_are_no_text_are_marked_and_shown_as_digits() {
         assert_eq!(escaped_bytes(b"a\x1bb"), "a\\u{1b}b");
@@ -132,7 +130,6 @@ mod tests {
     }
 
     proptest! {
-        /// Case C5.
         #[test]
         fn any_text_becomes_one_printable_line_and_any_json_stays_the_same_value(text in any::<String>()) {
             prop_assert!(!escaped(&text).contains(is_unprintable));

@@ -238,7 +238,6 @@ mod tests {
         (String::from_utf8(writer.out.1).expect("text"), dropped.get())
     }
 
-    /// Case C4.
     #[test]
     fn lines_that_cannot_be_written_are_counted_and_reported_with_the_next_one() {
         let full = ErrorKind::StorageFull;
@@ -248,7 +247,6 @@ mod tests {
         assert!(lines[1].contains("WARN") && lines[1].contains("2 log lines were dropped"), "{text}");
     }
 
-    /// Case C4.
     #[test]
     fn a_line_that_was_written_in_part_does_not_run_into_the_next_one() {
         let (text, dropped) = written([Ok(2), Err(ErrorKind::StorageFull)], &["abcd\n", "e\n"]);
@@ -259,7 +257,6 @@ mod tests {
         assert_eq!(whole, ("ab\n".into(), 0), "a pipe in non-blocking mode is tried again");
     }
 
-    /// Case C4.
     #[test]
     fn a_queue_that_nothing_empties_is_bounded_and_takes_lines_again_later() {
         let queue = Queue::default();

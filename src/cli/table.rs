@@ -78,7 +78,6 @@ mod tests {
         assert_eq!(aligned(&[Align::Left, Align::Right, Align::Left], &rows), "a         1  x\nlängst  100\n");
     }
 
-    /// Case C5.
     #[test]
     fn a_cell_cannot_forge_a_row_or_control_the_terminal() {
         let rows = [vec!["a\nb".into(), "\u{1b}[2J".into()], vec!["x".repeat(400), "1".into()]];

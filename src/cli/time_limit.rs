@@ -46,7 +46,7 @@ pub(super) async fn reported<T>(settings: Option<&Settings>, command: impl Futur
 mod tests {
     use super::*;
 
-    /// Case B7, for a command.
+    /// A command whose query hangs.
     #[tokio::test(start_paused = true)]
     async fn a_database_that_never_answers_ends_a_command_with_a_remedy() {
         let settings = Settings::parse("postgres://a:secret@localhost/b").expect("a URL");
@@ -56,7 +56,7 @@ mod tests {
         assert!(within(&settings, async { Ok(7) }).await.is_ok_and(|seven| seven == 7));
     }
 
-    /// Case B7, for a command that has no time limit.
+    /// A command without a time limit.
     #[tokio::test(start_paused = true)]
     async fn a_command_without_a_time_limit_ends_with_its_work() {
         let work = async {

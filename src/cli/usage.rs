@@ -51,7 +51,6 @@ mod tests {
     use super::*;
     use crate::cli::args::Cli;
 
-    /// Case C6.
     #[test]
     fn an_argument_in_the_wrong_place_does_not_show_a_secret() {
         for line in [

@@ -58,7 +58,6 @@ fn starts_with_ignoring_case(text: &str, prefix: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Case A3.
     #[test]
     fn topics_of_kafka_and_of_relay_positions_are_reserved() {
         for name in ["__consumer_offsets", "__x", "tidings.position.tidings.0123abcd", "tidings.position."] {
@@ -69,7 +68,6 @@ mod tests {
         }
     }
 
-    /// Case A7.
     #[test]
     fn headers_of_the_envelope_are_reserved_in_any_letter_case() {
         for name in ["ce_id", "CE_ID", "Ce_whatever", "ce_", "kafka_dlt-original-topic", "Kafka_DLT-x", "tidings_replays", "TIDINGS_X"] {

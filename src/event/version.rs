@@ -114,7 +114,6 @@ mod tests {
         assert_eq!(from(3, json!({ "id": "7", "amount": 5, "currency": "CHF" })).expect("as it is"), expected("CHF"));
     }
 
-    /// Case C12.
     #[test]
     fn a_panic_of_an_upcast_is_a_payload_that_cannot_be_decoded() {
         for payload in ["[1]", "7", "\"x\"", "true"] {

@@ -125,7 +125,6 @@ fn relation() -> Vec<u8> {
     out
 }
 
-/// Cases C1 and C2.
 #[test]
 fn any_bytes_of_a_server_are_frames_or_an_error() {
     let begin = [&b"w"[..], &[0; 24], b"B", &[1; 20]].concat();

@@ -143,7 +143,6 @@ mod tests {
 
     use super::*;
 
-    /// Case B22.
     #[tokio::test]
     async fn a_call_that_never_returns_is_given_up_after_its_limit() {
         let (_keeps, hangs) = mpsc::channel::<()>();

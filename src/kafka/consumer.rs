@@ -18,6 +18,7 @@ use rdkafka::{
 
 use super::{
     Beat, Settings,
+    commit::{CommitError, repeat_while_transient},
     feed::Feed,
     gap::{Restarted, restarted},
     lookout::Lookout,
@@ -30,6 +31,9 @@ pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a member whose feeds are not all gone waits for the group to let it go.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The pause before a refused commit is repeated. A rebalance completes within a round trip of the group's leader.
+const COMMIT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The time for which the partitions of a member that failed wait for it. With a heartbeat and a rebalance they are read again
 /// within 10 s. A broker accepts 6 s or more by default (`group.min.session.timeout.ms`), six heartbeats fit into it, and the
@@ -295,11 +299,12 @@ impl Member {
         done.map_err(|error| error.to_string())
     }
 
-    /// Commits, and waits for the coordinator's answer if asked to.
+    /// Commits, and waits for the coordinator's response if asked to.
     ///
     /// # Errors
-    /// What the coordinator says; when it is not waited for, failures are logged.
-    pub(crate) fn commit(&self, commits: &[Committed], wait: bool) -> Result<(), String> {
+    ///
+    /// Returns the coordinator's refusal. Failures of a commit that is not waited for are logged.
+    pub(crate) fn commit(&self, commits: &[Committed], wait: bool) -> Result<(), CommitError> {
         if commits.is_empty() {
             return Ok(());
         }
@@ -308,7 +313,24 @@ impl Member {
             element.set_metadata(&commit.metadata);
         }
         let mode = if wait { CommitMode::Sync } else { CommitMode::Async };
-        self.call("commit", || self.inner.commit(&list, mode)).map_err(|error| error.to_string())
+        self.call("commit", || self.inner.commit(&list, mode)).map_err(CommitError::from)
+    }
+
+    /// Commits, waits for the coordinator's response, and repeats a refusal that may pass, until `patience` is over.
+    ///
+    /// # Errors
+    ///
+    /// Returns the coordinator's last refusal.
+    pub(crate) fn commit_within(&self, commits: &[Committed], patience: Duration) -> Result<(), CommitError> {
+        let until = Instant::now() + patience;
+        repeat_while_transient(
+            || self.commit(commits, true),
+            || {
+                self.beat.touch();
+                std::thread::sleep(COMMIT_RETRY_PAUSE);
+                Instant::now() < until
+            },
+        )
     }
 
     /// True if a commit that was not waited for has failed since the last call: during a rebalance, say. It has to be repeated, also for

@@ -147,7 +147,6 @@ fn refuses_the_record(code: RDKafkaErrorCode) -> bool {
 mod tests {
     use super::*;
 
-    /// Case B4.
     #[test]
     fn a_topic_that_a_transaction_may_not_have_is_known_from_the_log() {
         let reason = |topic: &str, why: &str| {

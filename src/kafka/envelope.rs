@@ -349,7 +349,6 @@ mod tests {
         assert!(own_headers((), "[1]", &mut |_, _, ()| ()).is_err());
     }
 
-    /// Case A7.
     #[test]
     fn a_row_that_would_contradict_its_envelope_is_not_written_in_either_mode() {
         let forged = [
@@ -369,7 +368,6 @@ mod tests {
         }
     }
 
-    /// Case A7.
     #[test]
     fn each_attribute_is_in_a_record_once() {
         let mut writer = EnvelopeWriter::new(EnvelopeFormat::CloudEvents, "/shop".into());

@@ -61,7 +61,6 @@ mod tests {
     use crate::kafka::incoming::Place;
     use crate::kafka::reader::Message;
 
-    /// Case A13.
     #[test]
     fn a_header_id_that_is_not_event_routers_leaves_a_record_known_by_its_place() {
         const UUID: &[u8] = b"0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e10";

@@ -126,7 +126,6 @@ mod tests {
 
     const EVENT: &[u8] = br#"{"specversion":"1.0","id":"1","type":"T","source":"/s","data":{}}"#;
 
-    /// Cases A7, D14 and D18.
     #[test]
     fn the_mode_is_that_of_the_headers_then_of_the_content_type_then_of_the_value() {
         for (headers, value, structured) in [
@@ -146,7 +145,6 @@ mod tests {
         }
     }
 
-    /// Case D18.
     #[test]
     fn formats_that_are_not_read_are_named() {
         for (media, named) in [
@@ -173,7 +171,6 @@ mod tests {
         assert_eq!(probable_format(&record(&[("content-type", "application/json")], b"{}")), None);
     }
 
-    /// Case A15.
     #[test]
     fn an_envelope_of_connect_has_a_schema_and_a_payload_and_nothing_else() {
         for (value, envelope) in [

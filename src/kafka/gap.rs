@@ -32,7 +32,6 @@ pub(super) fn restarted(next: Option<i64>, low: i64, high: i64) -> Restarted {
 mod tests {
     use super::*;
 
-    /// Case A10.
     #[test]
     fn a_partition_is_read_again_from_the_first_record_that_exists_and_the_gap_is_known() {
         for (next, low, high, from, gap) in [

@@ -163,7 +163,6 @@ mod tests {
         assert_eq!(record.headers().collect::<Vec<_>>(), [(&b"a"[..], &b"1"[..]), (b"b", b""), (b"a", b"2")]);
     }
 
-    /// Case D17.
     #[test]
     fn a_header_without_a_value_is_not_one_with_an_empty_value() {
         let place = Place { topic: "t".into(), partition: 1, offset: 2, timestamp: 3 };

@@ -15,6 +15,7 @@ mod acks;
 mod admin;
 mod broker;
 mod call;
+mod commit;
 mod consumer;
 mod context;
 mod create;

@@ -388,7 +388,6 @@ mod tests {
         assert_eq!((&*plain.id(), &*plain.source(), &*plain.aggregate_id()), ("3/9", "kafka:order", "7"));
     }
 
-    /// Case A7.
     #[test]
     fn attributes_in_headers_win_over_a_value_that_claims_to_be_another_event() {
         let forged = r#"{"specversion":"1.0","id":"forged","type":"Forged","source":"/evil","data":{}}"#;
@@ -398,7 +397,6 @@ mod tests {
         assert_eq!(message.data(), Some(forged.as_bytes()));
     }
 
-    /// Case A15.
     #[test]
     fn other_versions_of_cloud_events_and_envelopes_of_connect_are_no_events() {
         for version in ["2.0", "0.3", "1.1", "1", ""] {
@@ -413,7 +411,6 @@ mod tests {
         assert!(read(&BINARY, Some(envelope), None).is_ok(), "the data of a CloudEvent may look like it");
     }
 
-    /// Case D14.
     #[test]
     fn a_structured_event_needs_no_content_type() {
         let value = r#"{"specversion":"1.0","id":"1","type":"T","source":"/s","tenant":"acme","data":{"n":1}}"#;
@@ -422,7 +419,6 @@ mod tests {
         assert_eq!(message.header("ce_tenant"), Some("acme"));
     }
 
-    /// Case B12.
     #[test]
     fn a_record_without_its_headers_is_no_event_whatever_its_value() {
         let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 0 };
@@ -431,7 +427,6 @@ mod tests {
         assert!(matches!(Message::read(record, Some("T")), Err((Malformed::HeaderNames, _))));
     }
 
-    /// Case D18.
     #[test]
     fn a_format_that_is_not_read_is_named_also_for_an_assumed_type() {
         let batch = [("content-type", "application/cloudevents-batch+json")];

@@ -348,7 +348,6 @@ mod tests {
         assert_eq!(settings(&[("linger.ms", "5"), ("compression.type", "lz4"), ("client.id", "me")]).faults(), []);
     }
 
-    /// Case A2.
     #[test]
     fn a_letter_may_be_as_large_as_any_record_that_can_be_read() {
         for (properties, readable) in [
@@ -411,7 +410,6 @@ mod tests {
         assert!(!format!("{settings:?} {:?}", settings.faults()).contains("hunter2"));
     }
 
-    /// Case C6.
     #[test]
     fn what_librdkafka_quotes_of_a_secret_is_hidden() {
         let settings = settings(&[("sasl.oauthbearer.config", "principal=ann hunter2=x"), ("sasl.password", "ab")]);

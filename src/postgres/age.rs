@@ -12,7 +12,6 @@ pub(crate) fn seconds(seconds: f64) -> Duration {
 mod tests {
     use super::*;
 
-    /// Case C3.
     #[test]
     fn any_number_of_seconds_is_a_duration() {
         for none in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, f64::MAX, 1e20] {

@@ -70,7 +70,6 @@ mod tests {
         sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, rustls::Error::InvalidCertificate(error)))
     }
 
-    /// Case D22.
     #[test]
     fn each_refusal_names_its_remedy_whoever_verified() {
         for (error, remedy, passes) in [

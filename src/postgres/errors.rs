@@ -149,7 +149,6 @@ mod tests {
         sqlx::Error::Database(Box::new(Server("relation \"a\" at line 2 does not exist")))
     }
 
-    /// Case D6.
     #[cfg(any(feature = "relay", feature = "subscriber", feature = "health"))]
     #[test]
     fn the_line_of_the_servers_source_is_in_no_text() {

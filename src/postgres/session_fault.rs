@@ -65,7 +65,6 @@ fn close_idle(pool: &PgPool) {
 mod tests {
     use super::*;
 
-    /// Case B18.
     #[test]
     fn a_session_that_is_read_only_or_was_ended_is_closed_and_no_other() {
         for code in ["25006", "57P01", "57P02", "57P03", "57P05", "08006", "08P01"] {

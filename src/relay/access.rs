@@ -40,7 +40,7 @@ impl Refusals {
 mod tests {
     use super::*;
 
-    /// Case B14, for a password that is rotated.
+    /// A password that is rotated while the relay runs.
     #[test]
     fn refusals_in_a_row_are_retried_for_a_while_and_each_row_anew() {
         let (mut refusals, start) = (Refusals::default(), Instant::now());

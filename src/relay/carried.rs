@@ -128,7 +128,7 @@ impl Carried {
 mod tests {
     use super::*;
 
-    /// Case B21: the kind of case B4, a fault of one topic.
+    /// A fault of one topic concerns that topic alone.
     #[test]
     fn a_topic_that_refuses_every_timestamp_is_left_alone_and_others_keep_their_own() {
         let mut carried = Carried { topic_faults: Some(TopicFaults::default()), ..Carried::default() };
@@ -142,7 +142,7 @@ mod tests {
         assert!(reason.contains("`order` refuses the timestamps"), "{reason}");
     }
 
-    /// Case B21: no position can be stored.
+    /// No position can be stored.
     #[test]
     fn a_topic_of_positions_that_refuses_every_timestamp_keeps_the_relay() {
         let mut carried = Carried { topic_faults: Some(TopicFaults::default()), ..Carried::default() };

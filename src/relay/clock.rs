@@ -121,7 +121,6 @@ mod tests {
     }
 
     proptest! {
-        /// Cases B21, C3.
         #[test]
         fn a_broker_whose_clock_is_up_to_a_week_behind_takes_a_record_after_a_few_refusals(behind in 0..7 * DAY, occurred_at: i64, narrow: bool) {
             let now = 1_700_000_000_000;
@@ -147,7 +146,6 @@ mod tests {
         }
     }
 
-    /// Case B21.
     #[test]
     fn clocks_that_differ_are_told() {
         assert_eq!(disagreement(5_000, 64_000), None);

@@ -278,7 +278,7 @@ mod tests {
         other_database(&options, &server, &theirs, original, &counts).full()
     }
 
-    /// Cases D3 and D20: a copy beside its original is told apart from an upgrade, and the first remedy loses nothing.
+    /// A copy beside its original is told apart from an upgrade, and the first remedy loses nothing.
     #[test]
     fn another_database_is_refused_with_its_cause_and_the_remedy_that_loses_nothing_first() {
         let copy = refused(Some("shop"), "1");

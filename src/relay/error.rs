@@ -269,7 +269,7 @@ mod tests {
         Interruption::ConnectingForReplication(ReplicationError::Server { code: code.into(), message: message.into(), hint: None })
     }
 
-    /// Case C1: bytes that break the protocol end the connection rather than the process.
+    /// Bytes that break the protocol end the connection rather than the process.
     #[test]
     fn bytes_that_are_no_message_are_read_again_by_the_next_session() {
         let decode = crate::postgres::replication::decode(b"I").expect_err("too short");
@@ -296,7 +296,6 @@ mod tests {
         assert_eq!(closed.meaning(), Meaning::Transient);
     }
 
-    /// Case B14.
     #[test]
     fn a_database_that_takes_no_connections_is_waited_for_and_its_slot_is_kept() {
         let refused = refused("55000", "database \"shop\" is not currently accepting connections");
@@ -306,7 +305,6 @@ mod tests {
         assert!(server("55000").log_is_unusable());
     }
 
-    /// Case B14.
     #[test]
     fn a_refused_connection_needs_a_person_only_if_waiting_cannot_help() {
         for code in ["55000", "53300", "57P03", "57P01", "57P02", "25006", "08P01", "58P01", "XX000"] {

@@ -191,7 +191,6 @@ mod tests {
         Found { name: name.into(), slot, publication: tables.is_some(), publishes_outbox, publishes_others }
     }
 
-    /// Case D3.
     #[test]
     fn names_differ_between_databases_and_fit_what_a_server_allows() {
         const NAMEDATALEN: usize = 64;
@@ -208,7 +207,7 @@ mod tests {
         assert_ne!(marked("a", &identity(1), "s"), marked("b", &identity(1), "s"));
     }
 
-    /// Case D3: an existing installation keeps its slot, a relay of another schema or another database does not take it.
+    /// An existing installation keeps its slot, a relay of another schema or another database does not take it.
     #[test]
     fn a_slot_under_another_name_is_kept_only_by_the_relay_that_it_belongs_to() {
         let (ours, theirs, both, empty) = ((true, false), (false, true), (true, true), (false, false));

@@ -368,7 +368,7 @@ mod tests {
         assert_eq!(failing(), 0);
     }
 
-    /// Case B6: the metric does not depend on a session that reports it.
+    /// The metric does not depend on a session that reports it.
     #[test]
     fn a_stall_is_shown_as_a_metric_and_as_a_failing_check() {
         let observer = Observer::new(Duration::ZERO);

@@ -227,7 +227,6 @@ impl RelayOptions {
 mod tests {
     use super::*;
 
-    /// Case A6.
     #[test]
     fn the_default_source_names_the_database() {
         for (database, source) in

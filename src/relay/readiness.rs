@@ -141,7 +141,6 @@ mod tests {
         assert_eq!(failing(&board, Part::Progress), None);
     }
 
-    /// Case B6.
     #[test]
     fn a_note_does_not_hide_a_reason_and_every_reason_is_listed_once() {
         let mut board = Board::new();
@@ -186,7 +185,7 @@ mod tests {
     }
 
     proptest! {
-        /// Case B6: whatever the order of the writers, a check fails exactly while a reason stands.
+        /// Whatever the order of the writers, a check fails exactly while a reason stands.
         #[test]
         fn a_check_fails_exactly_while_a_reason_of_its_part_stands(steps in proptest::collection::vec(step(), 0..60)) {
             let mut board = Board::new();

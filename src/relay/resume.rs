@@ -390,7 +390,6 @@ mod tests {
         assert!(chosen(Some((3, 7)), Some((3, 7)), "theirs").is_err_and(|text| text.contains("this one is theirs")));
     }
 
-    /// Case A3.
     #[test]
     fn what_another_program_wrote_is_not_gone_on_from() {
         let foreign = |known| Foreign { records: 2, last: 9, known };

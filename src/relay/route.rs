@@ -259,7 +259,6 @@ mod tests {
         assert!(!route.may_send(0, 1, || 10) && route.may_send(0, 0, || 10));
     }
 
-    /// Case A3.
     #[test]
     fn no_row_template_or_rewriting_leads_to_a_reserved_topic() {
         for name in ["__consumer_offsets", "tidings.position.other.0123abcd"] {

@@ -49,7 +49,6 @@ fn next(refused: Duration, told: Option<Duration>) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    /// Case B11.
     #[test]
     fn the_limit_of_the_brokers_is_used_or_else_found_by_halving() {
         let seconds = Duration::from_secs;

@@ -148,7 +148,7 @@ mod tests {
         (Watchdog::new(&observer, limit, Duration::ZERO), observer)
     }
 
-    /// Cases B7 and B22: a session that waits for ever without a sign of life.
+    /// A session that waits for ever without a sign of life.
     #[tokio::test]
     async fn a_session_that_does_not_move_is_dropped_with_its_last_step() {
         let (mut watchdog, observer) = watchdog(LIMIT);
@@ -159,7 +159,7 @@ mod tests {
         assert!(dropped.is_cancelled());
     }
 
-    /// Case B22: a session that blocks its thread cannot be dropped, and is left behind.
+    /// A session that blocks its thread cannot be dropped, and is left behind.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_session_that_blocks_its_thread_is_left_behind() {
         let (mut watchdog, _observer) = watchdog(LIMIT);

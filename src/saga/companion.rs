@@ -9,8 +9,8 @@ use super::definition::SagaState;
 use super::notices::listen;
 use super::registration::Registration;
 use super::timer::Timer;
-use super::transition::Engine;
-use crate::subscriber::{Companion, Ground, Meta, NotAdmitted, Task};
+use super::transition::{Elsewhere, Engine};
+use crate::subscriber::{Companion, Ground, Interest, Meta, NotAdmitted, Task};
 
 /// The companion that runs one saga.
 pub(super) struct Driver<S>(pub(super) Arc<Engine<S>>);
@@ -35,12 +35,18 @@ impl<S: SagaState> Companion for Driver<S> {
         })
     }
 
-    fn keeps<'t>(&'t self, ground: &'t Ground, event: &'t Meta) -> Task<'t, Result<bool, sqlx::Error>> {
+    fn interest<'t>(&'t self, ground: &'t Ground, event: &'t Meta) -> Task<'t, Result<Interest, sqlx::Error>> {
         Box::pin(async move {
-            let Some(id) = event.correlation_id().and_then(|id| id.parse::<Uuid>().ok()) else { return Ok(false) };
+            let Some(id) = event.correlation_id().and_then(|id| id.parse::<Uuid>().ok()) else {
+                return Ok(Interest::Impossible);
+            };
             let mut conn = ground.pool.acquire().await?;
             let store = super::store::Store::new(ground.schema.clone());
-            Ok(self.0.awaited_elsewhere(&store, &mut conn, id, event).await?.is_some())
+            Ok(match self.0.awaited_elsewhere(&store, &mut conn, id, event).await? {
+                Elsewhere::NoSaga => Interest::Impossible,
+                Elsewhere::NotAwaited => Interest::Not,
+                Elsewhere::Awaited(_) => Interest::Waits,
+            })
         })
     }
 

@@ -161,7 +161,6 @@ impl Replies {
 mod tests {
     use super::*;
 
-    /// Case A11.
     #[test]
     fn timers_are_held_until_replies_are_handled_and_no_longer_than_the_limit() {
         let (limit, began) = (Duration::from_secs(60), Instant::now());

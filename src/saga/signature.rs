@@ -120,7 +120,6 @@ mod tests {
         Registered { consumer: consumer.into(), definition, version: signature.version.cast_signed(), steps, seen_seconds }
     }
 
-    /// Case A14.
     #[test]
     fn a_name_belongs_to_the_subscriber_that_has_it_and_to_those_with_the_same_definition() {
         let (one, two, other) = (signature(1, &["reserve", "pay"]), signature(2, &["reserve"]), signature(1, &["invite"]));
@@ -154,7 +153,6 @@ mod tests {
         assert!(others.iter().all(|other| other.hash() != one.hash()));
     }
 
-    /// Case A8.
     #[test]
     fn the_replies_to_a_step_are_those_of_all_definitions_that_have_it() {
         let there = [registered("orders", &signature(1, &["reserve", "pay"]), 9.0), registered("orders", &signature(2, &["reserve"]), 0.0)];

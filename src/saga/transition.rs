@@ -42,6 +42,17 @@ pub(super) enum Decided {
     Not,
 }
 
+/// Whether code other than this waits for an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Elsewhere {
+    /// The correlation id is not that of a saga.
+    NoSaga,
+    /// A saga has the id, and no other code waits for the event.
+    NotAwaited,
+    /// Other code waits for it, for this reason.
+    Awaited(String),
+}
+
 /// A saga that is run by this process.
 pub(super) struct Engine<S> {
     pub(super) saga: Saga<S>,
@@ -105,7 +116,7 @@ impl<S: SagaState> Engine<S> {
                     }
                 }
                 None => {
-                    if let Some(reason) = self.awaited_elsewhere(&store, world.tx()?, id, meta).await? {
+                    if let Elsewhere::Awaited(reason) = self.awaited_elsewhere(&store, world.tx()?, id, meta).await? {
                         return Err(HandlerError::wait_for_code(reason));
                     }
                 }
@@ -153,42 +164,45 @@ impl<S: SagaState> Engine<S> {
         self.keep(instance, Decided::Not, now, world).await.map(|()| true)
     }
 
-    /// Why an event waits for other code that answers an open saga: one of this name at a step that this code does not have, or one of a
-    /// name that this subscriber had and does not run any more. Nothing is locked.
+    /// Checks whether other code waits for an event: an open saga of this name at a step that this code does not have, or an
+    /// open saga of a name that this subscriber no longer runs. Locks nothing.
     ///
     /// # Errors
-    /// What the server reports.
+    ///
+    /// Returns the server's error.
     pub(super) async fn awaited_elsewhere(
         &self,
         store: &Store,
         conn: &mut PgConnection,
         id: Uuid,
         meta: &Meta,
-    ) -> Result<Option<String>, sqlx::Error> {
-        let Some(here) = self.here.get() else { return Ok(None) };
-        let Some(stored) = store.read(conn, id).await? else { return Ok(None) };
+    ) -> Result<Elsewhere, sqlx::Error> {
+        let Some(here) = self.here.get() else { return Ok(Elsewhere::NotAwaited) };
+        let Some(stored) = store.read(conn, id).await? else { return Ok(Elsewhere::NoSaga) };
         let is_mine = stored.name == self.saga.name;
         if !is_mine && here.names.contains(&stored.name) {
-            return Ok(None);
+            return Ok(Elsewhere::NotAwaited);
         }
         if !is_mine {
             let code = registered(conn, store.schema(), &stored.name).await?;
             let was_here = code.iter().any(|code| code.consumer == here.consumer);
             let is_run = code.iter().any(|code| code.consumer != here.consumer && code.seen_seconds < LIVE_SECONDS);
             if !was_here || is_run {
-                return Ok(None);
+                return Ok(Elsewhere::NotAwaited);
             }
         }
         let name = &stored.name;
-        match stored.progress() {
-            Err(obstacle) => Ok(Some(format!("saga {name} {id} waits: {obstacle}"))),
-            Ok(progress) => {
-                let waits = self.answers_other_code(store, conn, &stored, &progress, meta).await?;
-                let reason = || format!("`{}` answers saga {name} {id}, which this code does not run", meta.event_type());
-                Ok(waits
-                    .then(|| self.unknown(&progress).filter(|_| is_mine).map_or_else(reason, |o| format!("saga {name} {id} waits: {o}"))))
-            }
+        let waits = |obstacle: Obstacle| Elsewhere::Awaited(format!("saga {name} {id} waits: {obstacle}"));
+        let progress = match stored.progress() {
+            Ok(progress) => progress,
+            Err(obstacle) => return Ok(waits(obstacle)),
+        };
+        if !self.answers_other_code(store, conn, &stored, &progress, meta).await? {
+            return Ok(Elsewhere::NotAwaited);
         }
+        let reason = || format!("`{}` answers saga {name} {id}, which this code does not run", meta.event_type());
+        let unknown = self.unknown(&progress).filter(|_| is_mine);
+        Ok(unknown.map_or_else(|| Elsewhere::Awaited(reason()), waits))
     }
 
     /// Whether an event for which this code does not wait answers the present step by another definition of the saga.

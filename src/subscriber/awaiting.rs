@@ -28,7 +28,6 @@ impl Awaiting {
 mod tests {
     use super::*;
 
-    /// Case D5.
     #[test]
     fn each_wait_that_takes_long_is_reported_once() {
         let (mut awaiting, begin) = (Awaiting::default(), Instant::now());

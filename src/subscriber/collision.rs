@@ -140,7 +140,6 @@ pub(super) fn standing_of((topic, fingerprint): &(Option<String>, Option<i64>), 
 mod tests {
     use super::*;
 
-    /// Case A6.
     #[test]
     fn a_stored_row_counts_for_its_topic_and_without_one_for_all() {
         let identity = Identity { source: "/s".into(), id: "1".into(), topic: "order".into(), fingerprint: 5 };

@@ -63,6 +63,17 @@ impl From<sqlx::Error> for NotAdmitted {
     }
 }
 
+/// Whether a companion needs an event that has no handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    /// Another version of the code waits for it.
+    Waits,
+    /// No version of this companion waits for it. Another companion may.
+    Not,
+    /// No companion of any version can wait for it.
+    Impossible,
+}
+
 /// A part that runs beside a subscriber.
 pub(crate) trait Companion: Send + Sync {
     /// Its name, unique in the subscriber.
@@ -72,7 +83,7 @@ pub(crate) trait Companion: Send + Sync {
     fn admit<'t>(&'t self, ground: &'t Ground) -> Task<'t, Result<(), NotAdmitted>>;
 
     /// Whether an event without a handler must be kept for another version of the code.
-    fn keeps<'t>(&'t self, ground: &'t Ground, event: &'t Meta) -> Task<'t, Result<bool, sqlx::Error>>;
+    fn interest<'t>(&'t self, ground: &'t Ground, event: &'t Meta) -> Task<'t, Result<Interest, sqlx::Error>>;
 
     /// Runs until `stop` is cancelled.
     fn run(self: Arc<Self>, ground: Arc<Ground>, stop: CancellationToken) -> Task<'static, ()>;
@@ -114,8 +125,11 @@ impl Companions {
     pub(super) async fn keep(&self, event: &Meta) -> Result<bool, sqlx::Error> {
         let Some(ground) = &self.ground else { return Ok(false) };
         for companion in &self.all {
-            if companion.keeps(ground, event).await? {
-                return Ok(true);
+            match companion.interest(ground, event).await? {
+                Interest::Waits => return Ok(true),
+                Interest::Not => {}
+                // One query decides, however many companions there are.
+                Interest::Impossible => return Ok(false),
             }
         }
         Ok(false)

@@ -223,7 +223,6 @@ mod tests {
         for letter in [&first, &letter(&again, "order.g.dlt".into(), &why)] {
             assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (Some(&b"7"[..]), Some(&b"{}"[..])));
             assert_eq!(header(letter, "x"), Some(&b"y"[..]));
-            // Case D17.
             assert!(letter.headers.contains(&("null".to_owned(), None)));
             assert_eq!(header(letter, ORIGINAL_TOPIC), Some(&b"order"[..]));
             assert_eq!(header(letter, ORIGINAL_PARTITION), Some(&3i32.to_be_bytes()[..]));
@@ -234,7 +233,6 @@ mod tests {
         }
     }
 
-    /// Case C13.
     #[test]
     fn counters_of_headers_are_bounded_and_count_in_the_groups_own_topics_only() {
         for (text, count) in [("4294967295", COUNT_MAX), ("3", 3), ("-1", 0), ("99999999999999999999", 0), ("x", 0), ("", 0)] {
@@ -251,7 +249,6 @@ mod tests {
         assert_eq!((tier_of(&other, "g"), attempts_of(&other, "g")), (0, 0));
     }
 
-    /// Case D19.
     #[test]
     fn the_type_of_the_timestamp_is_that_of_the_first_topic_through_retries() {
         let error = HandlerError::retry("no");
@@ -274,7 +271,6 @@ mod tests {
         }
     }
 
-    /// Case A2.
     #[test]
     fn a_bare_letter_adds_nothing_to_the_record() {
         let place = RecordPlace { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };

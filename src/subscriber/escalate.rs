@@ -294,7 +294,6 @@ mod tests {
         assert_eq!(retry_delay("order.g.retry.18446744073709551615h", "g"), None);
     }
 
-    /// Case A2.
     #[test]
     fn a_refused_letter_is_no_outage_and_its_event_stays_parked() {
         let refused = LetterError::Refused { topic: "order.g.dlt".into(), reason: "too large".into() };

@@ -198,7 +198,6 @@ mod tests {
         TABLES.iter().map(found).collect()
     }
 
-    /// Case D2.
     #[test]
     fn each_fault_of_a_database_names_its_remedy() {
         let of = |found: &[Found], usage| faults(found, "tidings", "shop on db:5432", "app", usage);

@@ -88,7 +88,6 @@ impl Runner {
 mod tests {
     use super::*;
 
-    /// Case D1.
     #[test]
     fn lines_are_bounded_within_a_window_and_the_others_are_counted() {
         let (mut budget, now) = (Budget::default(), Instant::now());

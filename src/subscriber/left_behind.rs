@@ -108,7 +108,6 @@ fn unfinished(member: &Member, topic: &str) -> Result<i64, String> {
 mod tests {
     use super::*;
 
-    /// Case A9.
     #[test]
     fn retry_topics_of_earlier_deployments_are_told_from_topics_of_others() {
         let names = [

@@ -33,7 +33,6 @@ impl LogLimit {
 mod tests {
     use super::*;
 
-    /// Case B13.
     #[test]
     fn one_message_per_interval_is_logged_with_the_number_of_the_others() {
         let (limit, start) = (LogLimit::default(), Instant::now());

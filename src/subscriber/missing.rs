@@ -130,7 +130,6 @@ fn report(seat: &Seat, missing: &Missing) {
 mod tests {
     use super::*;
 
-    /// Case D4.
     #[test]
     fn each_missing_topic_has_its_turn_and_those_of_replayed_events_one_a_round() {
         let names = |of: &str, count| (0..count).map(|n| format!("{of}{n}")).collect::<VecDeque<_>>();

@@ -89,7 +89,7 @@ pub use builder::Subscriber;
 pub use bus::{Bus, BusError};
 pub(crate) use catch_up::CatchUp;
 pub(crate) use clock::VirtualClock;
-pub(crate) use companion::{Companion, Ground, NotAdmitted, Task};
+pub(crate) use companion::{Companion, Ground, Interest, NotAdmitted, Task};
 pub(crate) use counters::Times;
 pub use dead_letters::DeadLetters;
 pub use delivery::Delivery;

@@ -38,6 +38,9 @@ const RECOMMIT_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a task may take to end that was told to at once. One that blocks its thread does not hear it, and the group is not kept waiting for it.
 const ABORT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// The time for which the last commit of a partition is repeated. The next owner of the partition starts from it.
+const LAST_COMMIT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What each member of a subscriber needs, one after the other.
 pub(super) struct Seat {
     pub(super) settings: Settings,
@@ -121,7 +124,7 @@ impl Owner {
             }
             self.report_wait();
             if Instant::now() >= next_commit {
-                self.commit(None, false);
+                self.commit();
                 self.restart_out_of_range();
                 self.tell();
                 next_commit = Instant::now() + self.seat.runner.options.commit_interval;
@@ -203,7 +206,7 @@ impl Owner {
         match begins {
             Ok(()) => self.beginning.has_begun(&ends),
             Err(error) => {
-                tracing::warn!(subscriber = self.seat.runner.name, error, "where the group begins is not committed yet");
+                tracing::warn!(subscriber = self.seat.runner.name, %error, "where the group begins is not committed yet");
                 for end in &ends {
                     if let Some(owned) = self.partitions.get_mut(&end.partition) {
                         owned.committed = None;
@@ -276,7 +279,7 @@ impl Owner {
             }
         }
         if !lost {
-            self.commit(Some(partitions), true);
+            self.commit_last(partitions);
         }
         partitions.iter().for_each(|partition| drop(self.partitions.remove(partition)));
         self.out_of_range.retain(|(partition, _)| !partitions.contains(partition));
@@ -350,33 +353,57 @@ impl Owner {
         self.partitions.values_mut().for_each(|owned| owned.committed = None);
     }
 
-    /// Commits what has changed, in these partitions or in all.
-    fn commit(&mut self, only: Option<&[Partition]>, wait: bool) {
+    /// Commits the positions that have changed and does not wait.
+    fn commit(&mut self) {
         if self.member.has_failed_commit() || self.committed_all.elapsed() > RECOMMIT_INTERVAL {
             self.recommit();
         }
-        let mut commits = Vec::new();
-        for (partition, owned) in &mut self.partitions {
-            if only.is_some_and(|only| !only.contains(partition)) {
-                continue;
-            }
-            let watermark = owned.progress.watermark();
-            let Some(offset) = watermark.position() else { continue };
-            let now = (offset, watermark.finished_beyond().encode(offset));
-            drop(watermark);
-            // When it is waited for, it says again what an earlier one may have failed to say.
-            if wait || owned.committed.as_ref() != Some(&now) {
-                commits.push(Committed { partition: partition.clone(), offset, metadata: now.1.clone() });
-                owned.committed = Some(now);
+        let mut commits = self.positions(None);
+        commits.retain(|(_, is_changed)| *is_changed);
+        let commits: Vec<Committed> = commits.into_iter().map(|(commit, _)| commit).collect();
+        for commit in &commits {
+            if let Some(owned) = self.partitions.get_mut(&commit.partition) {
+                owned.committed = Some((commit.offset, commit.metadata.clone()));
             }
         }
-        if let Err(error) = self.member.commit(&commits, wait) {
-            tracing::warn!(subscriber = self.seat.runner.name, error, "offsets are not committed");
+        if let Err(error) = self.member.commit(&commits, false) {
+            tracing::warn!(subscriber = self.seat.runner.name, %error, "offsets are not committed");
             for commit in commits {
                 if let Some(owned) = self.partitions.get_mut(&commit.partition) {
                     owned.committed = None;
                 }
             }
         }
+    }
+
+    /// Commits the positions of partitions that are given up, changed or not: an earlier commit may have failed without an
+    /// error. A refusal that may pass is repeated.
+    fn commit_last(&self, partitions: &[Partition]) {
+        let commits: Vec<Committed> = self.positions(Some(partitions)).into_iter().map(|(commit, _)| commit).collect();
+        if let Err(error) = self.member.commit_within(&commits, LAST_COMMIT_PATIENCE) {
+            tracing::warn!(
+                subscriber = self.seat.runner.name,
+                %error,
+                partitions = commits.len(),
+                "the last offsets are not committed: the next member handles some events again"
+            );
+        }
+    }
+
+    /// The positions of these partitions, or of all, and whether each differs from the last commit.
+    fn positions(&self, only: Option<&[Partition]>) -> Vec<(Committed, bool)> {
+        let mut positions = Vec::new();
+        for (partition, owned) in &self.partitions {
+            if only.is_some_and(|only| !only.contains(partition)) {
+                continue;
+            }
+            let watermark = owned.progress.watermark();
+            let Some(offset) = watermark.position() else { continue };
+            let metadata = watermark.finished_beyond().encode(offset);
+            drop(watermark);
+            let is_changed = owned.committed.as_ref().is_none_or(|(at, with)| *at != offset || *with != metadata);
+            positions.push((Committed { partition: partition.clone(), offset, metadata }, is_changed));
+        }
+        positions
     }
 }

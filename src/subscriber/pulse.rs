@@ -184,7 +184,6 @@ impl Drop for Long {
 mod tests {
     use super::*;
 
-    /// Case B16.
     #[test]
     fn an_attempt_meets_a_silence_that_lasts_or_ended_after_its_begin() {
         let begin = Instant::now();

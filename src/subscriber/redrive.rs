@@ -260,12 +260,10 @@ mod tests {
                 (event.header("ce_id"), event.header("x"), event.header(EXCEPTION_MESSAGE)),
                 (Some(&b"e-1"[..]), Some(&b"y"[..]), None)
             );
-            // Case D17.
             assert!(event.headers_with_nulls().any(|header| header == (b"null", None)));
         }
     }
 
-    /// Case C10.
     #[test]
     fn a_letter_is_replayed_to_the_group_of_its_topic_or_to_one_that_is_named() {
         let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };

@@ -54,7 +54,6 @@ mod tests {
         Other { types: vec!["New".into()], is_newer, seen: Duration::from_secs(seen), is_stopped }
     }
 
-    /// Case A12.
     #[test]
     fn a_type_is_held_while_an_instance_that_handles_it_runs_or_may_come_back() {
         for (is_newer, seen, is_stopped, held) in [

@@ -50,7 +50,6 @@ mod tests {
         source.read(record).unwrap_or_else(|(malformed, _)| panic!("{malformed}"))
     }
 
-    /// Case D15.
     #[test]
     fn a_record_with_a_null_value_is_a_tombstone_of_its_aggregate_whatever_its_headers_say() {
         let source = Source { assumed_type: Some("OrderPlaced"), aggregate: Some("order") };

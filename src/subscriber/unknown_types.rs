@@ -68,7 +68,6 @@ fn nearest<'t>(event_type: &str, handled: &'t [String]) -> Option<&'t str> {
 mod tests {
     use super::*;
 
-    /// Case D7.
     #[test]
     fn a_type_is_reported_once_a_topic_and_the_number_of_reports_is_bounded() {
         let unknown = UnknownTypes::default();
@@ -79,7 +78,6 @@ mod tests {
         assert_eq!(reported, REPORTED_MAX - 2);
     }
 
-    /// Case D7.
     #[test]
     fn the_handled_type_that_is_most_alike_is_named() {
         let handled = ["OrderCancelled", "OrderPlaced"].map(str::to_owned);

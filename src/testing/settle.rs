@@ -261,7 +261,6 @@ async fn beside<T>(running: &mut Running, ended: &mut Vec<(usize, Ended)>, work:
 mod tests {
     use super::*;
 
-    /// Case E1.
     #[test]
     fn each_bound_is_a_reason_and_an_end_starts_the_pauses_anew() {
         let used = || Used::new(&VirtualClock::default(), 0);

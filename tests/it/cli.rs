@@ -174,7 +174,6 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     let parked = || json(&["parked", "list"])["parked"].as_array().expect("a list").len();
     let (_, text, _) = ended(with(&["parked", "list"]));
     assert_eq!(text, "nothing is parked by relay shop2\n");
-    // Case D8.
     let (_, text, _) = ended(with(&["sagas", "list"]));
     assert_eq!(text, "no sagas\n");
 
@@ -195,7 +194,7 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     let (_, text, _) = ended(with(&["status"]));
     assert!(text.contains("shop2: events parked: 2, of aggregates: 1") && text.contains("tidings parked list --name shop2"), "{text}");
     let (_, text, _) = ended(against(&database, &["parked", "list", "--name", "another"]));
-    assert!(text.contains("relay shop2 has parked 2 events\n  -> `tidings parked list --name shop2`"), "case D8: {text}");
+    assert!(text.contains("relay shop2 has parked 2 events\n  -> `tidings parked list --name shop2`"), "{text}");
     assert!(relay.get("/health/ready").starts_with("HTTP/1.1 200"), "other aggregates go on");
     assert!(relay.get("/metrics").contains("tidings_relay_parked_events 2"));
 

@@ -281,12 +281,10 @@ async fn the_table_refuses_what_no_relay_should_have_to_carry() {
         ("'a', '1', 'T', null, null, '{}', '..', 1", "outbox_topic_name"),
         ("'a', '1', 'T', null, null, '{}', '', 1", "outbox_topic_name"),
         ("'a', '1', 'T', null, null, '{}', null, 0", "outbox_version_positive"),
-        // Case A3.
         ("'a', '1', 'T', null, null, '{}', 'tidings.position.other.0123abcd', 1", "outbox_topic_reserved"),
         ("'a', '1', 'T', null, null, '{}', '__consumer_offsets', 1", "outbox_topic_reserved"),
         ("'tidings.position.other.0123abcd', '1', 'T', null, null, '{}', null, 1", "outbox_aggregatetype_reserved"),
         ("'__x', '1', 'T', null, null, '{}', null, 1", "outbox_aggregatetype_reserved"),
-        // Case A7.
         ("'a', '1', 'T', null, null, '{\"a\": \"1\", \"ce_id\": \"x\"}', null, 1", "outbox_headers_reserved"),
         ("'a', '1', 'T', null, null, '{\"CE_type\": 1}', null, 1", "outbox_headers_reserved"),
         ("'a', '1', 'T', null, null, '{\"ce\\u005fsource\": \"x\"}', null, 1", "outbox_headers_reserved"),
@@ -299,7 +297,6 @@ async fn the_table_refuses_what_no_relay_should_have_to_carry() {
         let error = sqlx::query(sql).execute(&database.pool).await.expect_err(constraint);
         assert_eq!(error.as_database_error().and_then(|e| e.constraint()), Some(constraint), "{values}");
     }
-    // Case C3.
     for time in ["infinity", "-infinity"] {
         for table in [
             "outbox (aggregatetype, aggregateid, type, occurred_at) values",
@@ -360,7 +357,7 @@ fn scripts_up_to_23() -> String {
     .concat()
 }
 
-/// Cases A3, A4, A5, A7, C3: rows from before the rules stay as they are, and the roles of relays get what they need.
+/// Rows from before the rules stay as they are, and the roles of relays get what they need.
 #[tokio::test]
 async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_read_its_secret() {
     let database = database().await;
@@ -401,7 +398,7 @@ async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_r
     }
 }
 
-/// Case A4: whoever inserts, and whatever number the row came with.
+/// Whoever inserts, and whatever number the row came with.
 #[tokio::test]
 async fn a_row_has_the_number_of_the_transaction_that_inserts_it() {
     let database = migrated_database().await;

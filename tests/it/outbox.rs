@@ -108,7 +108,6 @@ async fn transactions_publish_and_so_do_pooled_and_plain_connections_if_it_is_al
     assert_eq!(count(&database.pool).await, 5);
 }
 
-/// Case D11.
 #[tokio::test]
 async fn outside_a_transaction_nothing_is_published_scheduled_or_cancelled() {
     let database = migrated_database().await;
@@ -145,7 +144,6 @@ async fn outside_a_transaction_nothing_is_published_scheduled_or_cancelled() {
     }
 }
 
-/// Case D11.
 #[tokio::test]
 async fn a_transaction_that_was_begun_by_sql_publishes_and_one_that_failed_says_so() {
     let database = migrated_database().await;

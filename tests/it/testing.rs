@@ -214,7 +214,6 @@ async fn what_a_handler_logs_says_which_event_and_attempt_it_belongs_to() {
     }
 }
 
-/// Case D1.
 #[tokio::test]
 async fn an_event_that_keeps_failing_is_reported_at_its_first_failure_when_it_is_parked_and_when_it_is_dead() {
     use tidings::subscriber::{Escalation, Retry};

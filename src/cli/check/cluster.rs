@@ -211,7 +211,6 @@ mod tests {
         assert_eq!(single.iter().filter(|finding| finding.state == State::Warn).count(), 1, "one broker is told once: {single:?}");
     }
 
-    /// Case B11.
     #[test]
     fn brokers_that_limit_transactions_are_told_of() {
         for (limit, state) in [("500", Some(State::Fail)), ("10000", Some(State::Warn)), ("900000", None), ("?", None)] {

@@ -36,7 +36,6 @@ fn exposure(settings: &Settings, method: Method, channel: &Channel) -> Option<St
 mod tests {
     use super::*;
 
-    /// Case C8.
     #[test]
     fn a_password_is_exposed_where_a_server_that_nobody_verified_may_ask_for_it() {
         let plain = Channel::default();

@@ -123,7 +123,6 @@ mod tests {
         assert!(told[0].1.contains("1 of b have failed") && told[1].1.starts_with("c: nobody has looked for 2"), "{told:?}");
     }
 
-    /// Case A8.
     #[test]
     fn sagas_that_the_code_cannot_continue_and_those_whose_code_is_gone_are_reported() {
         let blocked =

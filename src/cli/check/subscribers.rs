@@ -60,7 +60,6 @@ mod tests {
     use super::super::State;
     use super::*;
 
-    /// Case A9.
     #[test]
     fn parked_events_that_no_instance_handles_are_a_warning() {
         let parked = |runs, is_read| Parked { consumer: "stock".into(), topic: "order".into(), events: 3, aggregates: 2, runs, is_read };

@@ -270,7 +270,6 @@ fn variables_that_an_orchestrator_adds_are_left_alone() {
     assert!(settled("", &variables, &[]).is_ok());
 }
 
-/// Case C6.
 #[test]
 fn a_secret_is_never_shown_whether_the_configuration_is_sound_or_not() {
     let sound = "[kafka.properties]\n'sasl.password' = 'hunter2'\n'sasl.username' = 'ann'\n";

@@ -144,7 +144,6 @@ mod tests {
         Written::Word(text.into())
     }
 
-    /// Case D17.
     #[test]
     fn durations_have_days_and_weeks_and_may_have_several_parts() {
         let duration = Kind::Duration(0, u64::MAX);

@@ -140,7 +140,6 @@ order/7: too large
         assert_eq!(waiting("shop", &[], &[]), "nothing is parked by relay shop\n");
     }
 
-    /// Case D8.
     #[test]
     fn what_other_relays_have_parked_is_named_with_the_command_that_lists_it() {
         let elsewhere = [Elsewhere { relay: "orders".into(), events: 1_200 }];

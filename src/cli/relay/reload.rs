@@ -49,7 +49,6 @@ mod tests {
     use super::*;
     use crate::cli::config::Place;
 
-    /// Case C14.
     #[test]
     fn keys_that_need_a_restart_are_named() {
         let entry = |key: &str, value: Option<&str>| Entry { key: key.into(), value: value.map(str::to_owned), place: Place::Default };

@@ -267,7 +267,7 @@ order  orders           6      1,234
         assert!(shown(table).contains("orders: reads the table: the slot is being made\n  ->"));
         let mut begins = relay();
         (begins.source, begins.source_reason) = (Some("table".into()), Some(String::new()));
-        assert!(!shown(begins).contains("reads the table"), "case D8: no note without a reason");
+        assert!(!shown(begins).contains("reads the table"), "no note without a reason");
         let mut foreign = relay();
         foreign.table = Some(ForeignTable { schema: "public".into(), name: "outboxevent".into() });
         (foreign.lag.events, foreign.lag.seconds) = (None, None);

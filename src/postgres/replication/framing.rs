@@ -183,7 +183,6 @@ mod tests {
         (frames, None, most)
     }
 
-    /// Cases C1 and C2.
     #[test]
     fn a_length_that_no_message_has_is_an_error_before_anything_is_allocated_for_it() {
         let lengths = [0u32, 1, 3, 0x4000_0000, 0x7fff_ffff, 0x8000_0000, u32::MAX];
@@ -200,7 +199,6 @@ mod tests {
         assert!(error.is_some_and(|error| error.contains("a length of")) && most <= READ_BYTES);
     }
 
-    /// Case C2.
     #[test]
     fn a_legal_large_length_grows_the_buffer_with_what_arrives_and_no_further() {
         let mut bytes = b"d\x3f\xff\xff\xff".to_vec();

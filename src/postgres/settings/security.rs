@@ -89,7 +89,6 @@ impl RequireAuth {
 mod tests {
     use super::*;
 
-    /// Case C8.
     #[test]
     fn accepted_methods_are_those_that_libpq_accepts() {
         use Method::{Md5, None, Password, Scram, ScramPlus};

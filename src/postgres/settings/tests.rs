@@ -108,7 +108,6 @@ fn session_settings_names_and_timeouts_pass_through() {
     assert_eq!(settings.connect_timeout(), CONNECT_TIMEOUT);
 }
 
-/// Case C8.
 #[test]
 fn urls_that_services_hand_out_are_read_as_they_are() {
     for (url, gateway) in [

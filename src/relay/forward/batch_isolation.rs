@@ -314,7 +314,6 @@ mod tests {
     }
 
     proptest! {
-        /// Case B3.
         #[test]
         fn whatever_the_batches_exactly_the_bad_events_are_found(
             events in proptest::collection::vec(proptest::bool::weighted(0.2), 1..60),
@@ -328,7 +327,6 @@ mod tests {
         }
     }
 
-    /// Case B3.
     #[test]
     fn ten_bad_events_among_a_hundred_good_ones_take_a_session_to_notice_and_one_to_find() {
         let events: Vec<bool> = (0..110).map(|n| n % 11 == 0).collect();
@@ -336,7 +334,6 @@ mod tests {
         assert_eq!((found.len(), sessions), (10, 3));
     }
 
-    /// Case B3.
     #[test]
     fn a_rejected_event_is_known_until_the_batch_that_set_it_aside_is_durable() {
         let mut isolation = BatchIsolation::default();

@@ -77,7 +77,6 @@ impl CreationBudget {
 mod tests {
     use super::*;
 
-    /// Case C11.
     #[tokio::test(start_paused = true)]
     async fn a_minute_has_so_many_topics_and_few_of_them_are_waited_for() {
         let mut budget = CreationBudget::new(30);

@@ -153,7 +153,6 @@ mod tests {
         assert!((10_000..10_300).contains(&compressed_size(&noise, 10_000)));
     }
 
-    /// Case B3.
     #[test]
     fn only_what_is_certain_is_decided_here() {
         let limit = SizeLimit::new(20_000);

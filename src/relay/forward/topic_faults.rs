@@ -204,7 +204,6 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Case B4.
     #[tokio::test(start_paused = true)]
     async fn a_topic_is_a_reason_against_readiness_until_it_is_given_up_and_is_looked_at_until_it_can_be_used() {
         let mut faults = TopicFaults::new(30 * SECOND);
@@ -230,7 +229,6 @@ mod tests {
         assert!(faults.is_idle());
     }
 
-    /// Case B4.
     #[tokio::test(start_paused = true)]
     async fn a_topic_that_refuses_records_is_tried_less_and_less_often() {
         let mut faults = TopicFaults::new(30 * SECOND);

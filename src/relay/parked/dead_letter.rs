@@ -56,7 +56,6 @@ mod tests {
         assert_eq!(dead_letter_topic("{topic}.dead", "order"), "order.dead");
         assert_eq!(dead_letter_topic("{topic}.dead", "or dér"), "or_d_r.dead");
         assert_eq!(dead_letter_topic("dead", "order"), "dead");
-        // Case A3.
         assert_eq!(dead_letter_topic("{topic}.dead", "tidings.position.a.b"), "reserved.tidings.position.a.b.dead");
         assert_eq!(dead_letter_topic("_{topic}", "_x"), "_reserved._x");
         for topic in ["ü".repeat(300), ".".into(), String::new()] {

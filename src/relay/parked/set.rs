@@ -319,7 +319,6 @@ mod tests {
     }
 
     proptest! {
-        /// Case B5.
         #[test]
         fn it_holds_what_a_plain_list_holds_and_no_more_than_it_may(
             steps in proptest::collection::vec((0u8..6, 0u8..4), 0..200), per_aggregate in 1u64..8, total in 1u64..16,
@@ -380,7 +379,6 @@ mod tests {
         }
     }
 
-    /// Case B5.
     #[test]
     fn what_waits_behind_many_is_a_range_that_is_unfolded_in_order() {
         let mut set = ParkedSet::new(Limits { per_aggregate: 2, total: 100 });
@@ -415,7 +413,6 @@ mod tests {
         assert!(set.is_empty() && set.counts() == (0, 0));
     }
 
-    /// Case B4.
     #[test]
     fn what_waits_for_a_topic_is_counted_until_the_table_has_none() {
         let mut set = ParkedSet::new(Limits { per_aggregate: 1, total: 1 });

@@ -351,7 +351,6 @@ mod tests {
         assert_eq!(records.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["0", "1", "2"]);
     }
 
-    /// Case A3.
     #[test]
     fn a_record_of_another_program_is_passed_over_whatever_it_claims() {
         let mut journal = journal(6);
@@ -367,7 +366,7 @@ mod tests {
         assert_eq!(number(replay(), &[&ours, &next, &ours]), Ok((Some(8), 0)));
     }
 
-    /// Case A3: an installation whose records are not signed yet.
+    /// An installation whose records are not signed yet.
     #[test]
     fn unsigned_records_count_until_the_relay_signs_and_only_as_far_as_they_follow_from_the_database() {
         let first = journal(4).write(&Position::start()).1;

@@ -67,7 +67,6 @@ mod tests {
 
     use super::*;
 
-    /// Case A3.
     #[test]
     fn a_record_is_known_by_its_signature_and_reads_as_the_object_that_was_signed() {
         let ours = Seal::new(b"0123456789abcdef");
@@ -79,7 +78,6 @@ mod tests {
     }
 
     proptest! {
-        /// Case A3.
         #[test]
         fn a_record_that_was_changed_anywhere_is_not_signed(text in "[a-z\"{},:0-9]{0,60}", at in any::<prop::sample::Index>(), bit in 0u8..8) {
             let ours = Seal::new(b"0123456789abcdef");

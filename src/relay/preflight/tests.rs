@@ -89,7 +89,7 @@ fn a_sound_database_has_nothing_to_put_right() {
     }
 }
 
-/// Case D9: what keeps a relay from starting is found alone, with the setting or the SQL that puts it right.
+/// What keeps a relay from starting is found alone, with the setting or the SQL that puts it right.
 #[test]
 fn each_fault_is_one_condition_with_its_remedy() {
     type Case = (fn(&mut Facts), &'static str, Level, &'static str);
@@ -157,7 +157,6 @@ fn a_fault_of_the_log_is_a_refusal_only_for_a_relay_that_cannot_work_without_it(
     assert!(unwanted.0.iter().all(|condition| condition.name != "wal_level" || condition.level == Level::Met), "{unwanted:?}");
 }
 
-/// Case B21.
 #[test]
 fn clocks_that_differ_are_warned_of() {
     let judged = |here, there| {

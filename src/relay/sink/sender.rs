@@ -154,7 +154,6 @@ mod tests {
     use super::*;
     use crate::kafka::Headers;
 
-    /// Case B15.
     #[test]
     fn a_record_for_which_the_client_has_no_room_is_not_under_way() {
         let database = crate::postgres::Settings::parse("postgres://localhost/none").expect("an address");

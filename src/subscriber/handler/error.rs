@@ -346,7 +346,6 @@ mod tests {
         }
     }
 
-    /// Case B13.
     #[test]
     fn only_what_the_library_cannot_decode_is_undecodable() {
         let codec = || CodecError::decode::<u8>("no number");

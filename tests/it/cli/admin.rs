@@ -6,7 +6,6 @@ use std::process::{Command, Stdio};
 use super::{Running, eventually, relay_name};
 use crate::services::{brokers, migrated_database};
 
-/// Case C9.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_with_few_descriptors_is_alive_and_delivers_behind_many_idle_connections() {
     let database = migrated_database().await;

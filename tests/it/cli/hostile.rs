@@ -62,7 +62,6 @@ async fn send_letter(topic: &str) {
     producer.send(record, Duration::from_secs(60)).await.expect("sent");
 }
 
-/// Case C5.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_command_prints_a_control_character_or_a_line_of_a_row() {
     let database = migrated_database().await;
@@ -114,7 +113,6 @@ async fn no_command_prints_a_control_character_or_a_line_of_a_row() {
     assert!(text.contains("binary: (binary) 0xff1b0a") && text.contains("kafka_dlt-original-partition: (binary) 0x00000003"), "{text}");
 }
 
-/// Case C5.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_log_line_of_a_relay_holds_a_control_character_of_an_event() {
     let database = migrated_database().await;

@@ -22,7 +22,6 @@ fn line_with(relay: &mut Running, text: &str) -> String {
     panic!("{text} is not in: {seen:#?}")
 }
 
-/// Case C14.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_signal_that_ends_a_process_drains_a_relay() {
     let database = migrated_database().await;
@@ -34,7 +33,6 @@ async fn each_signal_that_ends_a_process_drains_a_relay() {
     }
 }
 
-/// Case C14.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hang_up_applies_the_log_level_and_names_what_needs_a_restart() {
     let database = migrated_database().await;
@@ -59,7 +57,6 @@ async fn a_hang_up_applies_the_log_level_and_names_what_needs_a_restart() {
     assert_eq!(code, 0, "{log}");
 }
 
-/// Case C14.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_leaves_at_once() {
     let database = migrated_database().await;

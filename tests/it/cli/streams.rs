@@ -36,7 +36,6 @@ const COMMANDS: [&[&str]; 14] = [
     &["topics", "list"],
 ];
 
-/// Case C4.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_pipe_ends_a_command_quietly_and_a_full_disk_with_an_error() {
     let database = migrated_database().await;
@@ -52,7 +51,6 @@ async fn a_closed_pipe_ends_a_command_quietly_and_a_full_disk_with_an_error() {
     }
 }
 
-/// Case C4.
 #[test]
 fn an_error_that_cannot_be_printed_keeps_its_exit_code() {
     for stderr in [full_disk, without_reader] {
@@ -105,7 +103,6 @@ impl Drop for Blind {
     }
 }
 
-/// Case C4.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_delivers_and_counts_the_lines_that_it_cannot_log() {
     for stderr in [full_disk, without_reader] {
@@ -117,7 +114,6 @@ async fn a_relay_delivers_and_counts_the_lines_that_it_cannot_log() {
     }
 }
 
-/// Case C4.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_delivers_and_ends_while_the_reader_of_its_log_hangs() {
     let database = migrated_database().await;
@@ -132,7 +128,6 @@ async fn a_relay_delivers_and_ends_while_the_reader_of_its_log_hangs() {
     assert_eq!(log.trim(), "", "nothing could be written");
 }
 
-/// Case C4.
 #[test]
 fn a_panic_of_the_reader_of_a_list_is_not_one_of_the_command() {
     let mut command = Command::new("sh");

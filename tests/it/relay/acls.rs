@@ -179,19 +179,16 @@ async fn a_right_that_is_revoked_stops_events_until_it_is_given_back(title: &str
     assert!(delivered == published || delivery == Delivery::AtLeastOnce && delivered > published, "{delivered} of {published}");
 }
 
-/// Case B1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_is_revoked_while_a_relay_delivers_exactly_once_stops_it_with_a_message_until_it_is_back() {
     a_right_that_is_revoked_stops_events_until_it_is_given_back("exactly once", Delivery::ExactlyOnce).await;
 }
 
-/// Case B1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_is_revoked_while_a_relay_delivers_at_least_once_stops_it_with_a_message_until_it_is_back() {
     a_right_that_is_revoked_stops_events_until_it_is_given_back("at least once", Delivery::AtLeastOnce).await;
 }
 
-/// Case B4.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_may_be_described_and_not_written_stops_its_own_events_until_it_may() {
     for (title, delivery) in [("exactly once", Delivery::ExactlyOnce), ("at least once", Delivery::AtLeastOnce)] {

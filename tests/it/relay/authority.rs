@@ -82,7 +82,6 @@ fn forged(record: &[u8], number: u64, keep_signature: bool) -> Vec<u8> {
     serde_json::to_vec(&entry).expect("plain data")
 }
 
-/// Case A3.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks_and_others_go_on() {
     for source in [SourceKind::Auto, SourceKind::Poll] {
@@ -134,7 +133,6 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
     }
 }
 
-/// Case A3.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_position_that_another_producer_wrote_is_not_gone_on_from() {
     let database = migrated_database().await;
@@ -153,7 +151,7 @@ async fn a_position_that_another_producer_wrote_is_not_gone_on_from() {
     assert_eq!(delivered(place.reader().read_to_the_end()), (1..=6).map(|id| (id, 1)).collect::<Vec<_>>());
 }
 
-/// A kind of case A3: a transaction that has not ended hides every position behind its first record.
+/// A transaction that has not ended hides every position behind its first record.
 #[tokio::test(flavor = "multi_thread")]
 async fn positions_behind_an_open_transaction_of_another_program_are_waited_for() {
     let database = migrated_database().await;
@@ -182,7 +180,7 @@ async fn positions_behind_an_open_transaction_of_another_program_are_waited_for(
     assert_eq!(delivered(place.reader().read_to_the_end()), (1..=7).map(|id| (id, 1)).collect::<Vec<_>>());
 }
 
-/// Case A3: a topic that another program has filled before the relay ran for the first time.
+/// A topic that another program has filled before the relay ran for the first time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_begins_does_not_go_on_from_what_it_finds() {
     let database = migrated_database().await;
@@ -205,7 +203,7 @@ async fn a_relay_that_begins_does_not_go_on_from_what_it_finds() {
     assert_eq!(delivered(place.reader().read_to_the_end()), (1..=3).map(|id| (id, 2)).collect::<Vec<_>>());
 }
 
-/// Case A3: positions of a version that did not sign.
+/// Positions of a version that did not sign.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_installation_whose_positions_are_not_signed_goes_on_and_signs_from_then_on() {
     let database = migrated_database().await;
@@ -236,7 +234,6 @@ async fn an_installation_whose_positions_are_not_signed_goes_on_and_signs_from_t
     assert_eq!(delivered(place.reader().read_to_the_end()), (1..=5).map(|id| (id, 1)).collect::<Vec<_>>());
 }
 
-/// Case A7.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_contradicts_its_envelope_is_parked_and_a_record_has_each_attribute_once() {
     let database = migrated_database().await;
@@ -289,7 +286,7 @@ fn header_names(place: &Place) -> Vec<String> {
     }
 }
 
-/// Case A4: logical replication copies the transaction ids of the publisher.
+/// Logical replication copies the transaction ids of the publisher.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_replicated_into_the_outbox_with_older_transactions_are_published() {
     let (database, other) = (migrated_database().await, migrated_database().await);
@@ -333,7 +330,6 @@ async fn replicate(from: &TestDatabase, to: &TestDatabase) {
     .await;
 }
 
-/// Case A5.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
     let database = migrated_database().await;
@@ -379,7 +375,6 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
     sql(pool, "truncate tidings.outbox").await;
 }
 
-/// Case C3.
 #[tokio::test(flavor = "multi_thread")]
 async fn times_that_are_none_or_far_away_harm_nothing() {
     let database = migrated_database().await;

@@ -7,7 +7,6 @@ use super::{
 };
 use crate::services::migrated_database;
 
-/// Case B21.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_whose_timestamps_a_topic_refuses_are_published_and_none_is_parked() {
     let database = migrated_database().await;

@@ -114,7 +114,7 @@ async fn the_other_envelopes_and_a_rows_own_topic_are_followed() {
     assert_eq!((record.text(), record.headers.keys().map(String::as_str).collect::<Vec<_>>()), ("{\"n\":3}", vec!["id"]));
 }
 
-/// Case A6: an upgrade changes no identity, since delivery at least once may repeat what was sent before.
+/// An upgrade changes no identity, since delivery at least once may repeat what was sent before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_from_before_sources_named_the_database_keeps_its_source() {
     let database = migrated_database().await;

@@ -35,7 +35,7 @@ fn numbers(records: &[Record]) -> Vec<i64> {
     numbers
 }
 
-/// Case D10: what was deleted was published, so nothing is lost, and the relay continues.
+/// What was deleted was published, so nothing is lost, and the relay continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn published_rows_that_were_deleted_by_hand_do_not_stop_a_relay() {
     for delete in ["delete from tidings.outbox", "truncate tidings.outbox", "truncate tidings.outbox restart identity"] {
@@ -51,7 +51,7 @@ async fn published_rows_that_were_deleted_by_hand_do_not_stop_a_relay() {
     }
 }
 
-/// Case D10: where the database cannot tell, both causes are named, and the remedy that loses nothing comes first.
+/// Where the database cannot tell, both causes are named, and the remedy that loses nothing comes first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_event_that_only_kafka_has_a_record_of_is_refused_with_both_causes_and_counts() {
     let database = migrated_database().await;
@@ -74,7 +74,7 @@ async fn a_missing_event_that_only_kafka_has_a_record_of_is_refused_with_both_ca
     relay.stop().await;
 }
 
-/// Case D20: pg_upgrade refuses a slot behind which a transaction of the database is left, whoever wrote it.
+/// Pg_upgrade refuses a slot behind which a transaction of the database is left, whoever wrote it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_stop_leaves_no_transaction_behind_the_slot() {
     // A server of its own: nothing else writes to the log.
@@ -105,7 +105,7 @@ async fn a_clean_stop_leaves_no_transaction_behind_the_slot() {
     }
 }
 
-/// Case D20: an event that is not published when the relay ends is in the slot, or set aside.
+/// An event that is not published when the relay ends is in the slot, or set aside.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_not_published_is_kept_when_the_relay_ends() {
     let database = migrated_database().await;
@@ -131,7 +131,7 @@ async fn an_event_that_is_not_published_is_kept_when_the_relay_ends() {
     assert_eq!(kept.max(parked), 1);
 }
 
-/// Case D20: a dump that is restored on another server is continued without a loss and without a repeat, although transaction
+/// A dump that is restored on another server is continued without a loss and without a repeat, although transaction
 /// ids there mean other transactions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dump_restored_on_another_server_is_continued_without_a_loss_or_a_repeat() {
@@ -162,7 +162,7 @@ fn upgrade_programs(server: &Postgres) -> Option<PathBuf> {
     folder.join("pg_upgrade").exists().then_some(folder)
 }
 
-/// Case D20: pg_upgrade keeps transaction ids and gives the server another identity.
+/// Pg_upgrade keeps transaction ids and gives the server another identity.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgraded_server_is_continued_without_a_loss_or_a_repeat() {
     let mut old = own_postgres(PostgresOptions::new()).await;
@@ -270,7 +270,7 @@ async fn a_partitioned_outbox_is_replaced_by_a_plain_one_without_a_loss_or_a_rep
     assert_eq!(numbers(place.reader().read_to_the_end()), [1, 2, 3, 4]);
 }
 
-/// Case D21: what `status` reads does not grow with what is published. Counted in rows, not in time.
+/// What `status` reads does not grow with what is published. Counted in rows, not in time.
 #[tokio::test(flavor = "multi_thread")]
 async fn status_reads_no_more_rows_than_it_counts() {
     const ROWS: i64 = 150_000;

@@ -68,7 +68,7 @@ fn as_ann(database: &TestDatabase, host: &str, query: &str) -> String {
     url.to_string()
 }
 
-/// Case C8: the URL that Neon hands out.
+/// The URL that Neon hands out.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_session_is_bound_to_the_tls_channel_if_the_url_demands_it() {
     let (_postgres, database) = server("CA:FALSE").await;
@@ -96,7 +96,6 @@ async fn every_session_is_bound_to_the_tls_channel_if_the_url_demands_it() {
     assert!(code != 0 && text.contains("require_auth accepts md5 only"), "{text}");
 }
 
-/// Case D22.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_is_refused_stops_the_relay_with_the_remedy() {
     for (constraints, host, remedy) in [("CA:TRUE", "localhost", "basicConstraints"), ("CA:FALSE", "localhost", "sslrootcert=FILE")] {
@@ -127,7 +126,7 @@ fn readable(postgres: &Postgres) -> std::path::PathBuf {
     copy
 }
 
-/// Case C8: a server that asks for the password in clear text, and what it is sent.
+/// A server that asks for the password in clear text, and what it is sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_asks_for_the_password_in_clear_text_is_not_sent_it_where_that_is_excluded() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

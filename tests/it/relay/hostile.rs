@@ -119,7 +119,7 @@ async fn answer(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, strea
     }
 }
 
-/// Cases C1 and C2, on sessions of sqlx.
+/// Hostile lengths and truncated messages, on sessions of sqlx.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_library_that_panics_on_bytes_of_a_server_ends_a_session_alone() {
     let (database, place) = with_accounts(3).await;
@@ -135,7 +135,6 @@ async fn a_client_library_that_panics_on_bytes_of_a_server_ends_a_session_alone(
     assert!(meddler.meddled.load(Ordering::Relaxed) > ANSWERS.len());
 }
 
-/// Cases C1 and C2.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_break_the_protocol_end_the_stream_and_cost_no_event() {
     let (database, place) = with_accounts(6).await;

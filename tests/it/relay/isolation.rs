@@ -43,7 +43,6 @@ async fn isolated(pool: &PgPool, place: &Place, relay: Running) -> u32 {
     sessions
 }
 
-/// Case B3.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_hundred_events_ten_that_the_topic_finds_too_large_are_parked_and_the_others_published() {
     for (delivery, compression) in [(Delivery::ExactlyOnce, "lz4"), (Delivery::ExactlyOnce, "none"), (Delivery::AtLeastOnce, "lz4")] {
@@ -57,7 +56,6 @@ async fn of_a_hundred_events_ten_that_the_topic_finds_too_large_are_parked_and_t
     }
 }
 
-/// Case B3.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_are_refused_although_they_seem_to_fit_are_found_and_the_others_published() {
     let database = migrated_database().await;
@@ -72,7 +70,6 @@ async fn events_that_are_refused_although_they_seem_to_fit_are_found_and_the_oth
     isolated(&database.pool, &place, place.start()).await;
 }
 
-/// Case B3.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_compresses_well_is_published_however_large_it_is_uncompressed() {
     let database = migrated_database().await;
@@ -88,7 +85,6 @@ async fn what_compresses_well_is_published_however_large_it_is_uncompressed() {
     relay.stop().await;
 }
 
-/// Case B3.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_that_was_raised_lets_all_go_by_one_command() {
     let database = migrated_database().await;

@@ -28,7 +28,6 @@ fn same_name(place: &Place, database: &TestDatabase) -> Place {
     Place { name: place.name.clone(), topic: new_topic(), ..Place::new(database) }
 }
 
-/// Case D3.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_databases_of_one_server_have_relays_of_the_default_name() {
     let (one, other) = (migrated_database().await, migrated_database().await);
@@ -55,7 +54,7 @@ async fn two_databases_of_one_server_have_relays_of_the_default_name() {
     assert_eq!(places[1].reader().read_to_the_end().len(), 2);
 }
 
-/// Case D3: the names of an earlier version.
+/// The names of an earlier version.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_installation_keeps_the_slot_and_the_publication_that_it_has() {
     let database = migrated_database().await;
@@ -91,7 +90,7 @@ async fn an_installation_keeps_the_slot_and_the_publication_that_it_has() {
     assert_eq!(slots(&database.pool).await, [] as [String; 0]);
 }
 
-/// Case D3: a relay of another schema in the same database has names of its own, and an unmarked slot stays with its owner.
+/// A relay of another schema in the same database has names of its own, and an unmarked slot stays with its owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_schemas_of_one_database_have_relays_of_one_name() {
     let database = migrated_database().await;
@@ -145,7 +144,7 @@ async fn a_copy_is_told_what_to_do(original: &TestDatabase, place: &Place, relay
     assert_eq!(slots(&original.pool).await, [place.slot()]);
 }
 
-/// Case D3: `create database ... template`.
+/// `create database ... template`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_made_of_a_template_does_not_take_the_slot_or_the_positions_of_the_original() {
     let original = migrated_database().await;
@@ -161,7 +160,7 @@ async fn a_database_made_of_a_template_does_not_take_the_slot_or_the_positions_o
     a_copy_is_told_what_to_do(&original, &place, relay, &copy).await;
 }
 
-/// Case D3: a dump that is restored on the same server.
+/// A dump that is restored on the same server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_dump_does_not_take_the_slot_or_the_positions_of_the_original() {
     let original = migrated_database().await;

@@ -242,7 +242,7 @@ async fn a_leader_killed_before_its_first_record_is_not_taken_for_a_kafka_that_l
     relay.stop().await;
 }
 
-/// Case D23: the relay is named as for every other command, or as an argument.
+/// The relay is named as for every other command, or as an argument.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_forgotten_leaves_nothing_behind() {
     let database = migrated_database().await;

@@ -321,7 +321,6 @@ async fn until_counted(pool: &PgPool, events: i64, rows: i64) {
     }
 }
 
-/// Case B5.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_an_aggregate_of_which_many_wait_the_later_ones_are_a_range_that_is_kept_and_released_in_order() {
     for source in [SourceKind::Auto, SourceKind::Poll] {
@@ -368,7 +367,6 @@ async fn of_an_aggregate_of_which_many_wait_the_later_ones_are_a_range_that_is_k
     }
 }
 
-/// Case B5.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_and_one_events_of_an_aggregate_stop_that_aggregate_alone() {
     let database = migrated_database().await;
@@ -393,7 +391,6 @@ async fn ten_thousand_and_one_events_of_an_aggregate_stop_that_aggregate_alone()
     assert_eq!(numbers(reader.read_to_the_end(), "a"), [10_002]);
 }
 
-/// Case B5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_has_parked_as_much_as_it_may_waits_and_acts_on_a_decision() {
     let database = migrated_database().await;

@@ -188,7 +188,6 @@ async fn a_relay_that_is_given_a_pooler_says_so_and_names_the_remedy() {
     }
 }
 
-/// Case B24.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_behind_a_session_pool_that_is_too_small_names_the_connections_that_it_needs() {
     let database = migrated_database().await;

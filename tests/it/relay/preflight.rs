@@ -149,7 +149,6 @@ fn options(place: &Place, source: SourceKind) -> RelayOptions {
     RelayOptions { source, ..place.options() }
 }
 
-/// Case D9.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_refusal_of_the_start_is_reported_by_check_with_the_same_text() {
     let database = migrated_database().await;
@@ -174,7 +173,7 @@ async fn every_refusal_of_the_start_is_reported_by_check_with_the_same_text() {
     relay.stop().await;
 }
 
-/// Case D9: what the start finds in Kafka is found by `check` too.
+/// What the start finds in Kafka is found by `check` too.
 #[tokio::test(flavor = "multi_thread")]
 async fn positions_that_kafka_has_lost_are_reported_by_check_with_the_text_of_the_start() {
     let database = migrated_database().await;
@@ -200,7 +199,7 @@ async fn positions_that_kafka_has_lost_are_reported_by_check_with_the_text_of_th
     place.start().stop().await;
 }
 
-/// Case D9: text that is not UTF-8 neither ends a relay without a message nor is skipped.
+/// Text that is not UTF-8 neither ends a relay without a message nor is skipped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_of_another_encoding_is_read_and_one_without_an_encoding_is_warned_of() {
     for (encoding, warned) in [("LATIN1", false), ("SQL_ASCII", true)] {
@@ -229,7 +228,7 @@ async fn a_database_of_another_encoding_is_read_and_one_without_an_encoding_is_w
     }
 }
 
-/// Case D9: of a table with row level security the relay would miss rows without an error.
+/// Of a table with row level security the relay would miss rows without an error.
 #[tokio::test(flavor = "multi_thread")]
 async fn row_level_security_of_any_table_of_the_relay_is_refused_and_reported() {
     let database = migrated_database().await;
@@ -258,7 +257,7 @@ async fn row_level_security_of_any_table_of_the_relay_is_refused_and_reported() 
     run(&database.pool, format!("drop owned by {role}; drop role {role}")).await;
 }
 
-/// Case D9: a read-only database is no fault of an event, and a relay works again when it can be written to.
+/// A read-only database is no fault of an event, and a relay works again when it can be written to.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_database_is_waited_for_and_reported() {
     let database = migrated_database().await;

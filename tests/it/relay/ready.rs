@@ -81,7 +81,6 @@ fn address_of(database: &TestDatabase) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], url.port().expect("a port")))
 }
 
-/// Case B6.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_waits_for_a_topic_is_never_ready_meanwhile() {
     let (database, place) = with_accounts(3).await;
@@ -101,7 +100,7 @@ async fn a_relay_that_waits_for_a_topic_is_never_ready_meanwhile() {
     assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
 }
 
-/// Cases B6 and B19: a broker that accepts everything and acknowledges nothing.
+/// A broker that accepts everything and acknowledges nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_how_long() {
     let mut kafka = own_kafka(KafkaOptions::new()).await;
@@ -134,7 +133,7 @@ async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_h
     assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
 }
 
-/// Case B6: a session that hangs before it streams.
+/// A session that hangs before it streams.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_whose_broker_hangs_from_the_start_is_not_ready_and_stops_when_told_to() {
     let mut kafka = own_kafka(KafkaOptions::new()).await;
@@ -222,19 +221,17 @@ async fn a_silent_stream_is_reported_and_ended(answer: Answer) {
     assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
 }
 
-/// Case B7.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_never_answers_start_replication_is_reported_and_does_not_keep_the_relay() {
     a_silent_stream_is_reported_and_ended(Answer::Nothing).await;
 }
 
-/// Case B7.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_streams_nothing_is_reported_and_does_not_keep_the_relay() {
     a_silent_stream_is_reported_and_ended(Answer::CopyBoth).await;
 }
 
-/// Case B7: the table is read instead.
+/// The table is read instead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_whose_server_does_not_stream_publishes_from_the_table() {
     let (database, place) = with_accounts(3).await;
@@ -248,7 +245,7 @@ async fn a_relay_whose_server_does_not_stream_publishes_from_the_table() {
     relay.stop_in_time().await;
 }
 
-/// Case B7: the database hangs from the start, then answers, then hangs while the relay works.
+/// The database hangs from the start, then answers, then hangs while the relay works.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_hangs_makes_a_relay_not_ready_and_does_not_keep_it() {
     let (database, place) = with_accounts(3).await;
@@ -273,7 +270,6 @@ async fn a_database_that_hangs_makes_a_relay_not_ready_and_does_not_keep_it() {
     assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
 }
 
-/// Case B8.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_held_by_a_role_that_runs_no_relay_is_a_fault() {
     let (database, place) = with_accounts(3).await;
@@ -304,7 +300,7 @@ async fn a_lock_that_is_held_by_a_role_that_runs_no_relay_is_a_fault() {
     run(&database.pool, format!("drop role {role}")).await;
 }
 
-/// Case B8: a superuser's session that is no relay.
+/// A superuser's session that is no relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn status_names_a_foreign_holder_of_a_lease() {
     let (database, place) = with_accounts(1).await;
@@ -331,7 +327,6 @@ async fn end_sessions(admin: &mut PgConnection, database: &str) {
     sqlx::query(sql).bind(database).execute(admin).await.expect("ended");
 }
 
-/// Case B14.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_takes_no_connections_for_a_while_is_waited_for() {
     let postgres = own_postgres(PostgresOptions::new()).await;
@@ -400,7 +395,7 @@ async fn forget_owner(pool: &PgPool, role: &str) {
     run(pool, format!("reassign owned by {role} to current_user; drop owned by {role}; drop role {role}")).await;
 }
 
-/// Case B24, without a pooler: the role may have three connections.
+/// Without a pooler: the role may have three connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_with_too_few_connections_names_how_many_it_needs() {
     let (database, place) = with_accounts(3).await;
@@ -420,7 +415,7 @@ async fn a_relay_with_too_few_connections_names_how_many_it_needs() {
     forget_owner(&database.pool, &role).await;
 }
 
-/// Case B14, for a password that is changed and restored while the relay runs.
+/// The password is changed and restored while the relay runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_had_access_outlives_a_role_that_may_not_log_in_for_a_moment() {
     let (database, place) = with_accounts(3).await;

@@ -162,7 +162,7 @@ async fn an_outbox_that_is_renamed_under_its_feet_stops_the_relay() {
     assert!(text.contains("tidings.mailbox now"), "{text}");
 }
 
-/// Case A4: `pg_restore --data-only --disable-triggers` into the outbox of a relay.
+/// `pg_restore --data-only --disable-triggers` into the outbox of a relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trigger_that_a_restore_has_left_off_stops_the_relay() {
     let database = migrated_database().await;

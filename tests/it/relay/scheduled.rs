@@ -213,7 +213,7 @@ async fn an_event_of_another_schema_goes_to_the_outbox_of_that_schema() {
     assert_eq!((reader.read_to_the_end().len(), scheduled(&database.pool).await), (1, 1), "this relay is not the other schema's");
 }
 
-/// Case C3: a row from before a rule of the outbox.
+/// A row from before a rule of the outbox.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduled_event_that_the_outbox_refuses_does_not_hold_up_others() {
     let database = migrated_database().await;

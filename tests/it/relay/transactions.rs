@@ -32,7 +32,6 @@ async fn session_ends(relay: &Running) {
     panic!("no session ended: {:?}", relay.observer.checks());
 }
 
-/// Case B1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transactional_id_that_the_broker_has_forgotten_costs_no_event_and_repeats_none() {
     let options = KafkaOptions::new()
@@ -50,7 +49,6 @@ async fn a_transactional_id_that_the_broker_has_forgotten_costs_no_event_and_rep
     assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
 }
 
-/// Case B2.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_deleted_and_created_again_around_events_stops_no_other_topic() {
     let (_kafka, database, place) = beside(KafkaOptions::new()).await;
@@ -74,7 +72,6 @@ async fn insert_into(pool: &sqlx::PgPool, topic: &str, id: i32) {
     sqlx::query(insert).bind(id.to_string()).bind(topic).execute(pool).await.expect("inserted");
 }
 
-/// Case B2.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_of_dead_letters_that_is_deleted_stops_nothing_and_gets_the_next_letter() {
     let (_kafka, database, place) = beside(KafkaOptions::new()).await;
@@ -96,7 +93,6 @@ async fn a_topic_of_dead_letters_that_is_deleted_stops_nothing_and_gets_the_next
     assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
 }
 
-/// Case B11.
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_allow_short_transactions_only_are_adapted_to() {
     let (_kafka, database, place) = beside(KafkaOptions::new().set("transaction.max.timeout.ms", "10000")).await;
@@ -110,7 +106,7 @@ fn hasty() -> KafkaOptions {
     KafkaOptions::new().set("transaction.max.timeout.ms", "2000").set("transaction.abort.timed.out.transaction.cleanup.interval.ms", "200")
 }
 
-/// Case B1. The coordinator ends a transaction of a process that is suspended.
+/// The coordinator ends a transaction of a process that is suspended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_suspended_for_longer_than_its_transaction_repeats_nothing() {
     let (_kafka, database, place) = beside(hasty()).await;
@@ -154,25 +150,21 @@ async fn hangs_in(call: &str) {
     assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
 }
 
-/// Case B22.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_while_it_commits_is_replaced() {
     hangs_in("commit_transaction:2").await;
 }
 
-/// Case B22.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_while_it_fences_off_others_is_replaced() {
     hangs_in("init_transactions:2").await;
 }
 
-/// Case B22.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_while_it_asks_for_topics_is_replaced() {
     hangs_in("fetch_metadata:2").await;
 }
 
-/// Case B22.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_while_it_reads_positions_is_replaced() {
     hangs_in("consumer_poll:1").await;

@@ -56,7 +56,6 @@ async fn trapped(database: &TestDatabase) -> PgPool {
     pool
 }
 
-/// Case C7.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_and_every_command_call_the_servers_own_functions() {
     for source in [SourceKind::Wal, SourceKind::Poll] {
@@ -96,7 +95,6 @@ async fn a_relay_and_every_command_call_the_servers_own_functions() {
     }
 }
 
-/// Case C7.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_on_its_own_search_path_calls_the_servers_own_functions() {
     let database = database().await;

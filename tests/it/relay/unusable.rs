@@ -60,7 +60,6 @@ async fn until_ready(relay: &Running) {
     }
 }
 
-/// Case B4.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_a_missing_topic_wait_by_themselves_and_follow_in_order_once_it_exists() {
     for (source, delivery) in [(SourceKind::Auto, Delivery::ExactlyOnce), (SourceKind::Poll, Delivery::AtLeastOnce)] {
@@ -99,7 +98,6 @@ async fn events_of_a_missing_topic_wait_by_themselves_and_follow_in_order_once_i
     }
 }
 
-/// Case B4.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_whose_name_collides_and_one_that_is_compacted_stop_their_own_events() {
     let database = migrated_database().await;
@@ -122,7 +120,6 @@ async fn a_topic_whose_name_collides_and_one_that_is_compacted_stop_their_own_ev
     assert_eq!(numbers(Reader::new(&place.brokers, &topic(&place, "compacted")).read_to_the_end(), "x"), [1, 2]);
 }
 
-/// Case B4.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_it_shall_stop_the_relay_waits_for_a_topic_for_a_while_and_stops_then() {
     let database = migrated_database().await;
@@ -141,7 +138,6 @@ async fn where_it_shall_stop_the_relay_waits_for_a_topic_for_a_while_and_stops_t
     relay.stop().await;
 }
 
-/// Case B4.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_wait_for_one_topic_go_to_another_if_the_template_is_changed() {
     let database = migrated_database().await;
@@ -159,7 +155,6 @@ async fn events_that_wait_for_one_topic_go_to_another_if_the_template_is_changed
     assert_eq!(numbers(reader.read_to_the_end(), "a"), [1, 2, 3]);
 }
 
-/// Case B4.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_wait_for_a_topic_are_given_up_by_command() {
     let database = migrated_database().await;
@@ -176,7 +171,6 @@ async fn events_that_wait_for_a_topic_are_given_up_by_command() {
     assert_eq!(numbers(Reader::new(&place.brokers, &topic(&place, "missing")).read_to_the_end(), "a"), [2, 3]);
 }
 
-/// Case B4.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_events_wait_for_a_topic_and_are_released_it_loses_repeats_and_misorders_nothing() {
     for step in ["parked:1", "parked:2", "release-sent:1", "release-committed:1", "released:1"] {
@@ -212,7 +206,6 @@ async fn killed_while_events_wait_for_a_topic_and_are_released_it_loses_repeats_
     }
 }
 
-/// Case C11.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_types_at_once_do_not_hold_up_others_and_become_topics_in_their_turn() {
     let database = migrated_database().await;
@@ -241,7 +234,6 @@ async fn many_types_at_once_do_not_hold_up_others_and_become_topics_in_their_tur
     relay.stop().await;
 }
 
-/// Case B23.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_topics_that_exist_are_found_by_one_question() {
     let database = migrated_database().await;

@@ -57,7 +57,6 @@ async fn publish_for(shop: &Shop, saga: &str, event: &impl DomainEvent) {
     tx.commit().await.expect("committed");
 }
 
-/// Case A8.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_to_a_step_that_a_deployment_removed_is_kept_for_code_that_has_it() {
     let (mut shop, saga) = left_at_pay().await;
@@ -92,7 +91,7 @@ async fn a_reply_to_a_step_that_a_deployment_removed_is_kept_for_code_that_has_i
     shop.close().await;
 }
 
-/// Case A8: a later event of the saga's conversation is a late reply for code that knows the step, and for code that does not.
+/// A later event of the saga's conversation is a late reply for code that knows the step, and for code that does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_for_a_saga_that_ended_is_skipped_by_code_that_does_not_know_its_type() {
     let mut shop = Shop::open().await;
@@ -109,7 +108,7 @@ async fn a_reply_for_a_saga_that_ended_is_skipped_by_code_that_does_not_know_its
     shop.close().await;
 }
 
-/// Case A8: the type of the reply is known, since another step waits for it.
+/// The type of the reply is known, since another step waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_of_a_known_type_waits_for_code_that_has_the_step_without_losing_attempts() {
     let (mut shop, _) = left_at_pay().await;
@@ -126,7 +125,7 @@ async fn a_reply_of_a_known_type_waits_for_code_that_has_the_step_without_losing
     shop.close().await;
 }
 
-/// Case A8: a saga is renamed while its runs wait for replies.
+/// A saga is renamed while its runs wait for replies.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_to_a_saga_that_was_renamed_is_kept_until_its_former_definition_runs_beside_the_new_one() {
     let (mut shop, _) = left_at_pay().await;
@@ -148,7 +147,7 @@ async fn a_reply_to_a_saga_that_was_renamed_is_kept_until_its_former_definition_
     shop.close().await;
 }
 
-/// Case A14: a rolling deployment is no other owner.
+/// A rolling deployment is no other owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_versions_of_a_saga_run_side_by_side() {
     let mut shop = Shop::open().await;

@@ -37,7 +37,6 @@ async fn refused(running: tokio::task::JoinHandle<Result<(), RunError>>) -> Stri
     reasons.join("; ")
 }
 
-/// Case A14.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_definition_of_a_name_is_refused_at_start_and_a_new_version_or_a_renamed_subscriber_is_not() {
     let (mut service, stop) = (Service::open().await, CancellationToken::new());
@@ -77,7 +76,6 @@ async fn a_second_definition_of_a_name_is_refused_at_start_and_a_new_version_or_
     other.abort();
 }
 
-/// Case A14.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_sagas_of_one_name_in_one_subscriber_are_refused() {
     let (service, stop) = (Service::open().await, CancellationToken::new());
@@ -85,7 +83,7 @@ async fn two_sagas_of_one_name_in_one_subscriber_are_refused() {
     assert!(reason.contains("two sagas are called `book`"), "{reason}");
 }
 
-/// Case A14: of two that start at the same moment one is refused.
+/// Of two that start at the same moment one is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_definitions_that_start_at_once_one_is_refused() {
     let (service, stop) = (Service::open().await, CancellationToken::new());
@@ -100,7 +98,7 @@ async fn of_two_definitions_that_start_at_once_one_is_refused() {
     stop.cancel();
 }
 
-/// Case A14: code without a subscriber starts a saga by another definition.
+/// Code without a subscriber starts a saga by another definition.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_that_another_definition_has_started_is_not_completed_without_its_steps() {
     let mut service = Service::open().await;

@@ -55,7 +55,6 @@ async fn with_replies_that_wait(orders: &[i64]) -> Shop {
     shop
 }
 
-/// Case A11.
 #[tokio::test(flavor = "multi_thread")]
 async fn replies_that_came_while_the_service_was_away_are_handled_before_its_timers() {
     let orders: Vec<i64> = (1..=8).map(|n| n * 10).collect();
@@ -72,7 +71,7 @@ async fn replies_that_came_while_the_service_was_away_are_handled_before_its_tim
     shop.close().await;
 }
 
-/// Case A11: the reply is read by a member that fails at it, and another member's timer is due.
+/// The reply is read by a member that fails at it, and another member's timer is due.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_that_is_parked_is_handled_before_the_timer() {
     let shop = with_replies_that_wait(&[10]).await;
@@ -100,7 +99,7 @@ async fn a_reply_that_is_parked_is_handled_before_the_timer() {
     shop.close().await;
 }
 
-/// Case A11: a paused or lagging group does not hold timers for ever.
+/// A paused or lagging group does not hold timers for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_timer_fires_at_the_limit_though_replies_are_not_handled() {
     let shop = with_replies_that_wait(&[10]).await;

@@ -74,32 +74,27 @@ async fn parked_events_are_handled_after_a_change_to(change: impl Fn(Service) ->
     assert_once_and_in_order(&database.pool, 4, 7).await;
 }
 
-/// Case A1.
 #[tokio::test(flavor = "multi_thread")]
 async fn parked_events_are_handled_in_order_by_a_version_that_dead_letters() {
     parked_events_are_handled_after_a_change_to(|next| next.escalation(Escalation::DeadLetter)).await;
 }
 
-/// Case A1.
 #[tokio::test(flavor = "multi_thread")]
 async fn parked_events_are_handled_in_order_by_a_version_with_retry_topics() {
     let topics = || Escalation::retry_topics([Duration::from_millis(100)]);
     parked_events_are_handled_after_a_change_to(|next| next.escalation(topics())).await;
 }
 
-/// Case A1.
 #[tokio::test(flavor = "multi_thread")]
 async fn parked_events_are_handled_in_order_by_a_version_without_order() {
     parked_events_are_handled_after_a_change_to(|next| next.order(Order::None)).await;
 }
 
-/// Case A1.
 #[tokio::test(flavor = "multi_thread")]
 async fn parked_events_are_handled_in_order_by_a_version_that_orders_partitions() {
     parked_events_are_handled_after_a_change_to(|next| next.order(Order::Partition)).await;
 }
 
-/// Case A9.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_reports_parked_events_of_a_topic_that_no_instance_reads() {
     let (database, place, broken) = with_parked_events().await;
@@ -119,7 +114,6 @@ async fn check_reports_parked_events_of_a_topic_that_no_instance_reads() {
     elsewhere.stop().await;
 }
 
-/// Cases A1 and D13.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_event_that_still_fails_ends_as_the_new_version_escalates_and_later_ones_follow() {
     let (database, place, broken) = with_parked_events().await;
@@ -142,7 +136,6 @@ async fn a_parked_event_that_still_fails_ends_as_the_new_version_escalates_and_l
     assert_eq!(handled, [(1, 1), (3, 1), (4, 1), (5, 1)], "what waited behind it had no attempt of its own");
 }
 
-/// Case A9, and A1 in reverse.
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_topics_of_an_earlier_deployment_are_read_until_they_are_empty() {
     let (database, place, broken) = (migrated_database().await, Place::new(1).await, Broken::new(true.into()));
@@ -164,7 +157,6 @@ async fn retry_topics_of_an_earlier_deployment_are_read_until_they_are_empty() {
     assert_eq!((account.as_str(), attempt), ("a1", 3), "two attempts before the retry topic count");
 }
 
-/// Case D13.
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_are_counted_across_retry_topics() {
     async fn at_the_sixth(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
@@ -185,7 +177,6 @@ async fn attempts_are_counted_across_retry_topics() {
     assert_eq!(attempts, [(1, 6), (2, 1)]);
 }
 
-/// Case D13.
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_are_counted_from_the_first_through_parking_and_start_at_one_behind_it() {
     async fn at_the_fourth(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
@@ -247,7 +238,6 @@ async fn until_both_have_partitions(one: &Running, other: &Running) {
     }
 }
 
-/// Case A12.
 #[tokio::test(flavor = "multi_thread")]
 async fn during_a_deployment_older_members_leave_a_new_type_to_newer_ones_and_keep_the_order() {
     let (database, place) = (migrated_database().await, Place::new(4).await);
@@ -269,7 +259,7 @@ async fn during_a_deployment_older_members_leave_a_new_type_to_newer_ones_and_ke
     assert_once_and_in_order(&database.pool, 20, 6).await;
 }
 
-/// Case A12: where nothing can be parked without breaking the order, the events wait in place.
+/// Where nothing can be parked without breaking the order, the events wait in place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_type_waits_in_place_where_the_whole_partition_is_in_order_or_nothing_is() {
     for order in [Order::Partition, Order::None] {
@@ -294,7 +284,7 @@ async fn a_new_type_waits_in_place_where_the_whole_partition_is_in_order_or_noth
     }
 }
 
-/// Case A12: the newer member restarts while the older one has all partitions.
+/// The newer member restarts while the older one has all partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_type_is_kept_while_its_only_member_restarts() {
     let (database, place) = (migrated_database().await, Place::new(2).await);
@@ -314,7 +304,7 @@ async fn a_new_type_is_kept_while_its_only_member_restarts() {
     assert_once_and_in_order(&database.pool, 10, 3).await;
 }
 
-/// Case A12: a handler that a version removes, and a type that no instance handles.
+/// A handler that a version removes, and a type that no instance handles.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_that_no_instance_handles_any_more_is_skipped_and_counted() {
     let (database, place) = (migrated_database().await, Place::new(2).await);

@@ -134,7 +134,6 @@ async fn a_database_that_is_down_at_the_start_is_waited_for() {
     assert_once_and_in_order(&database.pool, 5, 4).await;
 }
 
-/// Case B18.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_was_read_only_for_a_while_is_used_again_and_costs_no_event_an_attempt() {
     let (database, place) = (migrated_database().await, Place::new(2).await);

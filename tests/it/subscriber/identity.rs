@@ -23,7 +23,6 @@ async fn beside(place: &Place) -> Place {
     Place { bus: place.bus.clone(), brokers: place.brokers.clone(), topic, group: place.group.clone() }
 }
 
-/// Case A6.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_with_the_source_and_id_of_one_of_another_topic_is_handled_once_too() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -46,7 +45,7 @@ async fn an_event_with_the_source_and_id_of_one_of_another_topic_is_handled_once
     running.stop().await;
 }
 
-/// Case A6: the kinds of difference, one by one and in batches.
+/// The kinds of difference, one by one and in batches.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_event_of_one_id_with_another_key_type_or_data_is_a_dead_letter_and_a_duplicate_is_not() {
     for batch in [1, 8] {
@@ -73,7 +72,7 @@ async fn a_second_event_of_one_id_with_another_key_type_or_data_is_a_dead_letter
     }
 }
 
-/// Case A6: an event that comes back by a retry topic is the one that was sent there.
+/// An event that comes back by a retry topic is the one that was sent there.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_of_a_retry_topic_is_a_duplicate_of_the_one_that_was_read_first() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -122,7 +121,7 @@ async fn remember_as_before(pool: &PgPool, consumer: &str, id: &str) -> Result<(
     sqlx::query(insert).bind(consumer).bind(id).execute(pool).await.map(drop)
 }
 
-/// Case A6: an upgrade, and a deployment during which both versions run.
+/// An upgrade, and a deployment during which both versions run.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_an_earlier_version_count_for_their_events_and_it_finds_those_of_this_one() {
     let (database, place) = (database().await, Place::new(1).await);

@@ -10,7 +10,6 @@ use tidings::subscriber::{Escalation, Event, HandlerError, Meta, Retry, State, T
 use super::place::{Changed, Place, create_effects, effect, start, until_effects};
 use crate::services::migrated_database;
 
-/// Case D16.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_without_a_key_are_parked_during_an_outage_of_a_dependency_and_handled_after_it() {
     async fn call(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx, State(down): State<Arc<AtomicBool>>) -> Result<(), HandlerError> {

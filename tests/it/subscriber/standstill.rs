@@ -88,7 +88,6 @@ async fn registered(pool: &PgPool) -> i64 {
     sqlx::query_scalar(running).fetch_one(pool).await.expect("counted")
 }
 
-/// Case B20.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_of_a_killed_member_are_read_again_within_seconds() {
     let (database, place) = (timed_database().await, Arc::new(Place::new(8).await));
@@ -108,7 +107,7 @@ async fn partitions_of_a_killed_member_are_read_again_within_seconds() {
     assert_once_and_in_order(&database.pool, ACCOUNTS, versions).await;
 }
 
-/// Case A12: three members are replaced one by one by those of a version that handles another type.
+/// Three members are replaced one by one by those of a version that handles another type.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_deployment_with_a_new_type_keeps_the_order_and_loses_nothing() {
     let (database, place) = (timed_database().await, Arc::new(Place::new(6).await));

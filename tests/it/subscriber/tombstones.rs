@@ -44,7 +44,6 @@ async fn effects_of(pool: &PgPool, account: &str) -> Vec<i32> {
     read.fetch_all(pool).await.expect("read")
 }
 
-/// Case D15.
 #[tokio::test(flavor = "multi_thread")]
 async fn tombstones_of_any_publisher_reach_their_handler_once_and_in_the_order_of_their_aggregate() {
     let (database, mut place) = (migrated_database().await, Place::new(1).await);
@@ -70,7 +69,6 @@ async fn tombstones_of_any_publisher_reach_their_handler_once_and_in_the_order_o
     assert_eq!(effects_of(&database.pool, "a").await, [1, -1, 2, -1, -1, -1, -1, 3]);
 }
 
-/// Case D15.
 #[tokio::test(flavor = "multi_thread")]
 async fn tombstones_without_a_handler_are_skipped_and_counted_and_never_dead() {
     async fn of_customers(_: Tombstone<CustomerChanged>) -> Result<(), HandlerError> {
@@ -94,7 +92,6 @@ async fn tombstones_without_a_handler_are_skipped_and_counted_and_never_dead() {
     running.stop().await;
 }
 
-/// Case D15.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_tombstone_is_retried_parked_with_what_follows_dead_and_replayed() {
     async fn while_broken(erased: Tombstone<Changed>, mut tx: Tx, State(broken): State<Arc<AtomicBool>>) -> Result<(), HandlerError> {
@@ -129,7 +126,6 @@ async fn a_failing_tombstone_is_retried_parked_with_what_follows_dead_and_replay
     assert_eq!(effects_of(&database.pool, "a").await, [-1]);
 }
 
-/// Cases A12, D15.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_without_a_tombstone_handler_leaves_tombstones_to_a_version_that_has_one() {
     let (database, place) = (migrated_database().await, Place::new(1).await);

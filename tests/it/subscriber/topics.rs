@@ -19,7 +19,7 @@ fn quick(attempts: u32) -> Retry {
     Retry::exponential(attempts, Duration::from_millis(5)..Duration::from_millis(20))
 }
 
-/// Case D4: also beside a topic that exists.
+/// Also beside a topic that exists.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_created_later_is_read_within_seconds() {
     let (database, place, late) = (migrated_database().await, Place::new(1).await, format!("late-{}", Uuid::now_v7().simple()));
@@ -52,7 +52,6 @@ async fn setting(brokers: &str, topic: &str, name: &str) -> Option<String> {
     answer[0].as_ref().expect("described").get(name).and_then(|entry| entry.value.clone())
 }
 
-/// Case B10.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_topic_that_is_deleted_is_created_again_like_its_origin() {
     let place = Place::new(3).await;
@@ -70,7 +69,6 @@ async fn a_dead_letter_topic_that_is_deleted_is_created_again_like_its_origin() 
     running.stop().await;
 }
 
-/// Case B10.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_topic_that_is_deleted_is_created_again_and_read() {
     let place = Place::new(2).await;
@@ -97,7 +95,7 @@ async fn health(running: &super::place::Running) -> Status {
     SubscriberCheck::new(&running.statistics).check().await
 }
 
-/// Case A10: records beyond the committed offset are removed while the subscriber is down, and while it is paused.
+/// Records beyond the committed offset are removed while the subscriber is down, and while it is paused.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_are_removed_before_they_are_read_are_counted_and_reported() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -126,7 +124,7 @@ async fn records_that_are_removed_before_they_are_read_are_counted_and_reported(
     assert_eq!(versions, (1..=5).chain(21..=31).collect::<Vec<_>>());
 }
 
-/// Case A10: all records are removed, and the loss is reported once although no other comes.
+/// All records are removed, and the loss is reported once although no other comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_whose_records_are_all_removed_is_reported_once() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -149,7 +147,7 @@ async fn a_partition_whose_records_are_all_removed_is_reported_once() {
     third.stop().await;
 }
 
-/// Case A10: a topic that is created again has fewer records than the group has read.
+/// A topic that is created again has fewer records than the group has read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_created_again_is_read_from_its_beginning() {
     let (database, place) = (migrated_database().await, Place::new(1).await);

@@ -19,7 +19,6 @@ fn quick(attempts: u32) -> Retry {
     Retry::exponential(attempts, Duration::from_millis(1)..Duration::from_millis(20))
 }
 
-/// Case D17.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_savepoint_keeps_or_undoes_its_part_and_the_events_it_published() {
     async fn in_parts(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {

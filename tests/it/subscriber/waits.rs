@@ -30,7 +30,6 @@ async fn refusal(place: &Place, inbox: impl Into<Inbox>) -> String {
     }
 }
 
-/// Case D2.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscriber_refuses_a_database_without_tables_columns_or_rights_and_names_the_remedy() {
     let (place, empty, migrated) = (Place::new(1).await, database().await, migrated_database().await);
@@ -56,7 +55,6 @@ async fn a_subscriber_refuses_a_database_without_tables_columns_or_rights_and_na
     run(&migrated.pool, format!("drop owned by {role}; drop role {role}")).await;
 }
 
-/// Case D2.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_down_or_read_only_at_the_start_is_shown_by_state_and_health() {
     let mut server = own_postgres(PostgresOptions::default()).await;
@@ -85,7 +83,7 @@ async fn a_database_that_is_down_or_read_only_at_the_start_is_shown_by_state_and
     running.stop().await;
 }
 
-/// Case D2: the brokers.
+/// The brokers.
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_do_not_answer_are_shown_by_state_and_health() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -100,7 +98,7 @@ async fn brokers_that_do_not_answer_are_shown_by_state_and_health() {
 
 // === the database at work ===
 
-/// Case B16: each attempt is cut off by the layer several times while the database hangs.
+/// Each attempt is cut off by the layer several times while the database hangs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt() {
     let mut server = own_postgres(PostgresOptions::default()).await;
@@ -126,7 +124,7 @@ async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt(
     assert_once_and_in_order(&database.pool, 10, 6).await;
 }
 
-/// Case B16: statements that the server cancels because it hung.
+/// Statements that the server cancels because it hung.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_time_out_of_a_database_that_hung_is_an_outage() {
     let mut server = own_postgres(PostgresOptions::default()).await;
@@ -162,7 +160,7 @@ async fn sleepy(
     super::place::effect(&mut tx, &changed, &meta).await
 }
 
-/// Case B16: a statement that is slow by itself costs its event an attempt, and no other waits for it.
+/// A statement that is slow by itself costs its event an attempt, and no other waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_out_of_a_slow_statement_is_a_failed_attempt_of_its_event_alone() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -177,7 +175,6 @@ async fn a_time_out_of_a_slow_statement_is_a_failed_attempt_of_its_event_alone()
 
 // === the instance id ===
 
-/// Case B17.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_id_that_brokers_keep_for_a_killed_process_is_waited_for() {
     let times = [
@@ -202,7 +199,7 @@ async fn an_instance_id_that_brokers_keep_for_a_killed_process_is_waited_for() {
     assert_once_and_in_order(&database.pool, ACCOUNTS, versions).await;
 }
 
-/// Case B17: two processes with one id.
+/// Two processes with one id.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_with_the_same_instance_id_ends_the_first_with_a_remedy() {
     let (database, place) = (migrated_database().await, Place::new(2).await);
@@ -236,7 +233,7 @@ async fn members(place: &Place) -> Vec<String> {
     asked.await.expect("no panic").unwrap_or_default()
 }
 
-/// Case B22: a poll of the member's client never returns, as after a step of the clock.
+/// A poll of the member's client never returns, as after a step of the clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_whose_client_hangs_is_replaced_and_repeats_nothing() {
     let (database, place) = (migrated_database().await, Arc::new(Place::new(4).await));

@@ -39,7 +39,6 @@ async fn reason(bus: &mut TestBus, parts: &[&str]) {
     assert!(began.elapsed() < Duration::from_secs(120), "bounded real time: {:?}", began.elapsed());
 }
 
-/// Case E1.
 #[tokio::test]
 async fn a_kill_switch_that_nothing_closes_is_a_reason_and_settle_panics_with_it() {
     async fn broken(_: Event<OrderPlaced>) -> Result<(), HandlerError> {
@@ -55,7 +54,6 @@ async fn a_kill_switch_that_nothing_closes_is_a_reason_and_settle_panics_with_it
     assert!(text.contains("kill switch") && text.contains("bounds.rs"), "the reason and the caller: {text}");
 }
 
-/// Case E1.
 #[tokio::test]
 async fn an_outage_that_does_not_end_is_a_reason_and_the_events_are_handled_once_it_has_ended() {
     async fn down(Event(order): Event<OrderPlaced>, State(is_down): State<Arc<AtomicBool>>) -> Result<StockReserved, HandlerError> {
@@ -73,7 +71,6 @@ async fn an_outage_that_does_not_end_is_a_reason_and_the_events_are_handled_once
     assert_eq!((bus.published::<StockReserved>().len(), bus.statistics("inventory").handled()), (3, 3));
 }
 
-/// Case E1.
 #[tokio::test]
 async fn an_event_that_waits_for_newer_code_is_a_reason() {
     async fn old(_: Event<OrderPlaced>) -> Result<(), HandlerError> {
@@ -87,7 +84,6 @@ async fn an_event_that_waits_for_newer_code_is_a_reason() {
     reason(&mut bus, &["the event has version 2", "up to version 1"]).await;
 }
 
-/// Case E1.
 #[tokio::test]
 async fn a_connection_that_is_cut_at_each_attempt_is_a_reason() {
     async fn cut(_: Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
@@ -100,7 +96,6 @@ async fn a_connection_that_is_cut_at_each_attempt_is_a_reason() {
     reason(&mut bus, &["an outage that does not end", "terminating connection"]).await;
 }
 
-/// Case E1.
 #[tokio::test]
 async fn an_event_that_is_put_off_for_ever_is_a_reason() {
     async fn later(_: Event<OrderPlaced>) -> Result<(), HandlerError> {
@@ -112,7 +107,6 @@ async fn an_event_that_is_put_off_for_ever_is_a_reason() {
     reason(&mut bus, &["tried again and again", "not before the moon is full"]).await;
 }
 
-/// Cases E1, E3.
 #[tokio::test]
 async fn scheduled_events_pass_virtual_time_and_one_that_schedules_itself_for_ever_is_a_reason() {
     const MONTH: Duration = Duration::from_secs(30 * 86_400);
@@ -139,7 +133,6 @@ async fn scheduled_events_pass_virtual_time_and_one_that_schedules_itself_for_ev
     assert!(reason.contains("of virtual time have passed"), "{reason}");
 }
 
-/// Case E2.
 #[tokio::test]
 async fn an_event_of_five_megabytes_is_refused_whoever_publishes_it() {
     async fn large(Event(order): Event<OrderPlaced>) -> Result<StockReserved, HandlerError> {
@@ -157,7 +150,6 @@ async fn an_event_of_five_megabytes_is_refused_whoever_publishes_it() {
     assert!(panic.downcast_ref::<String>().is_some_and(|text| text.contains("more than 1000000")), "the reason");
 }
 
-/// Case E2.
 #[tokio::test]
 async fn without_an_inbox_an_event_that_comes_twice_is_handled_twice_and_batches_are_real() {
     async fn note(orders: Batch<OrderPlaced>, State(sizes): State<Arc<Mutex<Vec<usize>>>>) -> Result<(), HandlerError> {
@@ -173,7 +165,6 @@ async fn without_an_inbox_an_event_that_comes_twice_is_handled_twice_and_batches
     assert_eq!((bus.statistics("inventory").handled(), bus.statistics("inventory").duplicates()), (96, 0));
 }
 
-/// Case E2.
 #[tokio::test]
 async fn members_of_a_group_share_its_events_by_partition_and_each_aggregate_has_one_member() {
     async fn note(Event(order): Event<OrderPlaced>, State((member, seen)): State<(usize, Arc<Mutex<Calls>>)>) -> Result<(), HandlerError> {
@@ -196,7 +187,6 @@ async fn members_of_a_group_share_its_events_by_partition_and_each_aggregate_has
     assert!((0..2).all(|member| seen.iter().any(|(_, at)| *at == member)), "both have some: {seen:?}");
 }
 
-/// Case D15.
 #[tokio::test]
 async fn tombstones_can_be_published_and_their_handlers_called() {
     async fn forget(erased: Tombstone<OrderPlaced>, State(calls): State<Arc<AtomicUsize>>) -> Result<Option<StockReserved>, HandlerError> {

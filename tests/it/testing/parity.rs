@@ -69,19 +69,12 @@ macro_rules! scenarios {
 }
 
 scenarios! {
-    /// Case E2.
     an_event_that_comes_twice_is_handled_twice_without_an_inbox
-    /// Case E2.
     an_event_that_comes_twice_is_handled_once_with_an_inbox
-    /// Case E2.
     events_that_wait_are_handled_in_batches_and_a_bad_one_costs_only_itself
-    /// Case E2.
     one_key_in_two_topics_is_handled_in_parallel
-    /// Case E2.
     a_returned_event_that_no_outbox_takes_is_a_dead_letter_and_leaves_no_effect
-    /// Case E2.
     one_of_two_members_of_a_group_gets_each_event
-    /// Case E3.
     events_go_on_through_topics_of_other_names_and_scheduled_ones_come_when_they_are_due
     retries_escalations_and_decisions_of_handlers_end_as_they_say
     tombstones_are_handled_in_order_and_skipped_without_a_handler
