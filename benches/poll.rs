@@ -1,6 +1,8 @@
-//! How long the server takes for a page of the outbox while a transaction is open that began before everything in it.
+//! Duration of a page query on the outbox while a transaction is open that began before all of its
+//! events.
 //!
-//! `cargo bench --bench poll -- --events 5000000`; docs/benchmarks.md says what the figures mean.
+//! Run it with `cargo bench --bench poll -- --events 5000000`. `docs/benchmarks.md` explains the
+//! figures.
 
 #[path = "harness/mod.rs"]
 mod harness;
@@ -17,19 +19,19 @@ use harness::{
 };
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-/// What to measure.
+/// Measures page queries of the relay that reads the table.
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench poll --")]
 struct Options {
     /// Events in the outbox.
     #[arg(long, default_value_t = 5_000_000)]
     events: u64,
-    /// Single events afterwards, one every 20 ms.
+    /// Single events after the backlog, one every 20 ms.
     #[arg(long, default_value_t = 500)]
     trickle: u64,
 }
 
-/// The server tells how long each statement took.
+/// Makes the server log the duration of each statement.
 const SETTINGS: &[(&str, &str)] = &[
     ("logging_collector", "on"),
     ("log_directory", "log"),
@@ -39,11 +41,13 @@ const SETTINGS: &[(&str, &str)] = &[
     ("log_line_prefix", "[%a] "),
 ];
 
-/// An event whose transaction stays open.
-const OPEN: &str =
-    "begin; insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', 'open', 'OrderPlaced', '{}')";
+/// Inserts an event and leaves the transaction open.
+const OPEN: &str = "begin;
+    insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+    values ('order', 'open', 'OrderPlaced', '{}')";
 
-const ONE: &str = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'OrderPlaced', '{}')";
+const ONE: &str = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+    values ('order', '1', 'OrderPlaced', '{}')";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Outcome<()> {
@@ -55,12 +59,20 @@ async fn main() -> Outcome<()> {
     topic::create(&servers.kafka.brokers(), "poll").await?;
     let mut open = PgConnection::connect(&outbox.url).await?;
     sqlx::raw_sql(OPEN).execute(&mut open).await?;
-    for sql in ["set synchronous_commit = off".to_owned(), format!("call load({}, 1000, 200, {KEYS})", options.events), "checkpoint".into()]
-    {
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut outbox.session).await?;
+    for sql in [
+        "set synchronous_commit = off".to_owned(),
+        format!("call load({}, 1000, 200, {KEYS})", options.events),
+        "checkpoint".into(),
+    ] {
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut outbox.session)
+            .await?;
     }
 
-    let mut statements = Statements { path: servers.postgres.data_folder().join("log/statements.log"), read: 0 };
+    let mut statements = Statements {
+        path: servers.postgres.data_folder().join("log/statements.log"),
+        read: 0,
+    };
     statements.pages()?;
     let relay = tidings.start(&outbox.url, "poll", Mode::Poll)?;
     topic::watch(&servers.kafka.brokers(), "poll", options.events, &relay)?;
@@ -77,38 +89,43 @@ async fn main() -> Outcome<()> {
     sqlx::raw_sql("rollback").execute(&mut open).await?;
 
     println!(
-        "\n{} events, one transaction open from before them\n\n| statement | count | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|",
+        "\n{} events, and one transaction that was opened before them\n\
+         \n| statement | count | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|",
         options.events
     );
-    tell("page of the backlog, 1,000 events at most", backlog.pages);
-    tell("page at the head, an event or a few", head.pages);
+    tell("page of the backlog, at most 1,000 events", backlog.pages);
+    tell("page at the head, one or a few events", head.pages);
     tell("bounds of a window at the head", head.bounds);
     outbox.finish().await
 }
 
-/// Milliseconds that statements of the relay took.
+/// Durations of statements of the relay, in milliseconds.
 #[derive(Default)]
 struct Durations {
     pages: Vec<f64>,
     bounds: Vec<f64>,
 }
 
-/// The server's log of statements, read as it grows.
+/// The server's statement log, read incrementally.
 struct Statements {
     path: PathBuf,
     read: usize,
 }
 
 impl Statements {
-    /// What was logged since the last call.
+    /// Returns the durations that were logged since the last call.
     fn pages(&mut self) -> Outcome<Durations> {
         let log = std::fs::read(&self.path)?;
         let new = String::from_utf8_lossy(&log[self.read..]).into_owned();
         self.read = log.len();
         let mut durations = Durations::default();
         for line in new.lines().filter(|line| line.contains("relay table]")) {
-            let Some((_, rest)) = line.split_once("duration: ") else { continue };
-            let Some((milliseconds, statement)) = rest.split_once(" ms ") else { continue };
+            let Some((_, rest)) = line.split_once("duration: ") else {
+                continue;
+            };
+            let Some((milliseconds, statement)) = rest.split_once(" ms ") else {
+                continue;
+            };
             let milliseconds = milliseconds.parse()?;
             if statement.contains(": copy (") {
                 durations.pages.push(milliseconds);
@@ -122,7 +139,15 @@ impl Statements {
 
 fn tell(name: &str, mut milliseconds: Vec<f64>) {
     milliseconds.sort_by(f64::total_cmp);
-    let Some(last) = milliseconds.len().checked_sub(1) else { return println!("| {name} | 0 | – | – | – |") };
+    let Some(last) = milliseconds.len().checked_sub(1) else {
+        return println!("| {name} | 0 | – | – | – |");
+    };
     let at = |quantile: f64| milliseconds[(last as f64 * quantile) as usize];
-    println!("| {name} | {} | {:.2} | {:.2} | {:.2} |", last + 1, at(0.5), at(0.99), at(1.0));
+    println!(
+        "| {name} | {} | {:.2} | {:.2} | {:.2} |",
+        last + 1,
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
 }

@@ -1,6 +1,7 @@
-//! How long nothing arrives when the leader of two relays is killed with SIGKILL: from the last record before to the first after.
+//! Gap in delivery when the leader of two relays is killed with SIGKILL: from the last record
+//! before to the first record after.
 //!
-//! `cargo bench --bench takeover`; docs/benchmarks.md says what the figures mean.
+//! Run it with `cargo bench --bench takeover`. `docs/benchmarks.md` explains the figures.
 
 #[path = "harness/mod.rs"]
 mod harness;
@@ -27,25 +28,26 @@ use rdkafka::{
 };
 use sqlx::{Connection as _, PgConnection};
 
-/// What to measure.
+/// Measures the gap at a takeover.
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench takeover --")]
 struct Options {
-    /// Leaders killed.
+    /// Number of leaders to kill.
     #[arg(long, default_value_t = 10)]
     kills: usize,
 }
 
-/// Between two inserts.
+/// Pause between two inserts.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Between two kills: the next standby is there, and the new leader streams.
+/// Time between two kills. Meanwhile the next standby starts and the new leader begins to stream.
 const BETWEEN: Duration = Duration::from_secs(6);
 
-/// After a kill, records that still arrive from then on are the next leader's.
+/// Time after a kill. Records that arrive later are the new leader's.
 const SETTLED: Duration = Duration::from_secs(3);
 
-const ONE: &str = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'OrderPlaced', '{}')";
+const ONE: &str = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+    values ('order', '1', 'OrderPlaced', '{}')";
 
 #[tokio::main(flavor = "multi_thread")]
 async fn main() -> Outcome<()> {
@@ -64,7 +66,10 @@ async fn main() -> Outcome<()> {
         move || {
             while !stop.load(Ordering::Acquire) {
                 if let Some(Ok(_)) = consumer.poll(Duration::from_millis(100)) {
-                    arrivals.lock().expect("nobody panics with it").push(Instant::now());
+                    arrivals
+                        .lock()
+                        .expect("no thread panics while it holds the lock")
+                        .push(Instant::now());
                 }
             }
         }
@@ -81,7 +86,10 @@ async fn main() -> Outcome<()> {
     });
 
     println!("\n| delivery | kills | p50 s | max s |\n|---|---|---|---|");
-    for (name, mode) in [("exactly once", Mode::Default), ("at least once", Mode::WalAtLeastOnce)] {
+    for (name, mode) in [
+        ("exactly once", Mode::Default),
+        ("at least once", Mode::WalAtLeastOnce),
+    ] {
         let mut leader = tidings.start(&outbox.url, "takeover", mode)?;
         let mut gaps = Vec::new();
         for _ in 0..options.kills {
@@ -89,13 +97,18 @@ async fn main() -> Outcome<()> {
             let standby = tidings.start(&outbox.url, "takeover", mode)?;
             tokio::time::sleep(BETWEEN / 2).await;
             let killed = Instant::now();
-            // Dropping it kills it.
+            // Dropping the process kills it.
             drop(std::mem::replace(&mut leader, standby));
             gaps.push(gap(&arrivals, killed).await?);
         }
         leader.stop()?;
         gaps.sort();
-        println!("| {name} | {} | {:.2} | {:.2} |", gaps.len(), gaps[gaps.len() / 2].as_secs_f64(), gaps[gaps.len() - 1].as_secs_f64());
+        println!(
+            "| {name} | {} | {:.2} | {:.2} |",
+            gaps.len(),
+            gaps[gaps.len() / 2].as_secs_f64(),
+            gaps[gaps.len() - 1].as_secs_f64()
+        );
     }
     stop.store(true, Ordering::Release);
     writing.await??;
@@ -103,30 +116,40 @@ async fn main() -> Outcome<()> {
     outbox.finish().await
 }
 
-/// From the last arrival that can be the dead leader's to the first of the next one: the longest pause around the kill.
+/// Returns the longest pause around the kill: from the last record that the killed leader may have
+/// sent to the first one of the new leader.
 async fn gap(arrivals: &Mutex<Vec<Instant>>, killed: Instant) -> Outcome<Duration> {
     let until = killed + Duration::from_secs(60);
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let after: Vec<Instant> = {
             let arrivals = arrivals.lock().map_err(|_| "the consumer panicked")?;
-            let from = arrivals.partition_point(|at| *at < killed).saturating_sub(1);
+            let from = arrivals
+                .partition_point(|at| *at < killed)
+                .saturating_sub(1);
             arrivals[from..].to_vec()
         };
-        // What the broker had when the leader died still arrives for a moment.
-        let longest = after.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+        // Records that reached the broker before the kill still arrive for a moment.
+        let longest = after
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .max()
+            .unwrap_or_default();
         if after.last().is_some_and(|last| *last > killed + SETTLED) {
             return Ok(longest);
         }
         if Instant::now() > until {
-            return Err("nobody took over within a minute".into());
+            return Err("no relay took over within a minute".into());
         }
     }
 }
 
 fn consumer(brokers: &str) -> Outcome<BaseConsumer> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("group.id", "takeover").set("enable.auto.commit", "false");
+    config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "takeover")
+        .set("enable.auto.commit", "false");
     let consumer: BaseConsumer = config.create()?;
     let mut list = TopicPartitionList::new();
     for partition in 0..topic::PARTITIONS {

@@ -33,10 +33,16 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn play(plan: &Plan) -> Result<ExitCode, history::Failure> {
-    let program = Program { path: std::env::current_exe()? };
+    let program = Program {
+        path: std::env::current_exe()?,
+    };
     let report = history::run(plan, &program, |step| println!("{step}")).await?;
     println!("\n{report}");
-    Ok(if report.broken().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.broken().is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 #[tokio::main]

@@ -1,8 +1,9 @@
-//! A service that changes a row and publishes the event of it in one transaction.
+//! A service that changes a row and publishes an event about the change in one transaction.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://localhost/shop cargo run --example publish
-//! curl localhost:3000/orders -H 'content-type: application/json' -d '{"customer": "ada", "total_cents": 1999}'
+//! curl localhost:3000/orders -H 'content-type: application/json' \
+//!   -d '{"customer": "ada", "total_cents": 1999}'
 //! curl -X POST localhost:3000/orders/1/cancel
 //! ```
 
@@ -18,7 +19,11 @@ use tidings::{DomainEvent, Outbox};
 #[event(aggregate = "order", id = "order_id")]
 enum OrderEvent {
     #[event(type = "OrderPlaced")]
-    Placed { order_id: i64, customer: String, total_cents: i64 },
+    Placed {
+        order_id: i64,
+        customer: String,
+        total_cents: i64,
+    },
     #[event(type = "OrderCancelled")]
     Cancelled { order_id: i64 },
 }
@@ -35,33 +40,50 @@ struct NewOrder {
     total_cents: i64,
 }
 
-async fn place(State(shop): State<Shop>, Json(new): Json<NewOrder>) -> Result<(StatusCode, Json<i64>), Failure> {
+async fn place(
+    State(shop): State<Shop>,
+    Json(new): Json<NewOrder>,
+) -> Result<(StatusCode, Json<i64>), Failure> {
     let mut tx = shop.pool.begin().await?;
-    let order_id = sqlx::query_scalar("insert into orders (customer, total_cents) values ($1, $2) returning id")
-        .bind(&new.customer)
-        .bind(new.total_cents)
-        .fetch_one(&mut *tx)
-        .await?;
-    let event = OrderEvent::Placed { order_id, customer: new.customer, total_cents: new.total_cents };
+    let order_id = sqlx::query_scalar(
+        "insert into orders (customer, total_cents) values ($1, $2) returning id",
+    )
+    .bind(&new.customer)
+    .bind(new.total_cents)
+    .fetch_one(&mut *tx)
+    .await?;
+    let event = OrderEvent::Placed {
+        order_id,
+        customer: new.customer,
+        total_cents: new.total_cents,
+    };
     shop.outbox.publish(&mut tx, &event).await?;
-    tx.commit().await?; // the order and its event exist from here on, or neither does
+    tx.commit().await?; // commits both the order and its event
     Ok((StatusCode::CREATED, Json(order_id)))
 }
 
-async fn cancel(State(shop): State<Shop>, Path(order_id): Path<i64>) -> Result<StatusCode, Failure> {
+async fn cancel(
+    State(shop): State<Shop>,
+    Path(order_id): Path<i64>,
+) -> Result<StatusCode, Failure> {
     let mut tx = shop.pool.begin().await?;
-    // The update locks the row, so this order's events have the order of its changes.
+    // The update locks the row, so the events of an order have the order of its changes.
     let cancelled =
-        sqlx::query("update orders set cancelled = true where id = $1 and not cancelled").bind(order_id).execute(&mut *tx).await?;
+        sqlx::query("update orders set cancelled = true where id = $1 and not cancelled")
+            .bind(order_id)
+            .execute(&mut *tx)
+            .await?;
     if cancelled.rows_affected() == 0 {
         return Ok(StatusCode::CONFLICT);
     }
-    shop.outbox.publish(&mut tx, &OrderEvent::Cancelled { order_id }).await?;
+    shop.outbox
+        .publish(&mut tx, &OrderEvent::Cancelled { order_id })
+        .await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Whatever goes wrong: nothing was changed and nothing published.
+/// Any error. Nothing was changed or published.
 struct Failure(Box<dyn std::error::Error>);
 
 impl<E: Into<Box<dyn std::error::Error>>> From<E> for Failure {
@@ -78,15 +100,31 @@ impl IntoResponse for Failure {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let pool = PgPool::connect(&std::env::var("DATABASE_URL").map_err(|_| "set DATABASE_URL, e.g. postgres://localhost/shop")?).await?;
+    let pool = PgPool::connect(
+        &std::env::var("DATABASE_URL")
+            .map_err(|_| "set DATABASE_URL, e.g. postgres://localhost/shop")?,
+    )
+    .await?;
     tidings::migrate(&pool).await?;
-    let orders = "create table if not exists orders (id bigint generated always as identity primary key, customer text not null, \
-                  total_cents bigint not null, cancelled boolean not null default false)";
+    let orders = "create table if not exists orders (
+        id bigint generated always as identity primary key, customer text not null,
+        total_cents bigint not null, cancelled boolean not null default false
+    )";
     sqlx::query(orders).execute(&pool).await?;
 
-    let shop = Shop { pool, outbox: Outbox::new() };
-    let app = Router::new().route("/orders", post(place)).route("/orders/{id}/cancel", post(cancel)).with_state(shop);
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?)).await?;
+    let shop = Shop {
+        pool,
+        outbox: Outbox::new(),
+    };
+    let app = Router::new()
+        .route("/orders", post(place))
+        .route("/orders/{id}/cancel", post(cancel))
+        .with_state(shop);
+    let listener = tokio::net::TcpListener::bind((
+        "127.0.0.1",
+        std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?,
+    ))
+    .await?;
     println!("listening on {}", listener.local_addr()?);
     axum::serve(listener, app).await?;
     Ok(())

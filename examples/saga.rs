@@ -1,9 +1,14 @@
-//! A saga that places an order: reserves stock, takes the payment, confirms, and has a parcel sent; or undoes what was done. The services that it commands, and a relay, run in this
-//! process too, so that one command shows all of it. Start it twice, kill one: nothing is lost, and nothing happens twice.
+//! A saga that places an order: it reserves stock, takes the payment, confirms the order and sends
+//! a parcel, or compensates the completed steps.
+//!
+//! The services that it commands and a relay run in the same process, so that one command runs the
+//! whole example. Start it twice with different `INSTANCE`s and kill one: no order is lost, and no
+//! effect happens twice.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://localhost/shop KAFKA_BROKERS=localhost:9092 cargo run --example saga
-//! psql "$DATABASE_URL" -c "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '7', 'OrderPlaced', '{\"order_id\": 7, \"total_cents\": 1999}')"
+//! psql "$DATABASE_URL" -c "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+//!   values ('order', '7', 'OrderPlaced', '{\"order_id\": 7, \"total_cents\": 1999}')"
 //! tidings sagas list --all
 //! ```
 
@@ -17,7 +22,7 @@ use tidings::subscriber::{Event, HandlerError, Retry, Tx};
 use tidings::{Bus, DomainEvent, kafka, postgres};
 use tokio_util::sync::CancellationToken;
 
-/// Events of an order, by its id.
+/// Events of an order, identified by its id.
 macro_rules! events {
     ($($aggregate:literal $Event:ident { $($field:ident: $ty:ty),* })*) => {$(
         #[derive(Serialize, Deserialize, DomainEvent)]
@@ -50,17 +55,28 @@ struct PlaceOrder {
 fn place_order() -> Saga<PlaceOrder> {
     let patient = Retry::exponential(5, Duration::from_secs(5)..Duration::from_secs(60));
     Saga::new("place-order")
-        .starts_on::<OrderPlaced>(|order| PlaceOrder { order_id: order.order_id, total_cents: order.total_cents, tracking: None })
+        .starts_on::<OrderPlaced>(|order| PlaceOrder {
+            order_id: order.order_id,
+            total_cents: order.total_cents,
+            tracking: None,
+        })
         .key(|s| s.order_id.to_string())
         .locks("order", |s| s.order_id.to_string())
         .step("reserve-stock")
-        .command(|s| ReserveStock { order_id: s.order_id })
+        .command(|s| ReserveStock {
+            order_id: s.order_id,
+        })
         .on::<StockReserved>(|_, _| ())
-        .compensate(|s| ReleaseStock { order_id: s.order_id })
+        .compensate(|s| ReleaseStock {
+            order_id: s.order_id,
+        })
         .timeout(Duration::from_secs(60))
         .retry(patient.clone())
         .step("take-payment")
-        .command(|s| TakePayment { order_id: s.order_id, total_cents: s.total_cents })
+        .command(|s| TakePayment {
+            order_id: s.order_id,
+            total_cents: s.total_cents,
+        })
         .on::<PaymentTaken>(|_, _| ())
         .fails_on::<PaymentRefused>(|_, refused| refused.reason)
         .timeout(Duration::from_secs(60))
@@ -69,40 +85,72 @@ fn place_order() -> Saga<PlaceOrder> {
         .local(confirm)
         .pivot()
         .step("send-parcel")
-        .command(|s| SendParcel { order_id: s.order_id })
+        .command(|s| SendParcel {
+            order_id: s.order_id,
+        })
         .on::<ParcelSent>(|s, sent| s.tracking = Some(sent.tracking))
 }
 
 async fn confirm(state: PlaceOrder, mut tx: Tx) -> Result<PlaceOrder, HandlerError> {
-    sqlx::query("insert into confirmed (order_id) values ($1)").bind(state.order_id).execute(&mut *tx).await?;
+    sqlx::query("insert into confirmed (order_id) values ($1)")
+        .bind(state.order_id)
+        .execute(&mut *tx)
+        .await?;
     Ok(state)
 }
 
-// === the services that it commands: handlers like any other ===
+// === the services that it commands: ordinary handlers ===
 
-async fn reserve(Event(command): Event<ReserveStock>, mut tx: Tx) -> Result<StockReserved, HandlerError> {
+async fn reserve(
+    Event(command): Event<ReserveStock>,
+    mut tx: Tx,
+) -> Result<StockReserved, HandlerError> {
     let insert = "insert into reservation (order_id) values ($1) on conflict do nothing";
-    sqlx::query(insert).bind(command.order_id).execute(&mut *tx).await?;
-    Ok(StockReserved { order_id: command.order_id }) // carries the command's correlation id by itself
+    sqlx::query(insert)
+        .bind(command.order_id)
+        .execute(&mut *tx)
+        .await?;
+    Ok(StockReserved {
+        order_id: command.order_id,
+    }) // the correlation id is added automatically
 }
 
 async fn release(Event(command): Event<ReleaseStock>, mut tx: Tx) -> Result<(), HandlerError> {
-    sqlx::query("delete from reservation where order_id = $1").bind(command.order_id).execute(&mut *tx).await?;
+    sqlx::query("delete from reservation where order_id = $1")
+        .bind(command.order_id)
+        .execute(&mut *tx)
+        .await?;
     Ok(())
 }
 
-async fn pay(Event(command): Event<TakePayment>, mut tx: Tx) -> Result<(Option<PaymentTaken>, Option<PaymentRefused>), HandlerError> {
+async fn pay(
+    Event(command): Event<TakePayment>,
+    mut tx: Tx,
+) -> Result<(Option<PaymentTaken>, Option<PaymentRefused>), HandlerError> {
     let order_id = command.order_id;
     if command.total_cents > 10_000 {
-        return Ok((None, Some(PaymentRefused { order_id, reason: "more than the card allows".into() })));
+        return Ok((
+            None,
+            Some(PaymentRefused {
+                order_id,
+                reason: "more than the card allows".into(),
+            }),
+        ));
     }
     let insert = "insert into payment (order_id, cents) values ($1, $2) on conflict do nothing";
-    sqlx::query(insert).bind(order_id).bind(command.total_cents).execute(&mut *tx).await?;
+    sqlx::query(insert)
+        .bind(order_id)
+        .bind(command.total_cents)
+        .execute(&mut *tx)
+        .await?;
     Ok((Some(PaymentTaken { order_id }), None))
 }
 
 async fn send(Event(command): Event<SendParcel>) -> Result<ParcelSent, HandlerError> {
-    Ok(ParcelSent { order_id: command.order_id, tracking: format!("T{}", command.order_id) })
+    Ok(ParcelSent {
+        order_id: command.order_id,
+        tracking: format!("T{}", command.order_id),
+    })
 }
 
 const TABLES: &str = "create table if not exists reservation (order_id bigint primary key);
@@ -111,10 +159,19 @@ const TABLES: &str = "create table if not exists reservation (order_id bigint pr
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (url, brokers) = (std::env::var("DATABASE_URL")?, std::env::var("KAFKA_BROKERS")?);
-    // Which of several processes this is: one that is restarted gets its partitions back at once.
+    let (url, brokers) = (
+        std::env::var("DATABASE_URL")?,
+        std::env::var("KAFKA_BROKERS")?,
+    );
+    // Identifies this process among several. A restarted process gets its partitions back at once.
     let instance = std::env::var("INSTANCE").unwrap_or_else(|_| "one".into());
-    let (pool, settings) = (PgPool::connect(&url).await?, kafka::Settings { brokers, ..Default::default() });
+    let (pool, settings) = (
+        PgPool::connect(&url).await?,
+        kafka::Settings {
+            brokers,
+            ..Default::default()
+        },
+    );
     tidings::migrate(&pool).await?;
     if instance == "one" {
         sqlx::raw_sql(TABLES).execute(&pool).await?;
@@ -125,10 +182,27 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let relay = Relay::new(options)?.run(shutdown.clone());
 
     let bus = Bus::new(settings);
-    let orders = bus.subscriber("orders").saga(place_order()).inbox(pool.clone()).instance_id(&instance);
-    let inventory = bus.subscriber("inventory").on(reserve).on(release).inbox(pool.clone()).instance_id(&instance);
-    let payments = bus.subscriber("payments").on(pay).inbox(pool.clone()).instance_id(&instance);
-    let parcels = bus.subscriber("parcels").on(send).inbox(pool).instance_id(&instance);
+    let orders = bus
+        .subscriber("orders")
+        .saga(place_order())
+        .inbox(pool.clone())
+        .instance_id(&instance);
+    let inventory = bus
+        .subscriber("inventory")
+        .on(reserve)
+        .on(release)
+        .inbox(pool.clone())
+        .instance_id(&instance);
+    let payments = bus
+        .subscriber("payments")
+        .on(pay)
+        .inbox(pool.clone())
+        .instance_id(&instance);
+    let parcels = bus
+        .subscriber("parcels")
+        .on(send)
+        .inbox(pool)
+        .instance_id(&instance);
 
     tokio::spawn({
         let shutdown = shutdown.clone();

@@ -1,7 +1,9 @@
-//! A service that reserves stock for each order that is placed: once, in order, and with an event of its own.
+//! A service that reserves stock for each placed order: once, in order, and with an event about the
+//! reservation.
 //!
 //! ```sh
-//! DATABASE_URL=postgres://localhost/shop KAFKA_BROKERS=localhost:9092 cargo run --example subscribe
+//! DATABASE_URL=postgres://localhost/shop KAFKA_BROKERS=localhost:9092 \
+//!   cargo run --example subscribe
 //! ```
 
 use std::time::Duration;
@@ -26,17 +28,28 @@ struct StockReserved {
     order_id: i64,
 }
 
-async fn reserve(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<StockReserved, HandlerError> {
-    sqlx::query("insert into reservation (order_id) values ($1)").bind(order.order_id).execute(&mut *tx).await?;
-    // Into the outbox of the same transaction, caused by the event it handled.
-    Ok(StockReserved { order_id: order.order_id })
+async fn reserve(
+    Event(order): Event<OrderPlaced>,
+    mut tx: Tx,
+) -> Result<StockReserved, HandlerError> {
+    sqlx::query("insert into reservation (order_id) values ($1)")
+        .bind(order.order_id)
+        .execute(&mut *tx)
+        .await?;
+    // The returned event goes to the outbox in the same transaction, with the handled event as its
+    // cause.
+    Ok(StockReserved {
+        order_id: order.order_id,
+    })
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pool = PgPool::connect(&std::env::var("DATABASE_URL")?).await?;
     tidings::migrate(&pool).await?;
-    sqlx::query("create table if not exists reservation (order_id bigint primary key)").execute(&pool).await?;
+    sqlx::query("create table if not exists reservation (order_id bigint primary key)")
+        .execute(&pool)
+        .await?;
 
     let shutdown = CancellationToken::new();
     tokio::spawn({
@@ -48,8 +61,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     });
 
-    let bus = Bus::new(kafka::Settings { brokers: std::env::var("KAFKA_BROKERS")?, ..Default::default() });
+    let bus = Bus::new(kafka::Settings {
+        brokers: std::env::var("KAFKA_BROKERS")?,
+        ..Default::default()
+    });
     let retry = Retry::exponential(5, Duration::from_millis(50)..Duration::from_secs(5));
-    bus.subscriber("inventory").on(reserve).inbox(pool).retry(retry).run(shutdown).await?;
+    bus.subscriber("inventory")
+        .on(reserve)
+        .inbox(pool)
+        .retry(retry)
+        .run(shutdown)
+        .await?;
     Ok(())
 }

@@ -1,45 +1,46 @@
-//! Places at which a test ends the process as `kill -9` would. Compiled into debug builds alone.
+//! Failpoints at which a test ends the process as `kill -9` would. Compiled only into debug builds.
 //!
-//! `TIDINGS_TEST_DIE_AT=kafka-committed:3` ends it the third time that it comes to that place. `TIDINGS_TEST_HANG_IN=commit_transaction:3`
-//! has the third such call of the Kafka client never return.
+//! `TIDINGS_TEST_DIE_AT=kafka-committed:3` ends the process the third time it reaches that
+//! failpoint. `TIDINGS_TEST_HANG_IN=commit_transaction:3` makes the third such call of the Kafka
+//! client hang forever.
 
-/// A step of a protocol, after which a crash must cost nothing.
+/// Step of a protocol after which a crash must neither lose nor duplicate an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(all(feature = "relay", feature = "subscriber")), allow(dead_code))]
 pub(crate) enum Step {
-    // === of a relay ===
-    /// Earlier producers are fenced off; the position is not read yet.
+    // === relay ===
+    /// Earlier producers are fenced off. The position has not been read yet.
     Fenced,
-    /// The position's record is sent, its transaction is open.
+    /// The position's record is sent, and its transaction is open.
     PositionSent,
-    /// The transaction is committed, nobody here knows yet.
+    /// The transaction is committed, but this process has not received the result.
     KafkaCommitted,
-    /// The position's copy is in Postgres, the log is not confirmed.
+    /// The position's copy is stored in Postgres, and the log is not confirmed.
     Mirrored,
     /// The log is confirmed.
     Confirmed,
-    /// A window of the table is open, none of its rows is sent.
+    /// A window of the table is open, and none of its rows has been sent.
     WindowOpened,
-    /// A window of the table is sent, its end is not.
+    /// A window of the table has been sent, but not its end.
     WindowSent,
-    /// The slot is made, the position is not beyond its start.
+    /// The slot is created, and the position is not past its start.
     SlotMade,
-    /// The slot is advanced, the stream has not begun.
+    /// The slot is advanced, and the stream has not started.
     SlotAdvanced,
-    /// What was set aside is stored, the position has not passed it.
+    /// Parked events are stored, and the position has not passed them.
     Parked,
-    /// Parked events are sent, their transaction is open.
+    /// Parked events have been sent, and their transaction is open.
     ReleaseSent,
-    /// They are durable and still in the table of parked events.
+    /// They are durable in Kafka and still in the table of parked events.
     ReleaseCommitted,
-    /// They are off that table, the position still names them.
+    /// They are deleted from that table, and the position still contains them.
     Released,
-    /// Events that were due are in the outbox, nobody here knows yet.
+    /// Due events are in the outbox, but this process has not received the result.
     ScheduledMoved,
-    // === of a subscriber ===
-    /// A handler has had its effect, the transaction is open.
+    // === subscriber ===
+    /// A handler has had its effect, and the transaction is open.
     EffectMade,
-    /// The effect is committed, the offset is not.
+    /// The effect is committed, and the offset is not.
     EffectCommitted,
 }
 
@@ -67,7 +68,7 @@ impl Step {
     }
 }
 
-/// A place and the time at which a test wants something there: `place:3` in a variable of the environment.
+/// Place and count from an environment variable: `place:3`.
 #[cfg(debug_assertions)]
 struct Wanted {
     place: String,
@@ -79,7 +80,10 @@ impl Wanted {
     fn of(variable: &str) -> Option<Self> {
         let text = std::env::var(variable).ok()?;
         let (place, times) = text.split_once(':').unwrap_or((&text, "1"));
-        Some(Self { place: place.to_owned(), times: times.parse().unwrap_or(1).into() })
+        Some(Self {
+            place: place.to_owned(),
+            times: times.parse().unwrap_or(1).into(),
+        })
     }
 
     fn is_now(&self, place: &str) -> bool {
@@ -87,12 +91,17 @@ impl Wanted {
     }
 }
 
-/// Ends the process if a test wants it to end here.
+/// Ends the process if a test has selected this step.
 #[cfg(debug_assertions)]
 pub(crate) fn reached(step: Step) {
-    static WANTED: std::sync::LazyLock<Option<Wanted>> = std::sync::LazyLock::new(|| Wanted::of("TIDINGS_TEST_DIE_AT"));
-    if WANTED.as_ref().is_some_and(|wanted| wanted.is_now(step.word())) {
-        // No handler runs, no buffer is flushed, no connection is closed in order.
+    static WANTED: std::sync::LazyLock<Option<Wanted>> =
+        std::sync::LazyLock::new(|| Wanted::of("TIDINGS_TEST_DIE_AT"));
+    if WANTED
+        .as_ref()
+        .is_some_and(|wanted| wanted.is_now(step.word()))
+    {
+        // `abort` runs no handlers, flushes no buffers and closes no connections, as with
+        // `kill -9`.
         std::process::abort();
     }
 }
@@ -100,10 +109,11 @@ pub(crate) fn reached(step: Step) {
 #[cfg(not(debug_assertions))]
 pub(crate) fn reached(_: Step) {}
 
-/// Blocks this thread for ever if a test wants the Kafka client to hang in this call.
+/// Blocks this thread forever if a test has selected this call of the Kafka client.
 #[cfg(debug_assertions)]
 pub(crate) fn called(call: &str) {
-    static WANTED: std::sync::LazyLock<Option<Wanted>> = std::sync::LazyLock::new(|| Wanted::of("TIDINGS_TEST_HANG_IN"));
+    static WANTED: std::sync::LazyLock<Option<Wanted>> =
+        std::sync::LazyLock::new(|| Wanted::of("TIDINGS_TEST_HANG_IN"));
     if WANTED.as_ref().is_some_and(|wanted| wanted.is_now(call)) {
         loop {
             std::thread::park();

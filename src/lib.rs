@@ -1,8 +1,11 @@
-//! An event bus for services that own a Postgres database: a transactional outbox, and a relay that moves committed events to Kafka.
+//! Event bus for services that own a Postgres database: a transactional outbox, a relay that
+//! publishes committed events to Kafka, and subscribers that handle them.
 //!
-//! A service inserts its event by the transaction that changes its data. So the event exists if and only if the change does, whether
-//! Kafka is up or not. A relay, `tidings relay`, sends each committed event to Kafka: exactly once for readers of committed
-//! records, keyed by aggregate, each aggregate's events in order. It streams the write-ahead log, and reads the table while it is behind.
+//! A service inserts its event in the transaction that changes its data, so the event exists if and
+//! only if the change does, whether or not Kafka is available. A relay (`tidings relay`) publishes
+//! each committed event to Kafka. Readers of committed records see each event exactly once. The
+//! record key is the aggregate's id, and the events of one aggregate keep their order. The relay
+//! streams the write-ahead log, and reads the table while it lags behind.
 //!
 //! # Publish
 //!
@@ -19,10 +22,17 @@
 //!     order_id: i64,
 //! }
 //!
-//! async fn cancel(pool: &PgPool, outbox: &Outbox, order_id: i64) -> Result<(), Box<dyn std::error::Error>> {
+//! async fn cancel(
+//!     pool: &PgPool,
+//!     outbox: &Outbox,
+//!     order_id: i64,
+//! ) -> Result<(), Box<dyn std::error::Error>> {
 //!     let mut tx = pool.begin().await?;
-//!     // The update locks the order's row, so this order's events have the order of its changes.
-//!     sqlx::query("update orders set cancelled = true where id = $1").bind(order_id).execute(&mut *tx).await?;
+//!     // The update locks the order's row, so its events are in the order of its changes.
+//!     sqlx::query("update orders set cancelled = true where id = $1")
+//!         .bind(order_id)
+//!         .execute(&mut *tx)
+//!         .await?;
 //!     outbox.publish(&mut tx, &OrderCancelled { order_id }).await?;
 //!     tx.commit().await?;
 //!     Ok(())
@@ -30,18 +40,21 @@
 //!
 //! async fn start() -> Result<(PgPool, Outbox), Box<dyn std::error::Error>> {
 //!     let pool = PgPool::connect("postgres://localhost/shop").await?;
-//!     tidings::migrate(&pool).await?; // creates the schema `tidings`; does nothing when it is there
+//!     tidings::migrate(&pool).await?; // creates the schema `tidings` unless it exists
 //!     Ok((pool, Outbox::new()))
 //! }
 //! # }
 //! ```
 //!
-//! [`DomainEvent`](trait@event::DomainEvent) names the event and its aggregate. The module `outbox` has the rest: several events by one statement, headers, topics,
-//! tombstones, and the lock for aggregates without a row. Any other language publishes by an `insert`.
+//! [`DomainEvent`](trait@event::DomainEvent) defines the type of the event and its aggregate. The
+//! module `outbox` documents the rest: several events in one statement, headers, topics,
+//! tombstones, and the lock for aggregates without a row. Programs in other languages publish with
+//! an `insert`.
 //!
 //! # Relay
 //!
-//! The binary is the usual way to run one: `tidings relay`, beside each database, two of them for a quick take-over. As a library it is `relay::Relay`:
+//! The usual way to run a relay is the binary: `tidings relay` for each database, in two instances
+//! for a quick failover. As a library, use `relay::Relay`:
 //!
 //! ```no_run
 //! # #[cfg(feature = "relay")]
@@ -52,7 +65,7 @@
 //!
 //! let database = postgres::Settings::parse("postgres://relay@localhost/shop")?;
 //! let brokers = kafka::Settings { brokers: "localhost:9092".into(), ..Default::default() };
-//! let shutdown = CancellationToken::new(); // cancel it: the relay drains and returns
+//! let shutdown = CancellationToken::new(); // when it is cancelled, the relay drains and returns
 //! Relay::new(RelayOptions::new(database, brokers))?.run(shutdown).await?;
 //! # Ok(()) }
 //! ```
@@ -70,11 +83,18 @@
 //! # struct OrderPlaced { order_id: i64 }
 //!
 //! async fn reserve(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
-//!     sqlx::query("insert into reservation (order_id) values ($1)").bind(order.order_id).execute(&mut *tx).await?;
-//!     Ok(()) // effect, inbox row and published events commit together, once
+//!     sqlx::query("insert into reservation (order_id) values ($1)")
+//!         .bind(order.order_id)
+//!         .execute(&mut *tx)
+//!         .await?;
+//!     Ok(()) // the effect, the inbox row and published events commit together, once
 //! }
 //!
-//! # async fn start(bus: tidings::Bus, pool: sqlx::PgPool, shutdown: tokio_util::sync::CancellationToken) -> Result<(), tidings::subscriber::RunError> {
+//! # async fn start(
+//! #     bus: tidings::Bus,
+//! #     pool: sqlx::PgPool,
+//! #     shutdown: tokio_util::sync::CancellationToken,
+//! # ) -> Result<(), tidings::subscriber::RunError> {
 //! bus.subscriber("inventory").on(reserve).inbox(pool).run(shutdown).await
 //! # }
 //! # }
@@ -82,39 +102,48 @@
 //!
 //! # Features
 //!
-//! | feature | gives | needs to build |
+//! | feature | provides | build requirements |
 //! |---|---|---|
 //! | none | [`event`], [`DomainEvent`](trait@event::DomainEvent) | Rust |
-//! | `outbox` | `outbox`, `postgres`, [`event`] | the same and a C compiler, for TLS to Postgres |
+//! | `outbox` | `outbox`, `postgres`, [`event`] | Rust and a C compiler, for TLS to Postgres |
 //! | `kafka` | `kafka` | a C and C++ compiler and make, for librdkafka |
 //! | `resilience` (default) | `resilience` | Rust |
 //! | `health` | `health` | Rust |
-//! | `metrics` | metrics of `subscriber`, `saga` and `resilience` for `prometheus-client` | Rust |
-//! | `relay` | `relay`, with `outbox` and `kafka` | the same |
-//! | `subscriber` | `subscriber`, `saga`, `testing`, with `outbox` and `kafka` | the same |
-//! | `cli` (default) | the binary, `admin`, with `relay` and `subscriber` | the same |
+//! | `metrics` | metrics for `prometheus-client` (1) | Rust |
+//! | `relay` | `relay`, with `outbox` and `kafka` | those of `outbox` and `kafka` |
+//! | `subscriber` | `subscriber`, `saga`, `testing` (2) | those of `outbox` and `kafka` |
+//! | `cli` (default) | the binary, `admin` (3) | those of `outbox` and `kafka` |
 //! | `kafka-tls` (default) | TLS and SASL/SCRAM to Kafka | OpenSSL's headers and pkg-config |
-//! | `kafka-tls-vendored` | the same, OpenSSL built from source | Perl and make |
+//! | `kafka-tls-vendored` | the same, with OpenSSL built from source | Perl and make |
 //!
-//! A service that only publishes: `tidings = { version = "0.1", default-features = false, features = ["outbox"] }`.
+//! 1. Metrics of `subscriber`, `saga` and `resilience`.
+//! 2. It includes `outbox` and `kafka`.
+//! 3. It includes `relay`, `subscriber`, `health` and `metrics`.
 //!
-//! # Modules, in reading order
+//! A service that only publishes needs
+//! `tidings = { version = "0.1", default-features = false, features = ["outbox"] }`.
 //!
-//! 1. [`event`]: what an event is. No I/O.
-//! 2. `outbox`: publish in the caller's transaction.
-//! 3. `postgres`: settings, migrations, the replication protocol.
-//! 4. `kafka`: the only part that names librdkafka: settings, producer, envelopes, topics.
-//! 5. `relay`: from the log to the topic.
-//! 6. `subscriber`: from the topic to handlers, and their effect.
-//! 7. `saga`: steps over several services, and how they are undone.
-//! 8. `testing`: subscribers and sagas without Kafka.
-//! 9. `resilience`: retry, circuit breaker, bulkhead and timeout around calls that can fail.
-//! 10. `health`: is a service alive, is it ready; named checks, over HTTP.
-//! 11. `admin`: a relay's health and metrics over HTTP.
+//! # Modules
 //!
-//! What is guaranteed, and by which test, is in `docs/guarantees.md`; records are described in `docs/wire-format.md`, running a relay in `docs/operating.md`.
+//! In reading order:
+//!
+//! 1. [`event`]: events and their encoding. No I/O.
+//! 2. `outbox`: publishing in the caller's transaction.
+//! 3. `postgres`: settings, migrations and the replication protocol.
+//! 4. `kafka`: settings, producer, envelopes and topics. The only module that uses librdkafka.
+//! 5. `relay`: the path of events from the write-ahead log to the topics.
+//! 6. `subscriber`: the path of events from the topics to the handlers and their effects.
+//! 7. `saga`: processes of several steps across services, and their compensation.
+//! 8. `testing`: tests of subscribers and sagas without Kafka.
+//! 9. `resilience`: retry, circuit breaker, bulkhead and timeout for calls that can fail.
+//! 10. `health`: liveness and readiness over HTTP, from named checks.
+//! 11. `admin`: health and metrics of a relay over HTTP.
+//!
+//! `docs/guarantees.md` lists the guarantees and the tests that prove them. `docs/wire-format.md`
+//! describes the records, and `docs/operating.md` the operation of a relay.
 
-// `cli/output.rs` and `cli/stderr.rs` write without panics and delays; nothing else writes to the standard streams.
+// `cli/output.rs` and `cli/stderr.rs` write without panics and delays. No other module writes to
+// the standard streams.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 #[cfg(feature = "cli")]
@@ -129,6 +158,8 @@ mod failpoint;
 pub mod health;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "cli")]
+mod operator;
 #[cfg(feature = "outbox")]
 pub mod outbox;
 #[cfg(feature = "outbox")]
@@ -156,7 +187,7 @@ pub use subscriber::{Bus, Subscriber, debug_handler};
 #[doc(hidden)]
 pub mod fuzzing;
 
-// The derive macro names the crate by this path, inside it too.
+// The derive macro refers to the crate by this path, also within the crate itself.
 extern crate self as tidings;
 
 /// Compiles the README's examples.

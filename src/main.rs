@@ -1,6 +1,7 @@
-//! The binary. See `tidings --help`.
+//! Binary `tidings`. See `tidings --help`.
 
-/// Half the CPU of the relay, and of librdkafka within it: see the dependency.
+/// Allocator of the process. It halves the CPU time of the relay, including librdkafka; see the
+/// dependency in `Cargo.toml`.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

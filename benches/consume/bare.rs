@@ -1,4 +1,6 @@
-//! The limits: librdkafka's consumer alone, whose records nobody looks at, and the same with a parser, which is the least that a handler of typed events costs.
+//! Upper limits: librdkafka's consumer alone, and the same consumer with a JSON parser.
+//!
+//! A parser is the least work that a handler of typed events can do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,20 +14,21 @@ use crate::harness::Outcome;
 use crate::report::Measured;
 use crate::scenarios::{OrderPlaced, cpu_seconds};
 
-/// How long no record may come.
+/// Time without a record after which a run fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Partitions of the topic, and by how many threads they are parsed: one a core of the machine that the figures are of.
+/// Partitions of the topic. They are parsed by one thread per core of the reference machine.
 const PARTITIONS: i32 = 8;
 const THREADS: usize = 2;
 
-/// How many records of a partition are read before the next has its turn.
+/// Records that are read from one partition before the next one.
 const TURN: usize = 128;
 
-/// Reads the whole topic once, by one thread.
+/// Reads the whole topic once, on one thread.
 ///
 /// # Errors
-/// What the client says.
+///
+/// Returns the error of the Kafka client, or an error if no record arrives within [`PATIENCE`].
 pub(crate) fn read(brokers: &str, topic: &str, records: u64) -> Outcome<Measured> {
     let before = cpu_seconds();
     let consumer = consumer(brokers)?;
@@ -35,9 +38,13 @@ pub(crate) fn read(brokers: &str, topic: &str, records: u64) -> Outcome<Measured
         match consumer.poll(Duration::from_secs(1)) {
             Some(Ok(_)) => read += 1,
             Some(Err(error)) => return Err(error.into()),
-            // A rebalance ends a poll too.
+            // A poll can also return early, e.g. because of a rebalance.
             None if last.elapsed() < PATIENCE => continue,
-            None => return Err(format!("no record within {PATIENCE:?} after {read} of {records}").into()),
+            None => {
+                return Err(
+                    format!("no record within {PATIENCE:?} after {read} of {records}").into(),
+                );
+            }
         }
         if read % 1_000 == 0 {
             last = Instant::now();
@@ -47,14 +54,22 @@ pub(crate) fn read(brokers: &str, topic: &str, records: u64) -> Outcome<Measured
     measured(records, began, before)
 }
 
-/// Reads the whole topic once by a thread a core, each of which has its partitions' queues, and parses each record by serde_json: nothing else.
+/// Reads the whole topic once on [`THREADS`] threads and parses each record with serde_json.
+///
+/// Each thread polls the queues of its own partitions.
 ///
 /// # Errors
-/// What the client says, or a record that is no such event.
+///
+/// Returns the error of the Kafka client or of the parser, or an error if no record arrives within
+/// [`PATIENCE`].
 pub(crate) fn parse(brokers: &str, topic: &str, records: u64) -> Outcome<Measured> {
     let before = cpu_seconds();
     let consumer = Arc::new(consumer(brokers)?);
-    let queues = (0..PARTITIONS).map(|partition| consumer.split_partition_queue(topic, partition).ok_or("a partition has no queue"));
+    let queues = (0..PARTITIONS).map(|partition| {
+        consumer
+            .split_partition_queue(topic, partition)
+            .ok_or("a partition has no queue")
+    });
     let mut queues = queues.collect::<Result<Vec<_>, _>>()?;
     let mut from_the_beginning = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
@@ -74,10 +89,16 @@ pub(crate) fn parse(brokers: &str, topic: &str, records: u64) -> Outcome<Measure
                     let mut turn = 0;
                     for queue in &own {
                         for _ in 0..TURN {
-                            let Some(message) = queue.poll(Duration::ZERO) else { break };
+                            let Some(message) = queue.poll(Duration::ZERO) else {
+                                break;
+                            };
                             let message = message.map_err(|error| error.to_string())?;
-                            let text = std::str::from_utf8(message.payload().unwrap_or_default()).map_err(|error| error.to_string())?;
-                            std::hint::black_box(serde_json::from_str::<OrderPlaced>(text).map_err(|error| error.to_string())?);
+                            let text = std::str::from_utf8(message.payload().unwrap_or_default())
+                                .map_err(|error| error.to_string())?;
+                            std::hint::black_box(
+                                serde_json::from_str::<OrderPlaced>(text)
+                                    .map_err(|error| error.to_string())?,
+                            );
                             turn += 1;
                         }
                     }
@@ -101,7 +122,12 @@ pub(crate) fn parse(brokers: &str, topic: &str, records: u64) -> Outcome<Measure
                 began = Some(Instant::now());
             }
         }
-        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?.map_err(Into::into))
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .map_err(|_| "a thread panicked")?
+                .map_err(Into::into)
+        })
     })?;
     measured(records, began, before)
 }
@@ -110,10 +136,13 @@ fn consumer(brokers: &str) -> Outcome<BaseConsumer> {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", brokers)
-        .set("group.id", format!("bench-{}", uuid::Uuid::now_v7().simple()))
+        .set(
+            "group.id",
+            format!("bench-{}", uuid::Uuid::now_v7().simple()),
+        )
         .set("auto.offset.reset", "earliest")
         .set("enable.auto.commit", "false")
-        // As the subscriber has them; the queue is as large as librdkafka likes it.
+        // The subscriber's settings, except that the queue keeps librdkafka's default size.
         .set("enable.metrics.push", "false")
         .set("fetch.queue.backoff.ms", "5")
         .set("fetch.wait.max.ms", "50");
@@ -122,5 +151,10 @@ fn consumer(brokers: &str) -> Outcome<BaseConsumer> {
 
 fn measured(records: u64, began: Option<Instant>, cpu_before: f64) -> Outcome<Measured> {
     let seconds = began.map_or(f64::NAN, |began| began.elapsed().as_secs_f64());
-    Ok(Measured { records, seconds, cpu_seconds: cpu_seconds() - cpu_before, peak_megabytes: 0.0 })
+    Ok(Measured {
+        records,
+        seconds,
+        cpu_seconds: cpu_seconds() - cpu_before,
+        peak_megabytes: 0.0,
+    })
 }

@@ -1,4 +1,4 @@
-//! A topic with plain JSON events, as any publisher would write them.
+//! A topic filled with plain JSON events, as any publisher would write them.
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -9,11 +9,18 @@ use rdkafka::{ClientConfig, producer::DefaultProducerContext};
 
 use crate::harness::Outcome;
 
-/// A new topic of eight partitions with this many records over this many keys.
+/// Creates a topic of eight partitions with `records` records over `keys` keys.
 pub(crate) async fn topic(brokers: &str, records: u64, keys: u64) -> Outcome<String> {
     let topic = format!("bench-consume-{}", uuid::Uuid::now_v7().simple());
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
-    admin.create_topics([&NewTopic::new(&topic, 8, TopicReplication::Fixed(1))], &AdminOptions::new()).await?;
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()?;
+    admin
+        .create_topics(
+            [&NewTopic::new(&topic, 8, TopicReplication::Fixed(1))],
+            &AdminOptions::new(),
+        )
+        .await?;
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("partitioner", "murmur2_random")
@@ -22,10 +29,13 @@ pub(crate) async fn topic(brokers: &str, records: u64, keys: u64) -> Outcome<Str
         .set("compression.type", "none")
         .create()?;
     for n in 0..records {
-        // A multiplicative hash: keys come in no order, each as often as the others.
+        // A multiplicative hash, so that keys arrive in no particular order and equally often.
         let key = format!("k-{:05}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys);
         let value = format!(
-            r#"{{"event_id":"{n:032x}","order_id":"{key}","seq":{n},"customer":"c-{:05}","total_cents":{},"currency":"EUR","lines":[{{"sku":"SKU-{:04}","qty":{},"price_cents":1999}}],"occurred_at":"2026-11-24T10:00:00.000Z"}}"#,
+            "{{\"event_id\":\"{n:032x}\",\"order_id\":\"{key}\",\"seq\":{n},\
+             \"customer\":\"c-{:05}\",\"total_cents\":{},\"currency\":\"EUR\",\
+             \"lines\":[{{\"sku\":\"SKU-{:04}\",\"qty\":{},\"price_cents\":1999}}],\
+             \"occurred_at\":\"2026-11-24T10:00:00.000Z\"}}",
             n * 31 % 50_000,
             1_000 + n % 9_000,
             n % 10_000,
@@ -35,7 +45,9 @@ pub(crate) async fn topic(brokers: &str, records: u64, keys: u64) -> Outcome<Str
         loop {
             match producer.send(record) {
                 Ok(()) => break,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => record = back,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    record = back
+                }
                 Err((error, _)) => return Err(error.into()),
             }
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;

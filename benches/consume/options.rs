@@ -1,71 +1,77 @@
-//! What to measure.
+//! Command line of the benchmark.
 
 use clap::{Parser, ValueEnum};
 
-/// How fast a subscriber handles what is in a topic.
+/// Measures how fast a subscriber handles the backlog of a topic.
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench consume --")]
 pub(crate) struct Options {
-    /// What to measure; several separated by commas. All unless given.
+    /// Scenarios to measure, separated by commas. Defaults to all.
     #[arg(long = "scenario", value_delimiter = ',')]
     scenarios: Vec<Scenario>,
-    /// Records in the topic, in place of each scenario's own number.
+    /// Number of records in the topic. Defaults to the scenario's own number.
     #[arg(long)]
     pub(crate) records: Option<u64>,
-    /// Rounds of each scenario.
+    /// Number of rounds per scenario.
     #[arg(long, default_value_t = 1)]
     pub(crate) rounds: usize,
-    /// Neither consumers of the JVM, which Maven fetches once, nor pgbench.
+    /// Skip the JVM consumers (Maven downloads them once) and pgbench.
     #[arg(long)]
     pub(crate) no_peers: bool,
-    /// Handle the topic by one scenario, with this database, and say what it took: what each round starts as a process of its own.
+    /// Run one scenario against this database and print its figures. Each round runs as such a
+    /// child process.
     #[arg(long, hide = true, requires = "topic", requires = "brokers")]
     pub(crate) measure: Option<String>,
-    /// Another Kafka.
+    /// Bootstrap servers of another Kafka cluster.
     #[arg(long)]
     pub(crate) brokers: Option<String>,
-    /// A topic that is there, with as many records as --records says.
+    /// An existing topic that holds as many records as --records.
     #[arg(long, requires = "records")]
     pub(crate) topic: Option<String>,
 }
 
-/// What the handler does, and how many run at once.
+/// Work of the handler, and the number of concurrent handlers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Scenario {
-    /// Nothing but reading the event.
+    /// Only decodes the event.
     NoWork,
-    /// Waits for 1 ms, 256 at once.
+    /// Waits for 1 ms; 256 handlers run concurrently.
     OneMilli,
-    /// Waits for 10 ms, 1,024 at once.
+    /// Waits for 10 ms; 1,024 handlers run concurrently.
     TenMilli,
-    /// Waits for 1 ms, 256 at once, with 200 keys.
+    /// Waits for 1 ms; 256 handlers run concurrently. The topic has only 200 keys.
     FewKeys,
-    /// One update, with an inbox, one event a transaction, on 16 connections.
+    /// One update with an inbox: one event per transaction, on 16 connections.
     EffectOnce,
-    /// The same, 32 events a transaction.
+    /// One update with an inbox: 32 events per transaction.
     #[value(name = "batch-32")]
     Batch32,
-    /// The same, 100 events a transaction.
+    /// One update with an inbox: 100 events per transaction.
     #[value(name = "batch-100")]
     Batch100,
-    /// One update for all of up to 32 events.
+    /// One set-based update for up to 32 events.
     SetBased,
 }
 
-/// How events are handled by transactions.
+/// Transactions of a scenario with an inbox.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transactions {
-    /// How many at once. There are twice as many handlers: the next one begins by the message that commits one before.
+    /// Number of connections. There are twice as many handlers, because the message that commits
+    /// one transaction also begins the next one.
     pub(crate) connections: usize,
-    /// Events in each.
+    /// Events per transaction.
     pub(crate) events: usize,
-    /// By one update for all of them.
+    /// One statement updates the rows of all events of a transaction.
     pub(crate) at_once: bool,
 }
 
 impl Options {
     pub(crate) fn scenarios(&self) -> Vec<Scenario> {
-        if self.scenarios.is_empty() { Scenario::value_variants().to_vec() } else { self.scenarios.clone() }
+        if self.scenarios.is_empty() {
+            Scenario::value_variants().to_vec()
+        } else {
+            self.scenarios.clone()
+        }
     }
 }
 
@@ -81,10 +87,13 @@ impl Scenario {
     }
 
     pub(crate) fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
     }
 
-    /// How many microseconds a handler without an inbox waits, and how many run at once.
+    /// Returns the handler's wait in microseconds and the concurrency, or `None` if the scenario
+    /// uses an inbox.
     pub(crate) fn waits(self) -> Option<(u64, usize)> {
         match self {
             Self::NoWork => Some((0, 64)),
@@ -94,7 +103,7 @@ impl Scenario {
         }
     }
 
-    /// What its transactions hold, if it has an inbox.
+    /// Returns the shape of the transactions, or `None` if the scenario uses no inbox.
     pub(crate) fn transactions(self) -> Option<Transactions> {
         let (connections, events, at_once) = match self {
             Self::EffectOnce => (16, 1, false),
@@ -103,7 +112,11 @@ impl Scenario {
             Self::SetBased => (8, 32, true),
             Self::NoWork | Self::OneMilli | Self::TenMilli | Self::FewKeys => return None,
         };
-        Some(Transactions { connections, events, at_once })
+        Some(Transactions {
+            connections,
+            events,
+            at_once,
+        })
     }
 
     pub(crate) fn keys(self) -> u64 {

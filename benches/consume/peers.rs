@@ -1,4 +1,4 @@
-//! The peers: consumers of the JVM with the same work.
+//! Peers: JVM consumers that do the same work.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use crate::harness::{Outcome, process::Process};
 use crate::options::Scenario;
 use crate::report::Measured;
 
-/// How long a peer may take for its rounds: one that needs longer is left out.
+/// Time limit for all rounds of a peer. A peer that needs longer is skipped.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// The second round counts: the first one's Java is cold.
+/// The last round counts, because the JVM is cold in the first one.
 const ROUNDS: usize = 2;
 
-/// A consumer of the JVM; its settings are the files in `benches/peers/`.
+/// A JVM consumer. Its program and dependencies are the files in `benches/peers/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Peer {
     ParallelConsumer,
@@ -26,7 +26,7 @@ pub(crate) enum Peer {
 impl Peer {
     pub(crate) const ALL: [Self; 2] = [Self::ParallelConsumer, Self::SpringKafka];
 
-    /// The name of its jars in the cache, what they are, and the program.
+    /// Returns the name of its jars in the cache, its Maven POM and its program.
     fn files(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::ParallelConsumer => (
@@ -34,25 +34,38 @@ impl Peer {
                 include_str!("../peers/parallel-consumer/pom.xml"),
                 include_str!("../peers/parallel-consumer/Peer.java"),
             ),
-            Self::SpringKafka => {
-                ("spring-kafka-4.1.0", include_str!("../peers/spring-kafka/pom.xml"), include_str!("../peers/spring-kafka/Peer.java"))
-            }
+            Self::SpringKafka => (
+                "spring-kafka-4.1.0",
+                include_str!("../peers/spring-kafka/pom.xml"),
+                include_str!("../peers/spring-kafka/Peer.java"),
+            ),
         }
     }
 
-    /// Reads the whole topic; nothing if the scenario is not for it.
+    /// Reads the whole topic. Returns `None` if the scenario does not apply to this peer.
     ///
     /// # Errors
-    /// When it is not to be had, or takes too long.
-    pub(crate) fn run(self, scenario: Scenario, brokers: &str, topic: &str, records: u64) -> Outcome<Option<Measured>> {
-        let Some((wait_micros, concurrency)) = scenario.waits() else { return Ok(None) };
-        // A thread a partition waits for one record at a time: 8,000/s at best, which nobody need wait for.
+    ///
+    /// Returns an error if the peer is not available or exceeds [`PATIENCE`].
+    pub(crate) fn run(
+        self,
+        scenario: Scenario,
+        brokers: &str,
+        topic: &str,
+        records: u64,
+    ) -> Outcome<Option<Measured>> {
+        let Some((wait_micros, concurrency)) = scenario.waits() else {
+            return Ok(None);
+        };
+        // One thread per partition handles one record at a time: at most 8,000 records/s, which
+        // would take too long.
         if self == Self::SpringKafka && wait_micros > 0 {
             return Ok(None);
         }
         let (name, pom, program) = self.files();
         let (java, jars) = (Java::newest()?, java::jars(name, pom)?);
-        let folder = std::env::temp_dir().join(format!("tidings-bench-{name}-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("tidings-bench-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder)?;
         let source = folder.join("Peer.java");
         fs::write(&source, program)?;
@@ -60,8 +73,10 @@ impl Peer {
             "-Xmx1g".to_owned(),
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=error".to_owned(),
             "-cp".to_owned(),
-            java::class_path(&jars)?.into_string().map_err(|_| "a cache folder that is not UTF-8")?,
-            // Java compiles a single file by itself; that needs a JDK.
+            java::class_path(&jars)?
+                .into_string()
+                .map_err(|_| "the path of the cache folder is not UTF-8")?,
+            // Java compiles and runs a single source file, which requires a JDK.
             source.display().to_string(),
             brokers.to_owned(),
             topic.to_owned(),
@@ -79,12 +94,15 @@ impl Peer {
     }
 }
 
-/// What the program says of its last round.
+/// Waits for the program's last round and returns its figures.
 fn until_done(process: &Process, log: &PathBuf, records: u64) -> Outcome<Measured> {
     let (until, mut cpu_before) = (Instant::now() + PATIENCE, 0.0);
     loop {
         let text = fs::read_to_string(log)?;
-        let rounds: Vec<f64> = text.lines().filter_map(|line| line.strip_prefix("seconds ")?.trim().parse().ok()).collect();
+        let rounds: Vec<f64> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("seconds ")?.trim().parse().ok())
+            .collect();
         let cost = process.cost();
         if rounds.len() < ROUNDS {
             process.still_runs()?;
@@ -98,6 +116,11 @@ fn until_done(process: &Process, log: &PathBuf, records: u64) -> Outcome<Measure
             continue;
         }
         let seconds = rounds[ROUNDS - 1];
-        return Ok(Measured { records, seconds, cpu_seconds: cost.cpu_seconds - cpu_before, peak_megabytes: cost.peak_megabytes });
+        return Ok(Measured {
+            records,
+            seconds,
+            cpu_seconds: cost.cpu_seconds - cpu_before,
+            peak_megabytes: cost.peak_megabytes,
+        });
     }
 }

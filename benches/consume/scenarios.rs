@@ -1,4 +1,4 @@
-//! The subscribers that are measured.
+//! The measured subscribers.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::timer::Timer;
 
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "order", id = "order_id")]
-#[allow(dead_code, reason = "it is read like an application's")]
+#[allow(dead_code, reason = "fields are decoded but not read")]
 pub(crate) struct OrderPlaced {
     order_id: String,
     seq: u64,
@@ -39,16 +39,23 @@ async fn nothing(Event(order): Event<OrderPlaced>) -> Result<(), HandlerError> {
     Ok(())
 }
 
-async fn wait(Event(order): Event<OrderPlaced>, State((timer, time)): State<(Timer, Duration)>) -> Result<(), HandlerError> {
+async fn wait(
+    Event(order): Event<OrderPlaced>,
+    State((timer, time)): State<(Timer, Duration)>,
+) -> Result<(), HandlerError> {
     std::hint::black_box(order);
     timer.sleep(time).await;
     Ok(())
 }
 
 impl OrderPlaced {
-    /// The row that is its aggregate's: nobody else's, so that two handlers never wait for each other.
+    /// Returns the id of the account row of this aggregate. No other aggregate uses the row, so two
+    /// handlers never wait for each other.
     fn account(&self) -> i32 {
-        self.order_id.trim_start_matches("k-").parse().expect("a number")
+        self.order_id
+            .trim_start_matches("k-")
+            .parse()
+            .expect("a number")
     }
 }
 
@@ -62,41 +69,98 @@ async fn update(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), Hand
 }
 
 async fn update_all(orders: Batch<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
-    let (ids, cents): (Vec<i32>, Vec<i64>) = orders.iter().map(|order| (order.account(), order.total_cents)).unzip();
+    let (ids, cents): (Vec<i32>, Vec<i64>) = orders
+        .iter()
+        .map(|order| (order.account(), order.total_cents))
+        .unzip();
     let sql = "update account set cents = account.cents + n.cents
-        from (select id, sum(cents)::bigint as cents from unnest($1::int[], $2::bigint[]) as u (id, cents) group by id order by id) as n
+        from (
+            select id, sum(cents)::bigint as cents
+            from unnest($1::int[], $2::bigint[]) as u (id, cents) group by id order by id
+        ) as n
         where account.id = n.id";
-    sqlx::query(sql).bind(ids).bind(cents).execute(&mut *tx).await?;
+    sqlx::query(sql)
+        .bind(ids)
+        .bind(cents)
+        .execute(&mut *tx)
+        .await?;
     Ok(())
 }
 
-/// The same in a process of its own, whose memory is the subscriber's alone: filling a topic leaves some behind.
-pub(crate) fn run_apart(scenario: Scenario, brokers: &str, database: &str, topic: &str, records: u64) -> Outcome<Measured> {
+/// Runs a scenario in a child process, because filling a topic leaves memory allocated in this one.
+pub(crate) fn run_apart(
+    scenario: Scenario,
+    brokers: &str,
+    database: &str,
+    topic: &str,
+    records: u64,
+) -> Outcome<Measured> {
     let mut command = std::process::Command::new(std::env::current_exe()?);
-    command.args(["--measure", database, "--scenario", &scenario.name(), "--records", &records.to_string()]);
-    let done = command.args(["--brokers", brokers, "--topic", topic]).stderr(std::process::Stdio::inherit()).output()?;
+    command.args([
+        "--measure",
+        database,
+        "--scenario",
+        &scenario.name(),
+        "--records",
+        &records.to_string(),
+    ]);
+    let done = command
+        .args(["--brokers", brokers, "--topic", topic])
+        .stderr(std::process::Stdio::inherit())
+        .output()?;
     let said = String::from_utf8_lossy(&done.stdout);
-    let figures: Vec<f64> = said.split_whitespace().filter_map(|figure| figure.parse().ok()).collect();
-    let [seconds, cpu_seconds, peak_megabytes] = figures[..] else { return Err(format!("{} says {said:?}", scenario.name()).into()) };
-    Ok(Measured { records, seconds, cpu_seconds, peak_megabytes })
+    let figures: Vec<f64> = said
+        .split_whitespace()
+        .filter_map(|figure| figure.parse().ok())
+        .collect();
+    let [seconds, cpu_seconds, peak_megabytes] = figures[..] else {
+        return Err(format!("{} printed {said:?}", scenario.name()).into());
+    };
+    Ok(Measured {
+        records,
+        seconds,
+        cpu_seconds,
+        peak_megabytes,
+    })
 }
 
-/// Handles the whole topic once, by a new group; what it took.
-pub(crate) async fn run(scenario: Scenario, brokers: &str, database: &str, topic: &str, records: u64) -> Outcome<Measured> {
-    let bus = Bus::new(kafka::Settings { brokers: brokers.into(), ..kafka::Settings::default() });
+/// Handles the whole topic once in a new consumer group and returns the figures.
+pub(crate) async fn run(
+    scenario: Scenario,
+    brokers: &str,
+    database: &str,
+    topic: &str,
+    records: u64,
+) -> Outcome<Measured> {
+    let bus = Bus::new(kafka::Settings {
+        brokers: brokers.into(),
+        ..kafka::Settings::default()
+    });
     let shutdown = CancellationToken::new();
     let before = cpu_seconds();
     let (statistics, task) = match scenario {
         Scenario::NoWork => start(subscriber(&bus, topic).on(nothing), &shutdown),
         Scenario::OneMilli | Scenario::FewKeys | Scenario::TenMilli => {
-            let (micros, concurrency) = scenario.waits().ok_or("it waits")?;
+            let (micros, concurrency) = scenario.waits().ok_or("the scenario has no wait")?;
             let state = (Timer::start(), Duration::from_micros(micros));
-            start(subscriber(&bus, topic).on(wait).state(state).concurrency(concurrency), &shutdown)
+            start(
+                subscriber(&bus, topic)
+                    .on(wait)
+                    .state(state)
+                    .concurrency(concurrency),
+                &shutdown,
+            )
         }
         Scenario::EffectOnce | Scenario::Batch32 | Scenario::Batch100 | Scenario::SetBased => {
-            let Transactions { connections, events, at_once } = scenario.transactions().ok_or("it has an inbox")?;
+            let Transactions {
+                connections,
+                events,
+                at_once,
+            } = scenario.transactions().ok_or("the scenario has no inbox")?;
             let pool = pool(database, u32::try_from(connections)?).await?;
-            let subscriber = subscriber(&bus, topic).concurrency(2 * connections).batch(events);
+            let subscriber = subscriber(&bus, topic)
+                .concurrency(2 * connections)
+                .batch(events);
             match at_once {
                 true => start(subscriber.on(update_all).inbox(pool), &shutdown),
                 false => start(subscriber.on(update).inbox(pool), &shutdown),
@@ -115,17 +179,27 @@ pub(crate) async fn run(scenario: Scenario, brokers: &str, database: &str, topic
     }
     let seconds = began.map_or(f64::NAN, |began| began.elapsed().as_secs_f64());
     let cpu = cpu_seconds() - before;
-    let measured = Measured { records, seconds, cpu_seconds: cpu, peak_megabytes: peak_megabytes() };
+    let measured = Measured {
+        records,
+        seconds,
+        cpu_seconds: cpu,
+        peak_megabytes: peak_megabytes(),
+    };
     shutdown.cancel();
     task.await??;
     Ok(measured)
 }
 
 fn subscriber<S: Send + Sync + 'static>(bus: &Bus, topic: &str) -> Subscriber<S> {
-    bus.subscriber(format!("bench-{}", Uuid::now_v7().simple())).topic::<OrderPlaced>(topic).assume::<OrderPlaced>()
+    bus.subscriber(format!("bench-{}", Uuid::now_v7().simple()))
+        .topic::<OrderPlaced>(topic)
+        .assume::<OrderPlaced>()
 }
 
-type Running = (Statistics, JoinHandle<Result<(), tidings::subscriber::RunError>>);
+type Running = (
+    Statistics,
+    JoinHandle<Result<(), tidings::subscriber::RunError>>,
+);
 
 fn start<S, G, I>(subscriber: Subscriber<S, G, I>, shutdown: &CancellationToken) -> Running
 where
@@ -133,42 +207,65 @@ where
     G: tidings::subscriber::StateReady<S> + Send + 'static,
     I: tidings::subscriber::InboxReady + Send + 'static,
 {
-    (subscriber.statistics(), tokio::spawn(subscriber.run(shutdown.clone())))
+    (
+        subscriber.statistics(),
+        tokio::spawn(subscriber.run(shutdown.clone())),
+    )
 }
 
 async fn pool(server: &str, connections: u32) -> Outcome<sqlx::PgPool> {
-    // As `docs/subscribing.md` advises.
-    Ok(PgPoolOptions::new().max_connections(connections).test_before_acquire(false).connect(&database(server).await?).await?)
+    // The pool options that `docs/subscribing.md` recommends.
+    Ok(PgPoolOptions::new()
+        .max_connections(connections)
+        .test_before_acquire(false)
+        .connect(&database(server).await?)
+        .await?)
 }
 
-/// A database of its own, with a table to update.
+/// Creates a new database with the table that the handlers update, and returns its URL.
 pub(crate) async fn database(server: &str) -> Outcome<String> {
     let name = format!("bench_{}", Uuid::now_v7().simple());
     let admin = sqlx::PgPool::connect(server).await?;
-    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("create database {name}"))).execute(&admin).await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("create database {name}")))
+        .execute(&admin)
+        .await?;
     let mut url: url::Url = server.parse()?;
     url.set_path(&name);
     let pool = sqlx::PgPool::connect(url.as_str()).await?;
     tidings::migrate(&pool).await?;
-    let table = "create table account (id int primary key, cents bigint not null) with (fillfactor = 50);
+    let table =
+        "create table account (id int primary key, cents bigint not null) with (fillfactor = 50);
         insert into account select g, 0 from generate_series(0, 19999) g; vacuum analyze account";
     for sql in table.split(';') {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&pool).await?;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
+            .execute(&pool)
+            .await?;
     }
     pool.close().await;
     Ok(url.into())
 }
 
-/// User and system time of this process (Linux: `/proc`, in hundredths).
+/// User and system time of this process in seconds. Linux reports hundredths in `/proc`.
 pub(crate) fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+    let fields = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(11)
+        .take(2);
+    fields
+        .filter_map(|ticks| ticks.parse::<f64>().ok())
+        .sum::<f64>()
+        / 100.0
 }
 
 fn peak_megabytes() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:")).and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
     peak.unwrap_or(f64::NAN) / 1024.0
 }

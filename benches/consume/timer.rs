@@ -1,5 +1,8 @@
-//! A timer that is precise to some hundred microseconds: tokio's takes 2.1 ms for one. It looks at the clock by itself while anybody waits, so that who waits wakes
-//! nobody: with a wake-up for each, half of what is measured would be the timer.
+//! A timer with a precision of a few hundred microseconds. A sleep of 1 ms takes 2.1 ms with
+//! tokio's timer.
+//!
+//! The timer thread polls the clock while tasks wait, so that a new waiter does not wake it. With
+//! one wake-up per waiter, half of the measured time would be the timer's.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -7,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-/// How often it looks at the clock; the kernel adds 50 µs.
+/// Polling interval of the thread; the kernel adds about 50 µs.
 const TICK: Duration = Duration::from_micros(50);
 
-/// Wakes whoever waits, by a thread of its own.
+/// Wakes waiting tasks from its own thread.
 #[derive(Clone)]
 pub(crate) struct Timer(Arc<Waiting>);
 
-/// Who waits. All wait equally long, so that whoever came first is due first.
+/// The waiting tasks. All wait equally long, so they become due in the order of their arrival.
 #[derive(Default)]
 struct Waiting {
     due: Mutex<VecDeque<(Instant, oneshot::Sender<()>)>>,
@@ -47,7 +50,10 @@ fn wake(waiting: &Waiting) -> ! {
     loop {
         let mut due = waiting.due.lock().unwrap_or_else(PoisonError::into_inner);
         while due.is_empty() {
-            due = waiting.somebody.wait(due).unwrap_or_else(PoisonError::into_inner);
+            due = waiting
+                .somebody
+                .wait(due)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         let now = Instant::now();
         let count = due.partition_point(|(time, _)| *time <= now);

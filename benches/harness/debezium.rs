@@ -1,4 +1,5 @@
-//! Debezium in Kafka Connect standalone, tuned: the peer. Its settings are the files in `benches/peers/debezium/`.
+//! Debezium in Kafka Connect standalone. Its tuned settings are the files in
+//! `benches/peers/debezium/`.
 
 use std::{fs, path::PathBuf};
 
@@ -6,14 +7,16 @@ use dev_services::java::{self, Java};
 
 use super::{Outcome, outbox::Outbox, process::Process, servers::Servers};
 
-/// The slot Debezium works on.
+/// The replication slot of Debezium.
 pub(crate) const SLOT: &str = "bench_debezium";
 
 const POM: &str = include_str!("../peers/debezium/pom.xml");
-const LOG: &str = "rootLogger.level=warn\nrootLogger.appenderRef.c.ref=c\nappender.c.type=Console\nappender.c.name=c\n\
-                   appender.c.layout.type=PatternLayout\nappender.c.layout.pattern=%d %-5p %c{1}: %m%n\n";
+const LOG: &str = "rootLogger.level=warn\nrootLogger.appenderRef.c.ref=c\n\
+                   appender.c.type=Console\nappender.c.name=c\n\
+                   appender.c.layout.type=PatternLayout\n\
+                   appender.c.layout.pattern=%d %-5p %c{1}: %m%n\n";
 
-/// What it is tuned for.
+/// The goal of the settings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Tuning {
     Drain,
@@ -43,7 +46,7 @@ impl Tuning {
     }
 }
 
-/// How to start Debezium: a Java and the jars.
+/// A Java installation and the jars of Debezium.
 pub(crate) struct Debezium {
     java: Java,
     jars: PathBuf,
@@ -52,7 +55,8 @@ pub(crate) struct Debezium {
 }
 
 impl Debezium {
-    /// Debezium beside these servers; says so if it is not to be had.
+    /// Finds Debezium for these servers. Returns `None` and prints the reason if it is not
+    /// available.
     pub(crate) fn of(servers: &Servers) -> Option<Self> {
         match Self::find(servers.kafka.brokers(), servers.postgres.port()) {
             Ok(debezium) => {
@@ -60,30 +64,42 @@ impl Debezium {
                 Some(debezium)
             }
             Err(error) => {
-                println!("Debezium is left out: {error}");
+                println!("Debezium skipped: {error}");
                 None
             }
         }
     }
 
-    /// The newest Java, and Debezium's jars, fetched once by Maven.
+    /// Finds the newest Java and the jars of Debezium, which Maven downloads once.
     fn find(brokers: String, port: u16) -> Outcome<Self> {
         let java = Java::newest()?;
-        let (_, rest) = POM.split_once("debezium-connector-postgres</artifactId><version>").ok_or("the pom names no Debezium")?;
+        let (_, rest) = POM
+            .split_once("debezium-connector-postgres</artifactId><version>")
+            .ok_or("the pom contains no Debezium")?;
         let version = rest.split('<').next().unwrap_or_default();
         let jars = java::jars(&format!("debezium-{version}"), POM)?;
-        Ok(Self { java, jars, brokers, port })
+        Ok(Self {
+            java,
+            jars,
+            brokers,
+            port,
+        })
     }
 
-    /// What it is, in a line.
+    /// Describes the versions in one line.
     fn describe(&self) -> String {
         let version: Vec<String> = self.java.version.iter().map(u32::to_string).collect();
-        format!("{} (Java {})", self.jars.file_name().unwrap_or_default().display(), version.join("."))
+        format!(
+            "{} (Java {})",
+            self.jars.file_name().unwrap_or_default().display(),
+            version.join(".")
+        )
     }
 
-    /// Starts it on the slot [`SLOT`] of `outbox`, with every event going to `topic`.
+    /// Starts Debezium on the slot [`SLOT`] of `outbox`. All events are published to `topic`.
     pub(crate) fn start(&self, outbox: &Outbox, topic: &str, tuning: Tuning) -> Outcome<Process> {
-        let folder = std::env::temp_dir().join(format!("tidings-bench-debezium-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("tidings-bench-debezium-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir(&folder)?;
         let folder_text = folder.display().to_string();
@@ -98,9 +114,15 @@ impl Debezium {
                 ("STATE", &folder_text),
                 ("REST_PORT", &rest),
             ];
-            values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("${{{name}}}"), value))
+            values.iter().fold(text.to_owned(), |text, (name, value)| {
+                text.replace(&format!("${{{name}}}"), value)
+            })
         };
-        for (name, text) in [("worker", fill(tuning.worker())), ("connector", fill(tuning.connector())), ("log4j2", LOG.to_owned())] {
+        for (name, text) in [
+            ("worker", fill(tuning.worker())),
+            ("connector", fill(tuning.connector())),
+            ("log4j2", LOG.to_owned()),
+        ] {
             fs::write(folder.join(format!("{name}.properties")), text)?;
         }
         let heap = tuning.heap();
@@ -110,7 +132,9 @@ impl Debezium {
             "-XX:+UseParallelGC".to_owned(),
             format!("-Dlog4j2.configurationFile={folder_text}/log4j2.properties"),
             "-cp".to_owned(),
-            java::class_path(&self.jars)?.into_string().map_err(|_| "a cache folder that is not UTF-8")?,
+            java::class_path(&self.jars)?
+                .into_string()
+                .map_err(|_| "the path of the cache folder is not UTF-8")?,
             "org.apache.kafka.connect.cli.ConnectStandalone".to_owned(),
             format!("{folder_text}/worker.properties"),
             format!("{folder_text}/connector.properties"),
@@ -119,8 +143,9 @@ impl Debezium {
     }
 }
 
-/// A port for Connect's REST interface, which nobody uses.
+/// Returns a free port for the REST interface of Kafka Connect, which the benchmark does not use.
 fn free_port() -> String {
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+    let port =
+        std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
     port.map_or_else(|_| "18083".to_owned(), |address| address.port().to_string())
 }

@@ -1,5 +1,6 @@
-//! What the benchmarks share: servers, an outbox with a backlog, relays as child processes, and what they cost.
-#![allow(dead_code, reason = "each benchmark uses its part")]
+//! Shared parts of the benchmarks: servers, an outbox with a backlog, relays as child processes,
+//! and their cost.
+#![allow(dead_code, reason = "each benchmark uses some of the parts")]
 
 pub(crate) mod debezium;
 pub(crate) mod outbox;
@@ -8,10 +9,10 @@ pub(crate) mod servers;
 pub(crate) mod tidings;
 pub(crate) mod topic;
 
-/// Any failure ends a benchmark with its text.
+/// Any error ends a benchmark and is printed.
 pub(crate) type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// What `cargo bench` hands to every benchmark, and the arguments meant for this one.
+/// Returns the process arguments without the flag that `cargo bench` adds.
 pub(crate) fn arguments() -> impl Iterator<Item = String> {
     std::env::args().filter(|argument| argument != "--bench")
 }

@@ -1,4 +1,4 @@
-//! A relay as a child process that never outlives the benchmark, and what it costs (Linux: `/proc`).
+//! A relay as a child process that never outlives the benchmark, and its cost (Linux: `/proc`).
 
 use std::{
     fs::File,
@@ -11,13 +11,16 @@ use std::{
 
 use super::Outcome;
 
-/// Starts the program, says its process id, and kills it once standard input ends: also when the benchmark was killed.
-const KEEPER: &str = r#""$@" </dev/null >&2 & child=$!; echo $child; read -r _; kill -KILL $child 2>/dev/null; wait"#;
+/// Starts the program, prints its process id, and kills it when standard input is closed.
+///
+/// Standard input is closed even if the benchmark itself was killed.
+const KEEPER: &str = r#""$@" </dev/null >&2 & child=$!; echo $child
+read -r _; kill -KILL $child 2>/dev/null; wait"#;
 
-/// How long a relay may take to end after SIGTERM.
+/// Time that a relay has to exit after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// `/proc/PID/stat` counts in these (USER_HZ, a constant of Linux' interface).
+/// Unit of the CPU times in `/proc/PID/stat` (USER_HZ, a constant of the Linux interface).
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A running relay.
@@ -28,7 +31,7 @@ pub(crate) struct Process {
     log: PathBuf,
 }
 
-/// What a process has cost so far.
+/// Cost of a process so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cost {
     pub(crate) cpu_seconds: f64,
@@ -36,35 +39,60 @@ pub(crate) struct Cost {
 }
 
 impl Process {
-    /// Starts `program`; what it prints goes to the file `log`.
+    /// Starts `program`. Its output goes to the file `log`.
     pub(crate) fn start(program: &Path, arguments: &[String], log: &Path) -> Outcome<Self> {
         let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(program).args(arguments);
-        let mut keeper = keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(log)?).spawn()?;
+        keeper
+            .args(["-c", KEEPER, "keeper"])
+            .arg(program)
+            .args(arguments);
+        let mut keeper = keeper
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(log)?)
+            .spawn()?;
         let leash = keeper.stdin.take();
         let mut line = String::new();
         BufReader::new(keeper.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-        Ok(Self { keeper, leash, pid: line.trim().parse()?, log: log.to_owned() })
+        Ok(Self {
+            keeper,
+            leash,
+            pid: line.trim().parse()?,
+            log: log.to_owned(),
+        })
     }
 
-    /// An error with the end of the log once it has ended.
+    /// Verifies that the process is still running.
+    ///
+    /// # Errors
+    ///
+    /// Returns the end of the log if the process has exited.
     pub(crate) fn still_runs(&self) -> Outcome<()> {
         if !has_ended(self.pid) {
             return Ok(());
         }
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
-        Err(format!("the relay ended by itself:\n{}", lines[lines.len().saturating_sub(15)..].join("\n")).into())
+        Err(format!(
+            "the relay exited unexpectedly:\n{}",
+            lines[lines.len().saturating_sub(15)..].join("\n")
+        )
+        .into())
     }
 
-    /// What it has cost since its start.
+    /// Returns the cost of the process since its start.
     pub(crate) fn cost(&self) -> Cost {
-        Cost { cpu_seconds: cpu_seconds(self.pid), peak_megabytes: status_megabytes(self.pid, "VmHWM:") }
+        Cost {
+            cpu_seconds: cpu_seconds(self.pid),
+            peak_megabytes: status_megabytes(self.pid, "VmHWM:"),
+        }
     }
 
-    /// Asks it to end and waits until it has.
+    /// Sends SIGTERM and waits until the process has exited. Kills it after [`STOP_LIMIT`].
     pub(crate) fn stop(mut self) -> Outcome<()> {
-        Command::new("kill").args(["-TERM", &self.pid.to_string()]).status()?;
+        Command::new("kill")
+            .args(["-TERM", &self.pid.to_string()])
+            .status()?;
         let until = Instant::now() + STOP_LIMIT;
         while !has_ended(self.pid) && Instant::now() < until {
             sleep(Duration::from_millis(20));
@@ -87,22 +115,37 @@ impl Drop for Process {
     }
 }
 
-/// CPU seconds of any process, user and system.
+/// CPU seconds of a process, user and system.
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name in parentheses may hold spaces. Fields 14 and 15 of proc_pid_stat(5).
-    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect::<Vec<_>>()).unwrap_or_default();
-    let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
+    // The name in parentheses may contain spaces. Fields 14 and 15 of proc_pid_stat(5).
+    let fields = stat
+        .rsplit_once(") ")
+        .map(|(_, rest)| rest.split(' ').collect::<Vec<_>>())
+        .unwrap_or_default();
+    let ticks = |at: usize| {
+        fields
+            .get(at)
+            .and_then(|ticks| ticks.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
     (ticks(11) + ticks(12)) / TICKS_PER_SECOND
 }
 
 fn has_ended(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+    stat.rsplit_once(") ")
+        .is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
 fn status_megabytes(pid: u32, field: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix(field)?.split_ascii_whitespace().next()?.parse::<f64>().ok());
+    let kilobytes = status.lines().find_map(|line| {
+        line.strip_prefix(field)?
+            .split_ascii_whitespace()
+            .next()?
+            .parse::<f64>()
+            .ok()
+    });
     kilobytes.unwrap_or(0.0) / 1024.0
 }

@@ -4,19 +4,20 @@ use dev_services::{Kafka, KafkaOptions, Postgres, PostgresOptions};
 
 use super::Outcome;
 
-/// The pair, with room to work: no checkpoint and no JVM in its first tier shall decide a comparison.
+/// Both servers, sized so that neither checkpoints nor the first compiler tier of the JVM affect a
+/// comparison.
 pub(crate) struct Servers {
     pub(crate) postgres: Postgres,
     pub(crate) kafka: Kafka,
 }
 
 impl Servers {
-    /// Starts both.
+    /// Starts both servers.
     pub(crate) fn start() -> Outcome<Self> {
         Self::start_with(&[])
     }
 
-    /// As [`start`](Self::start), with more settings for Postgres.
+    /// Starts both servers as [`start`](Self::start) does, with more settings for Postgres.
     pub(crate) fn start_with(settings: &[(&str, &str)]) -> Outcome<Self> {
         let postgres = PostgresOptions::new()
             .set("max_wal_size", "32GB")
@@ -24,19 +25,28 @@ impl Servers {
             .set("shared_buffers", "512MB")
             .set("autovacuum", "off")
             .set("jit", "off");
-        let postgres = settings.iter().fold(postgres, |postgres, (name, value)| postgres.set(*name, *value));
-        let kafka = KafkaOptions::new().jvm("-Xmx1g").jvm("-Xms1g").jvm("-XX:TieredStopAtLevel=4").set("log.segment.bytes", "1073741824");
-        Ok(Self { postgres: Postgres::start(postgres)?, kafka: Kafka::start(kafka)? })
+        let postgres = settings.iter().fold(postgres, |postgres, (name, value)| {
+            postgres.set(*name, *value)
+        });
+        let kafka = KafkaOptions::new()
+            .jvm("-Xmx1g")
+            .jvm("-Xms1g")
+            .jvm("-XX:TieredStopAtLevel=4")
+            .set("log.segment.bytes", "1073741824");
+        Ok(Self {
+            postgres: Postgres::start(postgres)?,
+            kafka: Kafka::start(kafka)?,
+        })
     }
 
-    /// The URL of one database.
+    /// Returns the URL of a database.
     pub(crate) fn url(&self, database: &str) -> String {
         let url = self.postgres.url();
-        let (server, _) = url.rsplit_once('/').expect("a URL names a database");
+        let (server, _) = url.rsplit_once('/').expect("the URL has a database name");
         format!("{server}/{database}")
     }
 
-    /// What was measured on, one line a server.
+    /// Describes both servers, one per line.
     pub(crate) fn describe(&self) -> String {
         format!("{}\n{}", self.postgres.describe(), self.kafka.describe())
     }

@@ -1,23 +1,23 @@
-//! Tidings as anybody runs it: the release binary, `tidings relay`, every setting at its default but for source and delivery.
+//! The release binary as `tidings relay`. Every setting except source and delivery has its default.
 
 use std::path::PathBuf;
 
 use super::{Outcome, process::Process};
 
-/// What it reads, and what it promises.
+/// Source and delivery guarantee of the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Mode {
-    /// The table while behind and the log at its head, exactly once.
+    /// The table while the relay is behind, the log otherwise; exactly once.
     Default,
-    /// The log alone, exactly once.
+    /// The log only, exactly once.
     WalOnce,
-    /// The log alone, at least once.
+    /// The log only, at least once.
     WalAtLeastOnce,
-    /// The table alone, exactly once.
+    /// The table only, exactly once.
     Poll,
 }
 
-/// How to start the relay.
+/// The program and arguments of a relay.
 pub(crate) struct Tidings {
     program: PathBuf,
     brokers: String,
@@ -25,13 +25,17 @@ pub(crate) struct Tidings {
 }
 
 impl Tidings {
-    /// The binary that cargo built for this benchmark, or another build of it.
+    /// Uses the binary that cargo built for this benchmark, or `other` if given.
     pub(crate) fn new(other: Option<PathBuf>, brokers: String) -> Self {
         let program = other.unwrap_or_else(|| env!("CARGO_BIN_EXE_tidings").into());
-        Self { program, brokers, logs: std::env::temp_dir() }
+        Self {
+            program,
+            brokers,
+            logs: std::env::temp_dir(),
+        }
     }
 
-    /// Starts it on `database`, with every event going to `topic`.
+    /// Starts a relay on `database`. All events are published to `topic`.
     pub(crate) fn start(&self, database: &str, topic: &str, mode: Mode) -> Outcome<Process> {
         let (source, delivery) = match mode {
             Mode::Default => ("auto", "exactly-once"),
@@ -39,9 +43,35 @@ impl Tidings {
             Mode::WalAtLeastOnce => ("wal", "at-least-once"),
             Mode::Poll => ("poll", "exactly-once"),
         };
-        let kafka = ["--brokers", &self.brokers, "--topic", topic, "--delivery", delivery];
-        let arguments = [&["relay", "--database-url", database, "--listen", "off", "--source", source][..], &kafka].concat();
-        let log = self.logs.join(format!("tidings-bench-{}-{source}-{delivery}.log", std::process::id()));
-        Process::start(&self.program, &arguments.into_iter().map(str::to_owned).collect::<Vec<_>>(), &log)
+        let kafka = [
+            "--brokers",
+            &self.brokers,
+            "--topic",
+            topic,
+            "--delivery",
+            delivery,
+        ];
+        let arguments = [
+            &[
+                "relay",
+                "--database-url",
+                database,
+                "--listen",
+                "off",
+                "--source",
+                source,
+            ][..],
+            &kafka,
+        ]
+        .concat();
+        let log = self.logs.join(format!(
+            "tidings-bench-{}-{source}-{delivery}.log",
+            std::process::id()
+        ));
+        Process::start(
+            &self.program,
+            &arguments.into_iter().map(str::to_owned).collect::<Vec<_>>(),
+            &log,
+        )
     }
 }

@@ -1,4 +1,4 @@
-//! A topic of eight partitions, and how fast it fills.
+//! A topic of eight partitions, and its fill rate.
 
 use std::{
     thread::sleep,
@@ -17,21 +17,22 @@ use super::{
     process::{Cost, Process},
 };
 
-/// Partitions of every topic.
+/// Number of partitions of each topic.
 pub(crate) const PARTITIONS: i32 = 8;
 
-/// How often the end of the topic is looked at: 1 % of a drain of five seconds.
+/// Interval between reads of the topic's end offsets: 1 % of a drain of five seconds.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How long nothing may arrive before a drain is given up. A transaction of ten million events is decoded for minutes before its first.
+/// Time without a new record after which a drain fails. Decoding a transaction of ten million
+/// events takes minutes before its first event arrives.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// One drain as the topic shows it.
+/// Figures of one drain, measured at the topic.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Drain {
-    /// From the first record seen to the last.
+    /// Rate from the first observed record to the last.
     pub(crate) events_per_second: f64,
-    /// From the start of the process to the first record.
+    /// Time from the start of the process to the first record.
     pub(crate) first_after: Duration,
     pub(crate) cost: Cost,
 }
@@ -41,26 +42,43 @@ pub(crate) async fn create(brokers: &str, topic: &str) -> Outcome<()> {
     create_with(brokers, topic, &[]).await
 }
 
-/// Creates `topic` with settings of its own.
-pub(crate) async fn create_with(brokers: &str, topic: &str, settings: &[(&str, &str)]) -> Outcome<()> {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+/// Creates `topic` with these topic settings.
+pub(crate) async fn create_with(
+    brokers: &str,
+    topic: &str,
+    settings: &[(&str, &str)],
+) -> Outcome<()> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()?;
     let new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1));
-    let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
+    let new = settings
+        .iter()
+        .fold(new, |new, (name, value)| new.set(name, value));
     let created = admin.create_topics(&[new], &AdminOptions::new()).await?;
-    created.into_iter().next().ok_or("no answer")?.map_err(|(topic, error)| format!("creating {topic}: {error}"))?;
+    created
+        .into_iter()
+        .next()
+        .ok_or("the broker returned no result")?
+        .map_err(|(topic, error)| format!("creating {topic}: {error}"))?;
     Ok(())
 }
 
-/// Removes `topic`, so that the disk holds one run at a time.
+/// Deletes `topic`, so that the disk holds the records of one run at a time.
 pub(crate) async fn delete(brokers: &str, topic: &str) -> Outcome<()> {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()?;
     admin.delete_topics(&[topic], &AdminOptions::new()).await?;
     Ok(())
 }
 
-/// Waits until `topic` holds `count` records of `relay`, which was started right before.
+/// Waits until `topic` holds `count` records. The relay was started immediately before.
 pub(crate) fn watch(brokers: &str, topic: &str, count: u64, relay: &Process) -> Outcome<Drain> {
-    let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", "watch").create()?;
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "watch")
+        .create()?;
     let start = Instant::now();
     let (mut first, mut seen, mut grew) = (None, 0, start);
     loop {
@@ -74,23 +92,35 @@ pub(crate) fn watch(brokers: &str, topic: &str, count: u64, relay: &Process) -> 
         }
         relay.still_runs()?;
         if grew.elapsed() > PATIENCE {
-            return Err(format!("{topic} holds {seen} of {count} records and nothing arrives").into());
+            return Err(
+                format!("{topic} holds {seen} of {count} records and no more arrive").into(),
+            );
         }
         sleep(LOOK);
     }
     let (first_at, held_first) = first.ok_or("an empty backlog")?;
     let seconds = (grew - first_at).as_secs_f64().max(LOOK.as_secs_f64());
-    // The marks that end transactions take offsets too.
+    // The control records that end transactions take offsets too.
     if seen > count + count / 100 {
-        eprintln!("note: {topic} holds {} records more than the backlog: repeats", seen - count);
+        eprintln!(
+            "note: {topic} holds {} more records than the backlog; some are duplicates",
+            seen - count
+        );
     }
-    Ok(Drain { events_per_second: (seen - held_first) as f64 / seconds, first_after: first_at - start, cost: relay.cost() })
+    Ok(Drain {
+        events_per_second: (seen - held_first) as f64 / seconds,
+        first_after: first_at - start,
+        cost: relay.cost(),
+    })
 }
 
 fn held(consumer: &BaseConsumer, topic: &str) -> Outcome<u64> {
     let mut held = 0;
     for partition in 0..PARTITIONS {
-        held += consumer.fetch_watermarks(topic, partition, Duration::from_secs(10))?.1.cast_unsigned();
+        held += consumer
+            .fetch_watermarks(topic, partition, Duration::from_secs(10))?
+            .1
+            .cast_unsigned();
     }
     Ok(held)
 }

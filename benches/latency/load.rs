@@ -1,4 +1,4 @@
-//! Writers at a steady rate, and a consumer that looks at the clock.
+//! Writers at a steady rate, and a consumer that measures the latency.
 
 use std::{
     sync::{
@@ -18,13 +18,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::harness::{Outcome, topic::PARTITIONS};
 
-/// Writers side by side, so that one slow commit does not hold up the rate.
+/// Number of concurrent writers, so that one slow commit does not delay the others.
 const WRITERS: u32 = 4;
 
-/// How long the last events may take after the last insert.
+/// Time limit for the last events after the last insert.
 const TAIL: Duration = Duration::from_secs(10);
 
-/// Milliseconds from insert to consumer.
+/// Latencies from insert to consumer in milliseconds.
 pub(crate) struct Latencies {
     pub(crate) p50: f64,
     pub(crate) p95: f64,
@@ -32,11 +32,21 @@ pub(crate) struct Latencies {
     pub(crate) max: f64,
 }
 
-/// Inserts `rate` events a second for `seconds`, each in a transaction of its own, and consumes them.
-pub(crate) async fn run(url: &str, brokers: &str, topic: &str, rate: u32, seconds: u32) -> Outcome<Latencies> {
+/// Inserts `rate` events per second for `seconds`, each in its own transaction, and consumes them.
+pub(crate) async fn run(
+    url: &str,
+    brokers: &str,
+    topic: &str,
+    rate: u32,
+    seconds: u32,
+) -> Outcome<Latencies> {
     let stop = Arc::new(AtomicBool::new(false));
     let consuming = std::thread::spawn({
-        let (consumer, stop, expected) = (consumer(brokers, topic)?, stop.clone(), u64::from(rate * seconds));
+        let (consumer, stop, expected) = (
+            consumer(brokers, topic)?,
+            stop.clone(),
+            u64::from(rate * seconds),
+        );
         move || consume(&consumer, expected, &stop)
     });
     let start = Instant::now() + Duration::from_millis(500);
@@ -49,16 +59,24 @@ pub(crate) async fn run(url: &str, brokers: &str, topic: &str, rate: u32, second
         writers.push(async move {
             for n in 0..rate * seconds / WRITERS {
                 ticks.tick().await;
-                // The clock is read when the row is made: the commit is within the latency.
-                let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'OrderPlaced',
-                              json_build_object('at', (extract(epoch from clock_timestamp()) * 1000000)::bigint, 'pad', repeat('x', 200)))";
-                sqlx::query(insert).bind(format!("{}", n % 1000)).execute(&mut session).await?;
+                // The row records the time of its insert, so the latency includes the commit.
+                let insert =
+                    "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+                     values ('order', $1, 'OrderPlaced', json_build_object(
+                         'at', (extract(epoch from clock_timestamp()) * 1000000)::bigint,
+                         'pad', repeat('x', 200)))";
+                sqlx::query(insert)
+                    .bind(format!("{}", n % 1000))
+                    .execute(&mut session)
+                    .await?;
             }
             session.close().await
         });
     }
     let mut tasks = tokio::task::JoinSet::new();
-    writers.into_iter().for_each(|writer| drop(tasks.spawn(writer)));
+    writers
+        .into_iter()
+        .for_each(|writer| drop(tasks.spawn(writer)));
     while let Some(done) = tasks.join_next().await {
         done??;
     }
@@ -72,14 +90,25 @@ pub(crate) async fn run(url: &str, brokers: &str, topic: &str, rate: u32, second
         return Err(format!("{} of {} events arrived", histogram.len(), rate * seconds).into());
     }
     let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
-    Ok(Latencies { p50: at(0.5), p95: at(0.95), p99: at(0.99), max: histogram.max() as f64 / 1000.0 })
+    Ok(Latencies {
+        p50: at(0.5),
+        p95: at(0.95),
+        p99: at(0.99),
+        max: histogram.max() as f64 / 1000.0,
+    })
 }
 
-/// A consumer at the end of the topic that waits for nothing.
+/// A consumer at the end of the topic. The broker returns each record at once.
 fn consumer(brokers: &str, topic: &str) -> Outcome<BaseConsumer> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("group.id", "latency").set("enable.auto.commit", "false");
-    let consumer: BaseConsumer = config.set("fetch.wait.max.ms", "500").set("fetch.min.bytes", "1").create()?;
+    config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "latency")
+        .set("enable.auto.commit", "false");
+    let consumer: BaseConsumer = config
+        .set("fetch.wait.max.ms", "500")
+        .set("fetch.min.bytes", "1")
+        .create()?;
     let mut list = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
         let (_, end) = consumer.fetch_watermarks(topic, partition, Duration::from_secs(10))?;
@@ -90,11 +119,17 @@ fn consumer(brokers: &str, topic: &str) -> Outcome<BaseConsumer> {
 }
 
 fn consume(consumer: &BaseConsumer, expected: u64, stop: &AtomicBool) -> Histogram<u64> {
-    let mut histogram = Histogram::new_with_bounds(1, 60_000_000, 3).expect("good bounds");
+    let mut histogram = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
     while histogram.len() < expected && !stop.load(Ordering::Acquire) {
-        let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
-        let event: serde_json::Value = serde_json::from_slice(message.payload().unwrap_or_default()).unwrap_or_default();
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
+            continue;
+        };
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_micros() as u64;
+        let event: serde_json::Value =
+            serde_json::from_slice(message.payload().unwrap_or_default()).unwrap_or_default();
         let at = event["at"].as_u64().unwrap_or(now);
         histogram.saturating_record(now.saturating_sub(at).max(1));
     }

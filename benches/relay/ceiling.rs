@@ -1,4 +1,4 @@
-//! The walsender's own ceiling: a reader that streams the slot and throws everything away.
+//! Upper limit of the walsender: a reader that streams the slot and discards the data.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,32 +13,47 @@ use tokio::net::TcpSocket;
 
 use crate::harness::Outcome;
 
-/// As small as the relay's: what is under way is bounded, and a socket that was left to fill is emptied by one read.
+/// As small as the relay's. This limits the data in flight, and one read empties a full socket.
 const RECEIVE_BUFFER_BYTES: u32 = 64 * 1024;
 
-/// How long the socket is left to fill.
+/// Time that the socket is left to fill.
 const NAP: Duration = Duration::from_millis(4);
 
-/// A shorter read says that the socket was nearly empty.
+/// A shorter read means that the socket was almost empty.
 const FULL_READ: usize = 48 * 1024;
 
-/// How the socket is read.
+/// Strategy of reading the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// As soon as there is something, like `pg_recvlogical`.
+    /// Reads as soon as data arrives, like `pg_recvlogical`.
     AsItComes,
-    /// After letting it fill.
+    /// Waits for the socket to fill before each read.
     Napping,
 }
 
-/// Events a second, from the first message to the last of `events` inserts.
-pub(crate) async fn measure(port: u16, database: &str, slot: &str, events: u64, reading: Reading) -> Outcome<f64> {
+/// Returns the events per second, from the first message to the last of `events` inserts.
+pub(crate) async fn measure(
+    port: u16,
+    database: &str,
+    slot: &str,
+    events: u64,
+    reading: Reading,
+) -> Outcome<f64> {
     let mut socket = connect(port).await?;
     let mut out = BytesMut::new();
-    let parameters = [("user", "postgres"), ("database", database), ("replication", "database"), ("options", "-c wal_sender_timeout=0")];
+    let parameters = [
+        ("user", "postgres"),
+        ("database", database),
+        ("replication", "database"),
+        ("options", "-c wal_sender_timeout=0"),
+    ];
     frontend::startup_message(parameters, &mut out)?;
-    // Trust authentication: the server asks for nothing, and answers the query once it is ready.
-    let start = format!(r#"START_REPLICATION SLOT "{slot}" LOGICAL 0/0 (proto_version '1', publication_names 'tidings', binary 'true')"#);
+    // With trust authentication the server requests no password and responds to the query once it
+    // is ready.
+    let start = format!(
+        r#"START_REPLICATION SLOT "{slot}" LOGICAL 0/0
+           (proto_version '1', publication_names 'tidings', binary 'true')"#
+    );
     frontend::query(&start, &mut out)?;
     socket.write_all(&out)?;
     let mut frames = Frames::default();
@@ -61,12 +76,15 @@ async fn connect(port: u16) -> Outcome<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
     socket.set_nodelay(true)?;
-    let stream = socket.connect(([127, 0, 0, 1], port).into()).await?.into_std()?;
+    let stream = socket
+        .connect(([127, 0, 0, 1], port).into())
+        .await?
+        .into_std()?;
     stream.set_nonblocking(false)?;
     Ok(stream)
 }
 
-/// Messages out of the socket, of which only the inserts are counted.
+/// Messages from the socket. Only the inserts are counted.
 struct Frames {
     buffer: Vec<u8>,
     end: usize,
@@ -75,7 +93,11 @@ struct Frames {
 
 impl Default for Frames {
     fn default() -> Self {
-        Self { buffer: vec![0; 1 << 20], end: 0, inserts: 0 }
+        Self {
+            buffer: vec![0; 1 << 20],
+            end: 0,
+            inserts: 0,
+        }
     }
 }
 
@@ -99,7 +121,7 @@ impl Frames {
             let body = &self.buffer[start + 5..next];
             match (tag, body.first()) {
                 (b'E', _) => return Err(String::from_utf8_lossy(body).into_owned().into()),
-                // XLogData: 25 bytes before the message, whose tag for an insert is `I`.
+                // XLogData has 25 bytes before the message. The tag of an insert is `I`.
                 (b'd', Some(b'w')) if body.get(25) == Some(&b'I') => self.inserts += 1,
                 _ => {}
             }

@@ -1,7 +1,10 @@
-//! How fast the relay drains a backlog out of the write-ahead log, and what that costs, beside what bounds it and beside a
-//! tuned Debezium: everything in one run, on one Postgres and one Kafka, rounds interleaved.
+//! Rate and cost of draining a backlog from the write-ahead log, compared with upper limits and
+//! with a tuned Debezium.
 //!
-//! `cargo bench --bench relay -- --help`; docs/benchmarks.md says what the figures mean.
+//! All paths run on the same Postgres and Kafka, in alternating rounds.
+//!
+//! `cargo bench --bench relay -- --help` lists the options. `docs/benchmarks.md` explains the
+//! figures.
 
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -1,4 +1,4 @@
-//! What to measure.
+//! Command line of the benchmark.
 
 use std::path::PathBuf;
 
@@ -6,54 +6,56 @@ use clap::{Parser, ValueEnum};
 
 use crate::harness::{outbox::Backlog, tidings::Mode};
 
-/// How fast the relay drains a backlog out of the write-ahead log.
+/// Measures how fast the relay drains a backlog from the write-ahead log.
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench relay --")]
 pub(crate) struct Options {
-    /// What to measure; several separated by commas. All but `long`, `huge` and `poison` unless given.
+    /// Scenarios to measure, separated by commas. Defaults to all except `long`, `huge` and
+    /// `poison`.
     #[arg(long = "scenario", value_delimiter = ',', env = "BENCH_SCENARIO")]
     scenarios: Vec<Scenario>,
-    /// Events in the backlog, in place of each scenario's own number.
+    /// Events in the backlog. Defaults to the scenario's own number.
     #[arg(long, env = "BENCH_EVENTS")]
     events: Option<u64>,
-    /// Events a transaction, in place of each scenario's own number.
+    /// Events per transaction. Defaults to the scenario's own number.
     #[arg(long, env = "BENCH_PER_TX")]
     per_tx: Option<u64>,
-    /// Bytes of padding in each payload (which has 50 more), in place of each scenario's own number.
+    /// Bytes of padding per payload, in addition to 50 others. Defaults to the scenario's own
+    /// number.
     #[arg(long, env = "BENCH_PAD")]
     pad: Option<u32>,
-    /// Rounds; the table shows medians.
+    /// Number of rounds. The table shows medians.
     #[arg(long, default_value_t = 3, env = "BENCH_ROUNDS")]
     pub(crate) rounds: usize,
-    /// Leave Debezium out.
+    /// Skip Debezium.
     #[arg(long)]
     pub(crate) skip_debezium: bool,
-    /// Leave the limits out: the walsender read by a bare reader, and a bare producer.
+    /// Skip the upper limits: a bare reader of the walsender, and a bare producer.
     #[arg(long)]
     pub(crate) skip_limits: bool,
-    /// Another build of the binary, to compare with this one.
+    /// Another build of the binary, for comparison.
     #[arg(long)]
     pub(crate) tidings: Option<PathBuf>,
 }
 
-/// A backlog and what is asked of it.
+/// A backlog, for which the report defines goals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Scenario {
-    /// A million events of 250 B, ten a transaction.
+    /// A million events of 250 B, ten per transaction.
     Drain,
-    /// Three million events of 250 B, ten a transaction: the defaults against Debezium.
+    /// Three million events of 250 B, ten per transaction: the defaults compared with Debezium.
     Long,
-    /// 300,000 events, each in a transaction of its own.
+    /// 300,000 events, each in its own transaction.
     Single,
     /// 500,000 events of 540 B.
     Wide,
-    /// A million events of 250 B, of which the topic refuses one in a hundred, beside a topic that takes all of them.
+    /// A million events of 250 B. The topic refuses one in a hundred; another topic accepts all.
     Poison,
-    /// Two million events in one transaction. Give `--events 10000000` for the full size.
+    /// Two million events in one transaction. Use `--events 10000000` for the full size.
     Huge,
 }
 
-/// A scenario with its numbers.
+/// A scenario and its backlog.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sized {
     pub(crate) scenario: Scenario,
@@ -61,7 +63,7 @@ pub(crate) struct Sized {
 }
 
 impl Scenario {
-    /// The name of its database.
+    /// Returns the name of the scenario, which is also that of its database.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Drain => "drain",
@@ -75,11 +77,31 @@ impl Scenario {
 
     fn backlog(self) -> Backlog {
         match self {
-            Self::Drain | Self::Poison => Backlog { events: 1_000_000, per_tx: 10, pad: 200 },
-            Self::Long => Backlog { events: 3_000_000, per_tx: 10, pad: 200 },
-            Self::Single => Backlog { events: 300_000, per_tx: 1, pad: 200 },
-            Self::Wide => Backlog { events: 500_000, per_tx: 10, pad: 490 },
-            Self::Huge => Backlog { events: 2_000_000, per_tx: u64::MAX, pad: 200 },
+            Self::Drain | Self::Poison => Backlog {
+                events: 1_000_000,
+                per_tx: 10,
+                pad: 200,
+            },
+            Self::Long => Backlog {
+                events: 3_000_000,
+                per_tx: 10,
+                pad: 200,
+            },
+            Self::Single => Backlog {
+                events: 300_000,
+                per_tx: 1,
+                pad: 200,
+            },
+            Self::Wide => Backlog {
+                events: 500_000,
+                per_tx: 10,
+                pad: 490,
+            },
+            Self::Huge => Backlog {
+                events: 2_000_000,
+                per_tx: u64::MAX,
+                pad: 200,
+            },
         }
     }
 }
@@ -92,20 +114,29 @@ impl Options {
         }
     }
 
-    /// The ways of Tidings that the scenario compares.
+    /// Returns the modes of Tidings that the scenario compares.
     pub(crate) fn modes(scenario: Scenario) -> &'static [Mode] {
         match scenario {
-            Scenario::Drain | Scenario::Single => &[Mode::Default, Mode::WalOnce, Mode::WalAtLeastOnce],
+            Scenario::Drain | Scenario::Single => {
+                &[Mode::Default, Mode::WalOnce, Mode::WalAtLeastOnce]
+            }
             Scenario::Wide | Scenario::Long | Scenario::Poison => &[Mode::Default],
             Scenario::Huge => &[Mode::Default, Mode::WalOnce],
         }
     }
 
-    /// The scenario with the numbers that were asked for.
+    /// Returns the scenario with the numbers of the command line.
     pub(crate) fn adjusted(&self, scenario: Scenario) -> Sized {
         let own = scenario.backlog();
         let events = self.events.unwrap_or(own.events);
         let per_tx = self.per_tx.unwrap_or(own.per_tx).min(events);
-        Sized { scenario, backlog: Backlog { events, per_tx, pad: self.pad.unwrap_or(own.pad) } }
+        Sized {
+            scenario,
+            backlog: Backlog {
+                events,
+                per_tx,
+                pad: self.pad.unwrap_or(own.pad),
+            },
+        }
     }
 }

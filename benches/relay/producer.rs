@@ -1,4 +1,4 @@
-//! Kafka's side alone: librdkafka with the records that the relay would send.
+//! Upper limit of the Kafka side: librdkafka alone with the records that the relay would send.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -34,7 +34,7 @@ impl ProducerContext for Delivered {
     }
 }
 
-/// Events a second and CPU seconds for as many records as the backlog has events.
+/// Returns the events per second and the CPU seconds for as many records as the backlog has events.
 pub(crate) fn measure(brokers: &str, topic: &str, backlog: Backlog) -> Outcome<(f64, f64)> {
     let mut config = ClientConfig::new();
     for (name, value) in [
@@ -53,11 +53,21 @@ pub(crate) fn measure(brokers: &str, topic: &str, backlog: Backlog) -> Outcome<(
     let (started, cpu) = (Instant::now(), cpu_seconds(std::process::id()));
     let pad = "x".repeat(backlog.pad as usize);
     for n in 0..backlog.events {
-        let (key, value) = ((n % u64::from(KEYS)).to_string(), format!(r#"{{"n" : {n}, "at" : 1234567890.123456, "pad" : "{pad}"}}"#));
+        let (key, value) = (
+            (n % u64::from(KEYS)).to_string(),
+            format!(r#"{{"n" : {n}, "at" : 1234567890.123456, "pad" : "{pad}"}}"#),
+        );
         let partition = (n % u64::from(PARTITIONS.cast_unsigned())) as i32;
-        let mut record = BaseRecord::to(topic).partition(partition).key(&key).payload(&value).headers(headers(&key));
+        let mut record = BaseRecord::to(topic)
+            .partition(partition)
+            .key(&key)
+            .payload(&value)
+            .headers(headers(&key));
         while let Err((error, again)) = producer.send(record) {
-            if !matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) {
+            if !matches!(
+                error,
+                KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)
+            ) {
                 return Err(error.into());
             }
             producer.poll(Duration::from_millis(1));
@@ -72,10 +82,13 @@ pub(crate) fn measure(brokers: &str, topic: &str, backlog: Backlog) -> Outcome<(
     if delivered != backlog.events {
         return Err(format!("{delivered} of {} records were delivered", backlog.events).into());
     }
-    Ok((delivered as f64 / started.elapsed().as_secs_f64(), cpu_seconds(std::process::id()) - cpu))
+    Ok((
+        delivered as f64 / started.elapsed().as_secs_f64(),
+        cpu_seconds(std::process::id()) - cpu,
+    ))
 }
 
-/// The headers of docs/wire-format.md, as many and as long.
+/// The headers of `docs/wire-format.md`, in the same number and length.
 fn headers(key: &str) -> OwnedHeaders {
     [
         ("ce_specversion", "1.0"),
@@ -89,5 +102,13 @@ fn headers(key: &str) -> OwnedHeaders {
         ("content-type", "application/json"),
     ]
     .into_iter()
-    .fold(OwnedHeaders::new_with_capacity(9), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+    .fold(
+        OwnedHeaders::new_with_capacity(9),
+        |headers, (key, value)| {
+            headers.insert(Header {
+                key,
+                value: Some(value),
+            })
+        },
+    )
 }

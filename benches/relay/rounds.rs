@@ -1,4 +1,5 @@
-//! The rounds of one scenario: every path once a round, so that a noisy minute hits all of them.
+//! Rounds of one scenario. Each round runs every path once, so that temporary load affects all of
+//! them.
 
 use crate::{
     ceiling::{self, Reading},
@@ -16,7 +17,7 @@ use crate::{
     report::{Path, Report},
 };
 
-/// One scenario from the load to its figures.
+/// Runs a scenario, from loading the backlog to the figures.
 pub(crate) async fn run(
     options: &Options,
     servers: &Servers,
@@ -25,15 +26,38 @@ pub(crate) async fn run(
     sized: Sized,
 ) -> Outcome<Report> {
     let (scenario, backlog) = (sized.scenario, sized.backlog);
-    println!("\n{}: loads {} events, {} a transaction", scenario.name(), backlog.events, backlog.per_tx);
-    let mut outbox = Outbox::create(servers, &format!("bench_{}", scenario.name()), tidings).await?;
+    println!(
+        "\n{}: loading {} events, {} per transaction",
+        scenario.name(),
+        backlog.events,
+        backlog.per_tx
+    );
+    let mut outbox =
+        Outbox::create(servers, &format!("bench_{}", scenario.name()), tidings).await?;
     outbox.load(backlog).await?;
     let mut report = Report::new(sized);
     for round in 1..=options.rounds {
         if !options.skip_limits {
-            for (reading, path) in [(Reading::Napping, Path::Ceiling), (Reading::AsItComes, Path::AsItComes)] {
-                let rate = ceiling::measure(servers.postgres.port(), &outbox.database, BASE_SLOT, backlog.events, reading).await?;
-                report.add(path, round, Drain { events_per_second: rate, ..Drain::default() });
+            for (reading, path) in [
+                (Reading::Napping, Path::Ceiling),
+                (Reading::AsItComes, Path::AsItComes),
+            ] {
+                let rate = ceiling::measure(
+                    servers.postgres.port(),
+                    &outbox.database,
+                    BASE_SLOT,
+                    backlog.events,
+                    reading,
+                )
+                .await?;
+                report.add(
+                    path,
+                    round,
+                    Drain {
+                        events_per_second: rate,
+                        ..Drain::default()
+                    },
+                );
             }
             report.add(Path::Producer, round, bare_producer(servers, sized).await?);
         }
@@ -58,17 +82,32 @@ enum Who<'a> {
     Debezium(&'a Debezium),
 }
 
-async fn drain(servers: &Servers, outbox: &mut Outbox, sized: Sized, who: Who<'_>) -> Outcome<Drain> {
+async fn drain(
+    servers: &Servers,
+    outbox: &mut Outbox,
+    sized: Sized,
+    who: Who<'_>,
+) -> Outcome<Drain> {
     let (brokers, topic) = (servers.kafka.brokers(), "bench.drain");
     topic::create(&brokers, topic).await?;
     let broker = cpu_seconds(servers.kafka.pid());
     let (relay, slot) = match who {
         Who::Tidings(tidings, mode) => (tidings.start(&outbox.url, topic, mode)?, "tidings"),
-        Who::Debezium(debezium) => (debezium.start(outbox, topic, Tuning::Drain)?, debezium::SLOT),
+        Who::Debezium(debezium) => (
+            debezium.start(outbox, topic, Tuning::Drain)?,
+            debezium::SLOT,
+        ),
     };
     let drain = topic::watch(&brokers, topic, sized.backlog.events, &relay)?;
-    let walsender = outbox.walsender(slot).await?.map(cpu_seconds).unwrap_or_default();
-    println!("    walsender {walsender:.1} CPU s, broker {:.1} CPU s", cpu_seconds(servers.kafka.pid()) - broker);
+    let walsender = outbox
+        .walsender(slot)
+        .await?
+        .map(cpu_seconds)
+        .unwrap_or_default();
+    println!(
+        "    walsender {walsender:.1} CPU s, broker {:.1} CPU s",
+        cpu_seconds(servers.kafka.pid()) - broker
+    );
     relay.stop()?;
     topic::delete(&brokers, topic).await?;
     Ok(drain)
@@ -79,7 +118,10 @@ async fn bare_producer(servers: &Servers, sized: Sized) -> Outcome<Drain> {
     topic::create(&brokers, topic).await?;
     let (rate, cpu) = producer::measure(&brokers, topic, sized.backlog)?;
     topic::delete(&brokers, topic).await?;
-    let mut drain = Drain { events_per_second: rate, ..Drain::default() };
+    let mut drain = Drain {
+        events_per_second: rate,
+        ..Drain::default()
+    };
     drain.cost.cpu_seconds = cpu;
     Ok(drain)
 }

@@ -1,4 +1,4 @@
-//! Reads `#[event(…)]`.
+//! Parser of `#[event(…)]`.
 
 use proc_macro2::Span;
 use syn::ext::IdentExt;
@@ -7,12 +7,12 @@ use syn::{Attribute, Error, Expr, ExprLit, Ident, Lit, LitInt, LitStr, Result, T
 
 use crate::suggest::did_you_mean;
 
-/// The keys on a struct or an enum.
+/// Keys on a struct or an enum.
 pub(crate) const KEYS: [&str; 6] = ["aggregate", "id", "type", "version", "codec", "upcast"];
-/// The keys on a variant.
+/// Keys on a variant.
 pub(crate) const VARIANT_KEYS: [&str; 2] = ["type", "id"];
 
-/// Where the aggregate id comes from.
+/// Source of the aggregate id.
 pub(crate) enum IdSource {
     /// `id = "order_id"`: a field.
     Field(LitStr),
@@ -20,16 +20,17 @@ pub(crate) enum IdSource {
     Expression(Box<Expr>),
 }
 
-/// `upcast(from = 1, with = path)`: a function from the shape of one version to the shape of the next.
+/// `upcast(from = 1, with = path)`: a function that converts the payload of one version to that of
+/// the next.
 pub(crate) struct Upcast {
     pub(crate) from: LitInt,
     pub(crate) with: Expr,
 }
 
-/// What `#[event(…)]` says.
+/// Contents of `#[event(…)]`.
 #[derive(Default)]
 pub(crate) struct EventAttribute {
-    /// Where it stands; `None` if there is none.
+    /// Position of the attribute. `None` if there is none.
     pub(crate) span: Option<Span>,
     pub(crate) aggregate: Option<LitStr>,
     pub(crate) id: Option<IdSource>,
@@ -40,11 +41,19 @@ pub(crate) struct EventAttribute {
 }
 
 impl EventAttribute {
-    /// Reads every `#[event(…)]` among the attributes; `keys` are those that may stand here.
+    /// Parses every `#[event(…)]` among the attributes. `keys` are the keys allowed at this place.
     pub(crate) fn read(attributes: &[Attribute], keys: &[&str]) -> Result<Self> {
         let mut event = Self::default();
-        for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("event")) {
-            event.span = Some(attribute.path().get_ident().map_or_else(Span::call_site, Ident::span));
+        for attribute in attributes
+            .iter()
+            .filter(|attribute| attribute.path().is_ident("event"))
+        {
+            event.span = Some(
+                attribute
+                    .path()
+                    .get_ident()
+                    .map_or_else(Span::call_site, Ident::span),
+            );
             attribute.parse_args_with(|input: ParseStream<'_>| {
                 while !input.is_empty() {
                     event.read_key(input, keys)?;
@@ -69,7 +78,10 @@ impl EventAttribute {
             return Ok(());
         }
         if !input.peek(Token![=]) {
-            return Err(Error::new(key.span(), format!("`{name}` needs a value: `{name} = …`")));
+            return Err(Error::new(
+                key.span(),
+                format!("`{name}` needs a value: `{name} = …`"),
+            ));
         }
         input.parse::<Token![=]>()?;
         match name.as_str() {
@@ -85,22 +97,31 @@ impl EventAttribute {
 
 fn unknown_key(name: &str, keys: &[&str]) -> String {
     if KEYS.contains(&name) {
-        return format!("`{name}` does not belong on a variant: put it on the enum");
+        return format!("`{name}` is not allowed on a variant: move it to the enum");
     }
-    let known = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
-    // What other libraries call it.
+    let known = keys
+        .iter()
+        .map(|key| format!("`{key}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    // Names of these keys in other libraries.
     let suggestion = match name {
         "aggregate_id" | "key" if keys.contains(&"id") => " (did you mean `id`?)".to_owned(),
         "name" | "ty" | "event_type" | "rename" => " (did you mean `type`?)".to_owned(),
-        "aggregate_type" | "topic" if keys.contains(&"aggregate") => " (did you mean `aggregate`?)".to_owned(),
+        "aggregate_type" | "topic" if keys.contains(&"aggregate") => {
+            " (did you mean `aggregate`?)".to_owned()
+        }
         _ => did_you_mean(name, keys.iter().copied()),
     };
-    format!("unknown key `{name}`{suggestion}; known here are {known}")
+    format!("unknown key `{name}`{suggestion}; the keys allowed here are {known}")
 }
 
 fn once<T>(slot: &mut Option<T>, key: &Ident, value: T) -> Result<()> {
     if slot.replace(value).is_some() {
-        return Err(Error::new(key.span(), format!("`{}` is given twice", key.unraw())));
+        return Err(Error::new(
+            key.span(),
+            format!("`{}` is set twice", key.unraw()),
+        ));
     }
     Ok(())
 }
@@ -108,9 +129,13 @@ fn once<T>(slot: &mut Option<T>, key: &Ident, value: T) -> Result<()> {
 fn aggregate_name(input: ParseStream<'_>) -> Result<LitStr> {
     let name: LitStr = input.parse()?;
     let text = name.value();
-    let fits_a_topic = (1..=249).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    let fits_a_topic = (1..=249).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     if !fits_a_topic {
-        let reason = "the aggregate becomes part of a Kafka topic name: use 1 to 249 letters, digits, `.`, `_` and `-`";
+        let reason = "the aggregate becomes part of a Kafka topic name: use 1 to 249 letters, \
+             digits, `.`, `_` and `-`";
         return Err(Error::new(name.span(), reason));
     }
     Ok(name)
@@ -120,7 +145,10 @@ fn type_name(input: ParseStream<'_>) -> Result<LitStr> {
     let name: LitStr = input.parse()?;
     let text = name.value();
     if !(1..=255).contains(&text.len()) || text.chars().any(char::is_control) {
-        return Err(Error::new(name.span(), "an event type is 1 to 255 bytes without control characters"));
+        return Err(Error::new(
+            name.span(),
+            "an event type has 1 to 255 bytes and no control characters",
+        ));
     }
     Ok(name)
 }
@@ -129,12 +157,12 @@ fn version_number(input: ParseStream<'_>) -> Result<LitInt> {
     let version: LitInt = input.parse()?;
     match version.base10_parse::<i32>() {
         Ok(1..) => Ok(version),
-        _ => Err(Error::new(version.span(), "versions count from 1")),
+        _ => Err(Error::new(version.span(), "versions start at 1")),
     }
 }
 
 fn upcast(key: &Ident, input: ParseStream<'_>) -> Result<Upcast> {
-    let shape = "`upcast` is written `upcast(from = 1, with = function)`";
+    let shape = "the syntax of `upcast` is `upcast(from = 1, with = function)`";
     if !input.peek(syn::token::Paren) {
         return Err(Error::new(key.span(), shape));
     }
@@ -161,15 +189,28 @@ fn upcast(key: &Ident, input: ParseStream<'_>) -> Result<Upcast> {
 
 fn id_source(input: ParseStream<'_>) -> Result<IdSource> {
     Ok(match input.parse()? {
-        Expr::Lit(ExprLit { lit: Lit::Str(field), .. }) => IdSource::Field(field),
+        Expr::Lit(ExprLit {
+            lit: Lit::Str(field),
+            ..
+        }) => IdSource::Field(field),
         Expr::Lit(ExprLit { lit, .. }) => {
-            return Err(Error::new(lit.span(), "`id` is a field's name in quotes (`id = \"order_id\"`) or an expression over `self`"));
+            return Err(Error::new(
+                lit.span(),
+                "`id` must be a field name in quotes (`id = \"order_id\"`) or an expression over \
+                 `self`",
+            ));
         }
         Expr::Path(path) if path.path.get_ident().is_some_and(|name| name != "self") => {
-            let name = path.path.get_ident().map(ToString::to_string).unwrap_or_default();
+            let name = path
+                .path
+                .get_ident()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             return Err(Error::new_spanned(
                 path,
-                format!("put the field's name in quotes: `id = \"{name}\"`, or write `id = self.{name}`"),
+                format!(
+                    "put the field name in quotes: `id = \"{name}\"`, or write `id = self.{name}`"
+                ),
             ));
         }
         expression => IdSource::Expression(Box::new(expression)),

@@ -1,15 +1,19 @@
-//! `#[debug_handler]`: the function as it is, and checks of each of its parts whose errors point at that part.
+//! Expansion of `#[debug_handler]`: the unchanged function, and a check of each of its parts whose
+//! error points at that part.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
-use syn::{Error, FnArg, GenericArgument, Ident, ItemFn, PathArguments, Result, ReturnType, Token, Type, parse_quote};
+use syn::{
+    Error, FnArg, GenericArgument, Ident, ItemFn, PathArguments, Result, ReturnType, Token, Type,
+    parse_quote,
+};
 
-/// As many arguments as a handler may have.
+/// Maximum number of arguments of a handler.
 const ARGUMENTS_MAX: usize = 8;
 
-/// What is said in the parentheses: `state = App`.
+/// Options in the parentheses: `state = App`.
 pub(crate) struct Options {
     state: Option<Type>,
 }
@@ -21,7 +25,10 @@ impl Parse for Options {
         }
         let key: Ident = input.parse()?;
         if key != "state" {
-            return Err(Error::new(key.span(), "unknown key: only `state = YourState` can be said"));
+            return Err(Error::new(
+                key.span(),
+                "unknown key: the only key is `state = YourState`",
+            ));
         }
         input.parse::<Token![=]>()?;
         let state = input.parse()?;
@@ -30,18 +37,23 @@ impl Parse for Options {
     }
 }
 
-/// The function and its checks, or why it can be no handler at all.
+/// Returns the function with its checks, or with the reason why it cannot be a handler.
 pub(crate) fn expand(options: Options, function: &ItemFn) -> TokenStream {
     let checks = arguments(function).and_then(|types| Ok((state(options, &types)?, types)));
-    let checks = checks.map_or_else(Error::into_compile_error, |(state, types)| checks_of(function, &types, &state));
+    let checks = checks.map_or_else(Error::into_compile_error, |(state, types)| {
+        checks_of(function, &types, &state)
+    });
     quote!(#function #checks)
 }
 
-/// The types of the arguments.
+/// Returns the types of the arguments.
 fn arguments(function: &ItemFn) -> Result<Vec<&Type>> {
     let signature = &function.sig;
     if signature.asyncness.is_none() {
-        return Err(Error::new(signature.fn_token.span, "a handler is an async function: write `async fn`"));
+        return Err(Error::new(
+            signature.fn_token.span,
+            "a handler must be an async function: write `async fn`",
+        ));
     }
     if !signature.generics.params.is_empty() {
         return Err(Error::new(
@@ -52,11 +64,16 @@ fn arguments(function: &ItemFn) -> Result<Vec<&Type>> {
     if signature.inputs.is_empty() {
         return Err(Error::new(
             signature.paren_token.span.join(),
-            "a handler takes its event first: `Event<E>`, `Batch<E>` or `Tombstone<E>`",
+            "the first argument of a handler must be its event: `Event<E>`, `Batch<E>` or \
+             `Tombstone<E>`",
         ));
     }
     if let Some(ninth) = signature.inputs.iter().nth(ARGUMENTS_MAX) {
-        return Err(Error::new(ninth.span(), "a handler has up to eight arguments: let one of yours hold several (`FromDelivery`)"));
+        return Err(Error::new(
+            ninth.span(),
+            "a handler has at most eight arguments: combine several in a type that implements \
+             `FromDelivery`",
+        ));
     }
     signature.inputs.iter().map(argument_type).collect()
 }
@@ -64,36 +81,59 @@ fn arguments(function: &ItemFn) -> Result<Vec<&Type>> {
 fn argument_type(argument: &FnArg) -> Result<&Type> {
     match argument {
         FnArg::Typed(typed) => Ok(&typed.ty),
-        FnArg::Receiver(receiver) => Err(Error::new(receiver.span(), "a handler is a plain function, without `self`")),
+        FnArg::Receiver(receiver) => Err(Error::new(
+            receiver.span(),
+            "a handler must be a function without `self`",
+        )),
     }
 }
 
-/// What is said, or the `T` of the only `State<T>`, or `()`.
+/// Returns the state type from the options, or the `T` of the only `State<T>`, or `()`.
 fn state(options: Options, arguments: &[&Type]) -> Result<Type> {
     if let Some(state) = options.state {
         return Ok(state);
     }
-    let states: Vec<&Type> = arguments.iter().filter_map(|argument| state_of(argument)).collect();
+    let states: Vec<&Type> = arguments
+        .iter()
+        .filter_map(|argument| state_of(argument))
+        .collect();
     match states[..] {
         [] => Ok(parse_quote!(())),
         [state] => Ok(state.clone()),
-        [_, other, ..] => {
-            Err(Error::new(other.span(), "several states: say which one the subscriber is given, `#[debug_handler(state = YourState)]`"))
-        }
+        [_, other, ..] => Err(Error::new(
+            other.span(),
+            "several states: name the state of the subscriber with \
+             `#[debug_handler(state = YourState)]`",
+        )),
     }
 }
 
-/// The `T` of a type that is written `State<T>`.
+/// Returns the `T` of a type written as `State<T>`.
 fn state_of(argument: &Type) -> Option<&Type> {
-    let Type::Path(path) = argument else { return None };
-    let last = path.path.segments.last().filter(|segment| segment.ident == "State")?;
-    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
-    arguments.args.iter().find_map(|argument| if let GenericArgument::Type(state) = argument { Some(state) } else { None })
+    let Type::Path(path) = argument else {
+        return None;
+    };
+    let last = path
+        .path
+        .segments
+        .last()
+        .filter(|segment| segment.ident == "State")?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else {
+        return None;
+    };
+    arguments.args.iter().find_map(|argument| {
+        if let GenericArgument::Type(state) = argument {
+            Some(state)
+        } else {
+            None
+        }
+    })
 }
 
 fn checks_of(function: &ItemFn, types: &[&Type], state: &Type) -> TokenStream {
     let name = &function.sig.ident;
-    // Each check is a call with the part's type as written: the compiler's error points at it.
+    // Each check is a call with the part's type as written, so the compiler's error points at the
+    // part.
     let each = types.iter().enumerate().map(|(at, argument)| {
         let check = format_ident!("argument_{}", at, span = Span::call_site());
         let call = match at {
@@ -116,7 +156,7 @@ fn checks_of(function: &ItemFn, types: &[&Type], state: &Type) -> TokenStream {
             fn outcome<T: ::tidings::subscriber::IntoOutcome>() {}
             fn future<F: ::std::future::Future + ::std::marker::Send>(_: F) {}
             fn any<T>() -> T {
-                ::std::unreachable!("it is compiled and never called")
+                ::std::unreachable!("this function is compiled but never called")
             }
             #(#each)*
             fn check_outcome() { #output }

@@ -1,4 +1,4 @@
-//! The body of `aggregate_id`.
+//! Generation of the body of `aggregate_id`.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
@@ -8,18 +8,36 @@ use syn::{Error, Expr, Fields, Ident, LitStr, Member, Result, Type};
 
 use crate::suggest::did_you_mean;
 
-/// The id of a struct, or of any enum variant, from an expression over `self`.
+/// Returns the id of a struct or of any enum variant, from an expression over `self`.
 pub(crate) fn from_expression(expression: &Expr) -> TokenStream {
-    // The span of the expression: what it evaluates to must be `Display`, and that is where the compiler says so.
-    quote_spanned!(expression.span()=> ::std::borrow::Cow::Owned(::std::string::ToString::to_string(&(#expression))))
+    // The value must be `Display`. With the span of the expression, the compiler reports a
+    // violation there.
+    quote_spanned! {expression.span()=>
+        ::std::borrow::Cow::Owned(::std::string::ToString::to_string(&(#expression)))
+    }
 }
 
-/// A match arm that takes the id from a field of `constructor`, a struct or a variant.
-pub(crate) fn arm_from_field(owner: &Ident, constructor: &TokenStream, fields: &Fields, name: &LitStr, help: &str) -> Result<TokenStream> {
+/// Returns a match arm that takes the id from a field of `constructor`, a struct or a variant.
+pub(crate) fn arm_from_field(
+    owner: &Ident,
+    constructor: &TokenStream,
+    fields: &Fields,
+    name: &LitStr,
+    help: &str,
+) -> Result<TokenStream> {
     let (member, ty) = find(fields, name).ok_or_else(|| {
-        let names = fields.members().map(|member| member_name(&member)).collect::<Vec<_>>();
+        let names = fields
+            .members()
+            .map(|member| member_name(&member))
+            .collect::<Vec<_>>();
         let suggestion = did_you_mean(&name.value(), names.iter().map(String::as_str));
-        Error::new(name.span(), format!("`{owner}` has no field `{}`{suggestion}{help}", name.value()))
+        Error::new(
+            name.span(),
+            format!(
+                "`{owner}` has no field `{}`{suggestion}{help}",
+                name.value()
+            ),
+        )
     })?;
     let id = format_ident!("__id", span = ty.span());
     let text = quote_spanned!(ty.span()=> ::std::string::ToString::to_string(#id));
@@ -28,7 +46,11 @@ pub(crate) fn arm_from_field(owner: &Ident, constructor: &TokenStream, fields: &
 
 fn find<'a>(fields: &'a Fields, name: &LitStr) -> Option<(Member, &'a Type)> {
     let wanted = name.value();
-    fields.members().zip(fields).find(|(member, _)| member_name(member) == wanted).map(|(member, field)| (member, &field.ty))
+    fields
+        .members()
+        .zip(fields)
+        .find(|(member, _)| member_name(member) == wanted)
+        .map(|(member, field)| (member, &field.ty))
 }
 
 fn member_name(member: &Member) -> String {

@@ -1,16 +1,22 @@
-//! "Did you mean …": the nearest of a few known names.
+//! Suggestions of the form "did you mean …": the nearest of the known names.
 
-/// ` (did you mean `order_id`?)`, or nothing if no known name is near.
+/// Returns ` (did you mean `order_id`?)`, or an empty string if no known name is near.
 pub(crate) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let nearest = known.into_iter().map(|name| (distance(word, name), name)).min();
+    let nearest = known
+        .into_iter()
+        .map(|name| (distance(word, name), name))
+        .min();
     match nearest {
-        // A third of the letters may differ: beyond that a suggestion confuses.
-        Some((edits, name)) if edits <= word.len().max(3) / 3 => format!(" (did you mean `{name}`?)"),
+        // A third of the letters may differ. A more distant suggestion would only confuse.
+        Some((edits, name)) if edits <= word.len().max(3) / 3 => {
+            format!(" (did you mean `{name}`?)")
+        }
         _ => String::new(),
     }
 }
 
-/// How many letters must be inserted, removed or replaced to turn one word into the other (Levenshtein).
+/// Returns the number of letters to insert, remove or replace to turn one word into the other
+/// (Levenshtein distance).
 fn distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();
@@ -32,7 +38,10 @@ mod tests {
 
     #[test]
     fn a_near_name_is_suggested_and_a_far_one_is_not() {
-        assert_eq!(did_you_mean("agregate", ["id", "aggregate"]), " (did you mean `aggregate`?)");
+        assert_eq!(
+            did_you_mean("agregate", ["id", "aggregate"]),
+            " (did you mean `aggregate`?)"
+        );
         assert_eq!(did_you_mean("colour", ["id", "aggregate"]), "");
     }
 

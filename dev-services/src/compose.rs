@@ -9,10 +9,11 @@ use crate::port::free_port;
 
 const SERVICE: &str = "docker compose";
 
-/// The first time, images are pulled.
+/// Long enough to pull images on the first start.
 const START_LIMIT: Duration = Duration::from_secs(600);
 
-/// Starts containers, waits for their health checks, says so, and takes them down on TERM.
+/// Starts containers, waits for their health checks, creates the file `ready`, and removes the
+/// containers on SIGTERM.
 const RUN: &str = r#"
 folder=$1 project=$2 file=$3
 shift 3
@@ -20,14 +21,14 @@ down() {
   docker compose --project-name "$project" --file "$file" down --volumes --timeout 2
 }
 trap 'trap "" TERM; kill $up; down; exit 0' TERM
-# In the background, as only `wait` can be interrupted.
+# In the background, because only `wait` can be interrupted by a signal.
 docker compose --project-name "$project" --file "$file" up --detach --wait "$@" & up=$!
 wait $up || { down; exit 1; }
 echo >"$folder/ready"
 while :; do sleep 3600 & wait $!; done
 "#;
 
-/// Containers of this process alone: the ports and the name of the project are its own.
+/// Containers of this process only: their ports and the project name are unique.
 #[derive(Debug)]
 pub(crate) struct Compose {
     keeper: Keeper,
@@ -35,11 +36,16 @@ pub(crate) struct Compose {
     kafka_port: u16,
 }
 
-/// Whether there is an engine to talk to, and the file to give it. A client without an engine is common.
+/// Returns `true` if a Docker engine responds and the compose file exists. A client without an
+/// engine is common.
 pub(crate) fn answers() -> bool {
     let succeeds = |arguments: &[&str]| {
         let mut docker = Command::new("docker");
-        docker.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        docker
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         docker.status().is_ok_and(|status| status.success())
     };
     file().is_file() && succeeds(&["info"]) && succeeds(&["compose", "version"])
@@ -50,33 +56,50 @@ fn file() -> PathBuf {
 }
 
 impl Compose {
-    /// `None` when neither service is wanted.
+    /// Returns `None` if neither service is wanted.
     pub(crate) fn start(postgres: bool, kafka: bool) -> Result<Option<Self>, Error> {
-        let wanted: Vec<_> =
-            [("postgres", postgres), ("kafka", kafka)].iter().filter(|(_, wanted)| *wanted).map(|(name, _)| *name).collect();
+        let wanted: Vec<_> = [("postgres", postgres), ("kafka", kafka)]
+            .iter()
+            .filter(|(_, wanted)| *wanted)
+            .map(|(name, _)| *name)
+            .collect();
         if wanted.is_empty() {
             return Ok(None);
         }
         let (postgres_port, kafka_port) = (free_port(), free_port());
         let folder = new_folder("compose");
         let ready = folder.join("ready");
-        let ports = [format!("POSTGRES_PORT={postgres_port}"), format!("KAFKA_PORT={kafka_port}")];
+        let ports = [
+            format!("POSTGRES_PORT={postgres_port}"),
+            format!("KAFKA_PORT={kafka_port}"),
+        ];
         let project = format!("tidings-{}-{postgres_port}", std::process::id());
         let mut command: Vec<OsString> = vec!["env".into()];
         command.extend(ports.map(OsString::from));
         command.extend(["sh", "-c", RUN, "compose"].map(OsString::from));
-        command.extend([folder.clone().into_os_string(), project.into(), file().into_os_string()]);
+        command.extend([
+            folder.clone().into_os_string(),
+            project.into(),
+            file().into_os_string(),
+        ]);
         command.extend(wanted.iter().map(OsString::from));
 
-        // Two minutes: taking containers down must not be cut short, or they stay.
+        // Two minutes, because containers would remain if their removal were interrupted.
         let mut keeper = Keeper::new(folder, None, "TERM", 120, command)?;
         eprintln!("starting {} with docker compose", wanted.join(" and "));
         keeper.start_until(SERVICE, START_LIMIT, || ready.exists())?;
-        Ok(Some(Self { keeper, postgres_port, kafka_port }))
+        Ok(Some(Self {
+            keeper,
+            postgres_port,
+            kafka_port,
+        }))
     }
 
     pub(crate) fn database_url(&self) -> String {
-        format!("postgres://postgres:postgres@127.0.0.1:{}/postgres", self.postgres_port)
+        format!(
+            "postgres://postgres:postgres@127.0.0.1:{}/postgres",
+            self.postgres_port
+        )
     }
 
     pub(crate) fn brokers(&self) -> String {

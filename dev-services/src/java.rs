@@ -1,4 +1,4 @@
-//! Java programs: the one that runs them, and the jars that Maven fetches for them.
+//! Java programs: the JVM that runs them, and the jars that Maven downloads for them.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::{env, fs};
 
 use crate::{Error, cache, maven, programs};
 
-/// Where Java homes are, the newest version first.
+/// Locations of Java installations, the newest version first.
 const HOMES: [&str; 8] = [
     "/usr/lib/jvm/java-*",
     "/usr/lib/jvm/*",
@@ -18,10 +18,11 @@ const HOMES: [&str; 8] = [
     "/Library/Java/JavaVirtualMachines/*/Contents/Home",
 ];
 
-const REMEDY: &str = "apt-get install default-jre-headless (Debian, Ubuntu), brew install openjdk (macOS), start Docker, \
-                      or set KAFKA_BROKERS to the address of a running broker";
+const REMEDY: &str = "apt-get install default-jre-headless (Debian, Ubuntu), \
+    brew install openjdk (macOS), start Docker, \
+    or set KAFKA_BROKERS to the address of a running broker";
 
-/// A Java that can run Kafka 4: 17 or newer.
+/// A Java installation that can run Kafka 4, version 17 or newer.
 #[derive(Clone, Debug)]
 pub struct Java {
     /// The program `java`.
@@ -31,66 +32,103 @@ pub struct Java {
 }
 
 impl Java {
-    /// JAVA_HOME, PATH, the customary places: the first that will do.
+    /// Returns the first suitable installation in JAVA_HOME, in PATH or in the usual locations.
     ///
     /// # Errors
-    /// When there is none; the message says how to get one.
+    ///
+    /// Returns [`Error::Missing`] with installation instructions if there is none.
     pub fn find() -> Result<Self, Error> {
-        Self::all().next().ok_or_else(|| Error::missing("Java 17 or newer", REMEDY))
+        Self::all()
+            .next()
+            .ok_or_else(|| Error::missing("Java 17 or newer", REMEDY))
     }
 
-    /// The newest of them.
+    /// Returns the newest suitable installation.
     ///
     /// # Errors
-    /// When there is none; the message says how to get one.
+    ///
+    /// Returns [`Error::Missing`] with installation instructions if there is none.
     pub fn newest() -> Result<Self, Error> {
-        Self::all().max_by(|a, b| a.version.cmp(&b.version)).ok_or_else(|| Error::missing("Java 17 or newer", REMEDY))
+        Self::all()
+            .max_by(|a, b| a.version.cmp(&b.version))
+            .ok_or_else(|| Error::missing("Java 17 or newer", REMEDY))
     }
 
     fn all() -> impl Iterator<Item = Self> {
         let home = env::var_os("JAVA_HOME").map(|home| PathBuf::from(home).join("bin"));
-        let installed = HOMES.iter().flat_map(|pattern| programs::folders(pattern)).map(|home| home.join("bin"));
-        home.into_iter().chain(programs::path()).chain(installed).filter_map(|folder| Self::at(&folder.join("java")))
+        let installed = HOMES
+            .iter()
+            .flat_map(|pattern| programs::folders(pattern))
+            .map(|home| home.join("bin"));
+        home.into_iter()
+            .chain(programs::path())
+            .chain(installed)
+            .filter_map(|folder| Self::at(&folder.join("java")))
     }
 
     fn at(program: &Path) -> Option<Self> {
         let program = program.canonicalize().ok()?;
-        // Reading the file `release` takes no time; asking takes a JVM 50 ms.
-        let release = program.ancestors().nth(2).and_then(|home| fs::read_to_string(home.join("release")).ok());
-        let line = release.and_then(|release| release.lines().find(|line| line.starts_with("JAVA_VERSION=")).map(str::to_owned));
+        // Reading the file `release` is fast; running `java -version` takes 50 ms.
+        let release = program
+            .ancestors()
+            .nth(2)
+            .and_then(|home| fs::read_to_string(home.join("release")).ok());
+        let line = release.and_then(|release| {
+            release
+                .lines()
+                .find(|line| line.starts_with("JAVA_VERSION="))
+                .map(str::to_owned)
+        });
         let version = programs::version(&line.or_else(|| programs::ask(&program, &["-version"]))?);
         usable(&version).then_some(Self { program, version })
     }
 }
 
-/// The folder with the jars that `pom` depends on, fetched once by Maven and kept in the cache as `name`.
+/// Returns the folder with the jars that `pom` depends on. Maven downloads them once into the cache
+/// entry `name`.
 ///
 /// # Errors
-/// When `mvn` is missing or cannot download.
+///
+/// Returns an error if `mvn` is missing or the download fails.
 pub fn jars(name: &str, pom: &str) -> Result<PathBuf, Error> {
     cache::entry(name, |part| {
         fs::create_dir_all(part).map_err(Error::system(format!("create {}", part.display())))?;
         let file = part.join("pom.xml");
         fs::write(&file, pom).map_err(Error::system(format!("write {}", file.display())))?;
         let out = format!("-DoutputDirectory={}", part.display());
-        let arguments = ["--file".to_owned(), file.display().to_string(), "-DincludeScope=runtime".to_owned(), out];
+        let arguments = [
+            "--file".to_owned(),
+            file.display().to_string(),
+            "-DincludeScope=runtime".to_owned(),
+            out,
+        ];
         maven::run(name, part, "copy-dependencies", &arguments)
     })
 }
 
-/// All jars of a folder, in an order that stays the same: an archive of classes is only used with the class path it was made with.
+/// Returns a class path with all jars of a folder in a stable order. The JVM uses a class archive
+/// only with the class path with which it was created.
 ///
 /// # Errors
-/// When the folder cannot be read, or its name cannot be in a class path.
+///
+/// Returns an error if the folder cannot be read, or if its name cannot be part of a class path.
 pub fn class_path(jars: &Path) -> Result<OsString, Error> {
     let files = fs::read_dir(jars).map_err(Error::system(format!("read {}", jars.display())))?;
-    let mut paths: Vec<_> =
-        files.flatten().map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "jar")).collect();
+    let mut paths: Vec<_> = files
+        .flatten()
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "jar"))
+        .collect();
     paths.sort();
-    env::join_paths(paths).map_err(|error| Error::missing("a cache folder without `:` in its name", format!("set TIDINGS_CACHE ({error})")))
+    env::join_paths(paths).map_err(|error| {
+        Error::missing(
+            "a cache folder without `:` in its name",
+            format!("set TIDINGS_CACHE ({error})"),
+        )
+    })
 }
 
-/// Kafka 4 brokers need Java 17.
+/// Kafka 4 brokers require Java 17.
 fn usable(version: &[u32]) -> bool {
     version >= [17].as_slice()
 }

@@ -24,11 +24,13 @@ const SERVICE: &str = "Kafka";
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// What every broker is given, before [`KafkaOptions::set`].
-/// - Topics are never created by accident, and have 8 partitions so that order across keys is not there by accident either.
-/// - Kafka's own topics are small, and a group's first member does not wait 3 s for others.
-/// - A broker that was killed is let in again when its old session has ended: after 3 s, not 9.
-/// - The cleaner's default buffer is 128 MB, half of the heap.
+/// Properties of every broker, which [`KafkaOptions::set`] can override.
+///
+/// - Topics are not created automatically. Eight partitions prevent accidental order across keys.
+/// - Kafka's internal topics are small, and the first member of a group does not wait 3 s for
+///   others.
+/// - A killed broker can register again once its old session expires, after 3 s instead of 9 s.
+/// - The cleaner's default buffer of 128 MB would be half of the heap.
 const PROPERTIES: &str = "\
 process.roles=broker,controller
 controller.listener.names=CONTROLLER
@@ -48,11 +50,17 @@ broker.session.timeout.ms=3000
 log.cleaner.dedupe.buffer.size=1048577
 ";
 
-/// A broker for tests: up in a second and 150 MB. The second compiler and a parallel collector cost more than they give here.
-const JVM: [&str; 5] =
-    ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"];
+/// JVM settings for tests: the broker starts within a second and takes 150 MB. The C2 compiler and
+/// a parallel collector would cost more than they gain.
+const JVM: [&str; 5] = [
+    "-Xmx256m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Xshare:auto",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
+];
 
-/// How to run a private Kafka broker.
+/// Options of a private Kafka broker.
 #[derive(Clone, Debug, Default)]
 pub struct KafkaOptions {
     properties: Vec<(String, String)>,
@@ -61,26 +69,27 @@ pub struct KafkaOptions {
 }
 
 impl KafkaOptions {
-    /// One broker that is its own controller, on 127.0.0.1, without automatic topics.
+    /// A single broker that is its own controller, on 127.0.0.1, without automatic topic creation.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a line to `server.properties`; it wins over what this crate sets.
+    /// Adds a line to `server.properties`, which overrides the settings of this crate.
     #[must_use]
     pub fn set(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.properties.push((name.into(), value.into()));
         self
     }
 
-    /// Adds an argument for the JVM; it wins over what this crate sets, for example `-Xmx1g`.
+    /// Adds an argument for the JVM, for example `-Xmx1g`, which overrides those of this crate.
     #[must_use]
     pub fn jvm(mut self, argument: impl Into<String>) -> Self {
         self.jvm.push(argument.into());
         self
     }
 
-    /// Whether clients may come through a [`Proxy`] too: [`Kafka::proxy`], [`Kafka::proxied_brokers`].
+    /// Sets whether clients can also connect through a [`Proxy`]: [`Kafka::proxy`],
+    /// [`Kafka::proxied_brokers`].
     #[must_use]
     pub fn proxied(mut self, on: bool) -> Self {
         self.proxied = on;
@@ -88,7 +97,11 @@ impl KafkaOptions {
     }
 
     fn file(&self, node: &Node, data: &Path) -> String {
-        let mut file = format!("{PROPERTIES}{}log.dirs={}\n", node.properties(), data.display());
+        let mut file = format!(
+            "{PROPERTIES}{}log.dirs={}\n",
+            node.properties(),
+            data.display()
+        );
         for (name, value) in &self.properties {
             file.push_str(&format!("{name}={value}\n"));
         }
@@ -96,7 +109,8 @@ impl KafkaOptions {
     }
 }
 
-/// A Kafka broker of one's own: what a test may kill, pause and start again. Gone, with its data, when dropped or when the process ends.
+/// A private Kafka broker that a test may kill, pause and restart. It is removed with its data on
+/// drop and when the process ends.
 #[derive(Debug)]
 pub struct Kafka {
     keeper: Keeper,
@@ -105,12 +119,12 @@ pub struct Kafka {
     description: String,
 }
 
-/// The programs that a broker is made of, found once for several.
+/// The programs of a broker, located once for several brokers.
 #[derive(Debug)]
 struct Parts {
     java: Java,
     jars: PathBuf,
-    /// The JVM's argument for the archive of Kafka's classes.
+    /// JVM argument for the archive of Kafka's classes.
     archive: Option<String>,
 }
 
@@ -120,15 +134,22 @@ impl Parts {
         let jars = jars::fetch()?;
         let archive = jars::class_archive(&jars, &java)?;
         let archive = archive.map(|archive| format!("-XX:SharedArchiveFile={}", archive.display()));
-        Ok(Self { java, jars, archive })
+        Ok(Self {
+            java,
+            jars,
+            archive,
+        })
     }
 }
 
 impl Kafka {
-    /// Starts a broker with a data folder of its own and returns once it answers and its own topics are there.
+    /// Starts a broker with its own data folder. Returns when it responds and its internal topics
+    /// exist.
     ///
     /// # Errors
-    /// When Java or Kafka is not to be had, or the broker does not answer within a minute.
+    ///
+    /// Returns an error if Java or Kafka is not available, or if the broker does not respond within
+    /// a minute.
     pub fn start(options: KafkaOptions) -> Result<Self, Error> {
         let parts = Parts::find()?;
         crate::retry_if_port_is_taken(|| Self::launch(&parts, &options))
@@ -141,75 +162,111 @@ impl Kafka {
         Ok(broker)
     }
 
-    /// A broker with its folder and configuration, not started.
-    fn prepare(parts: &Parts, options: &KafkaOptions, node: &Node, proxy: Option<Proxy>) -> Result<Self, Error> {
-        let Parts { java, jars, archive } = parts;
+    /// Creates the folder and the configuration of a broker without starting it.
+    fn prepare(
+        parts: &Parts,
+        options: &KafkaOptions,
+        node: &Node,
+        proxy: Option<Proxy>,
+    ) -> Result<Self, Error> {
+        let Parts {
+            java,
+            jars,
+            archive,
+        } = parts;
         let folder = new_folder("kafka");
         let (data, properties) = (folder.join("data"), folder.join("server.properties"));
         let mut command = vec![java.program.as_os_str().to_owned()];
-        command.extend(JVM.iter().copied().chain(archive.as_deref()).chain(options.jvm.iter().map(String::as_str)).map(OsString::from));
-        command.extend(["-cp".into(), java::class_path(jars)?, "kafka.Kafka".into(), properties.clone().into_os_string()]);
-        // At the end nobody needs the data any more.
+        command.extend(
+            JVM.iter()
+                .copied()
+                .chain(archive.as_deref())
+                .chain(options.jvm.iter().map(String::as_str))
+                .map(OsString::from),
+        );
+        command.extend([
+            "-cp".into(),
+            java::class_path(jars)?,
+            "kafka.Kafka".into(),
+            properties.clone().into_os_string(),
+        ]);
+        // SIGKILL, because the data is not needed after the end.
         let keeper = Keeper::new(folder, None, "KILL", 10, command)?;
         fs::create_dir(&data)
             .and_then(|()| fs::write(data.join("meta.properties"), node.identity()))
             .and_then(|()| fs::write(properties, options.file(node, &data)))
             .map_err(Error::system("write the broker's configuration"))?;
-        let description = format!("Kafka {} (fetched by mvn, Java {})", jars::version(), programs::dotted(&java.version));
-        Ok(Self { keeper, port: node.port, proxy, description })
+        let description = format!(
+            "Kafka {} (fetched by mvn, Java {})",
+            jars::version(),
+            programs::dotted(&java.version)
+        );
+        Ok(Self {
+            keeper,
+            port: node.port,
+            proxy,
+            description,
+        })
     }
 
-    /// The address for `bootstrap.servers`.
+    /// Returns the address for `bootstrap.servers`.
     pub fn brokers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The port on 127.0.0.1; it stays the same over [`start_again`](Self::start_again).
+    /// Returns the port on 127.0.0.1. It does not change in [`start_again`](Self::start_again).
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The address, for a client that is given one at a time.
+    /// Returns the address for clients that take a single address.
     pub fn address(&self) -> SocketAddr {
         local(self.port)
     }
 
-    /// The wire between the broker and clients that were given [`proxied_brokers`](Self::proxied_brokers).
+    /// Returns the proxy between the broker and the clients of
+    /// [`proxied_brokers`](Self::proxied_brokers).
     ///
     /// # Panics
-    /// If [`KafkaOptions::proxied`] did not ask for it.
+    ///
+    /// Panics if [`KafkaOptions::proxied`] is not set.
     pub fn proxy(&self) -> &Proxy {
-        self.proxy.as_ref().expect("KafkaOptions::proxied asks for a proxy")
+        self.proxy.as_ref().expect("KafkaOptions::proxied is set")
     }
 
-    /// The address for `bootstrap.servers` of clients that come through [`proxy`](Self::proxy), always: it is also what the broker
-    /// tells them to be its own.
+    /// Returns the address for `bootstrap.servers` of clients that connect through
+    /// [`proxy`](Self::proxy). The broker advertises the same address, so that they never bypass
+    /// the proxy.
     ///
     /// # Panics
-    /// If [`KafkaOptions::proxied`] did not ask for a proxy.
+    ///
+    /// Panics if [`KafkaOptions::proxied`] is not set.
     pub fn proxied_brokers(&self) -> String {
         self.proxy().address().to_string()
     }
 
-    /// The last lines of the broker's log: errors only.
+    /// Returns the last lines of the broker's log, which contains only errors.
     pub fn log_end(&self) -> String {
         self.keeper.log_end()
     }
 
-    /// The process id of the broker, also of the last one that ran.
+    /// Returns the process id of the broker. After it has exited, it is that of the last run.
     pub fn pid(&self) -> u32 {
-        self.keeper.pid().expect("a server that was started has a process id")
+        self.keeper
+            .pid()
+            .expect("a server that was started has a process id")
     }
 
-    /// Version and origin, for example `Kafka 4.2.2 (fetched by mvn, Java 17.0.15)`.
+    /// Returns version and origin, for example `Kafka 4.2.2 (fetched by mvn, Java 17.0.15)`.
     pub fn describe(&self) -> &str {
         &self.description
     }
 
-    /// Adds an access-control entry. The broker needs an authorizer that lets an anonymous client do so.
+    /// Adds an access-control entry. The broker's authorizer must allow anonymous clients to do so.
     ///
     /// # Errors
-    /// When the broker does not answer or refuses.
+    ///
+    /// Returns an error if the broker does not respond or refuses.
     pub fn create_acl(&self, acl: &Acl) -> Result<(), Error> {
         acl.create(self.address())
     }
@@ -217,15 +274,17 @@ impl Kafka {
     /// Removes an access-control entry.
     ///
     /// # Errors
-    /// As [`create_acl`](Self::create_acl).
+    ///
+    /// Returns the errors of [`create_acl`](Self::create_acl).
     pub fn delete_acl(&self, acl: &Acl) -> Result<(), Error> {
         acl.delete(self.address())
     }
 
-    /// Shuts down in order.
+    /// Shuts the broker down gracefully.
     ///
     /// # Errors
-    /// When the broker has not ended after a minute.
+    ///
+    /// Returns an error if the broker has not exited after a minute.
     pub fn stop(&mut self) -> Result<(), Error> {
         self.keeper.end_by("TERM", STOP_LIMIT, SERVICE)
     }
@@ -233,37 +292,43 @@ impl Kafka {
     /// Kills the broker with SIGKILL.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    ///
+    /// Returns an error if the operating system refuses.
     pub fn kill(&mut self) -> Result<(), Error> {
         self.keeper.kill(SERVICE)
     }
 
-    /// Stops the broker with SIGSTOP: connections stay open and silent.
+    /// Pauses the broker with SIGSTOP. Connections stay open but receive no data.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    ///
+    /// Returns an error if the operating system refuses.
     pub fn pause(&mut self) -> Result<(), Error> {
         self.keeper.pause()
     }
 
-    /// Ends a [`pause`](Self::pause).
+    /// Resumes a broker after [`pause`](Self::pause).
     ///
     /// # Errors
-    /// When the operating system refuses.
+    ///
+    /// Returns an error if the operating system refuses.
     pub fn resume(&mut self) -> Result<(), Error> {
         self.keeper.resume()
     }
 
-    /// Starts a broker that was stopped or killed, with the same port and data, and returns once it answers.
+    /// Starts a stopped or killed broker again with the same port and data. Returns when it
+    /// responds.
     ///
     /// # Errors
-    /// When it does not answer within a minute.
+    ///
+    /// Returns an error if it does not respond within a minute.
     pub fn start_again(&mut self) -> Result<(), Error> {
         let port = self.port;
-        self.keeper.start_until(SERVICE, START_LIMIT, || probe::answers(port))
+        self.keeper
+            .start_until(SERVICE, START_LIMIT, || probe::answers(port))
     }
 
-    /// Whether its process runs.
+    /// Returns `true` if the broker's process is running.
     pub fn is_running(&self) -> bool {
         self.keeper.pid().is_some() && self.keeper.ended().is_none()
     }
@@ -280,7 +345,13 @@ mod tests {
     #[test]
     fn a_property_of_the_caller_comes_last() {
         let node = Node::alone(None);
-        let file = KafkaOptions::new().set("num.partitions", "1").file(&node, Path::new("/data"));
-        assert!(file.contains("num.partitions=8\n") && file.ends_with("log.dirs=/data\nnum.partitions=1\n"), "{file}");
+        let file = KafkaOptions::new()
+            .set("num.partitions", "1")
+            .file(&node, Path::new("/data"));
+        assert!(
+            file.contains("num.partitions=8\n")
+                && file.ends_with("log.dirs=/data\nnum.partitions=1\n"),
+            "{file}"
+        );
     }
 }

@@ -6,17 +6,22 @@
 //! # Ok::<(), dev_services::Error>(())
 //! ```
 //!
-//! Each service comes from the first of these that can give it:
+//! The source of each service is the first of these that is available:
 //! 1. the environment: `DATABASE_URL`, `KAFKA_BROKERS`;
-//! 2. Docker, if an engine answers: the repository's `docker-compose.yml`;
-//! 3. programs on this machine: an installed Postgres (15 or newer) and Java (17 or newer) with Kafka's jars. What Maven can fetch is
-//!    fetched once, into the cache. `TIDINGS_DEV_SERVICES=programs` skips Docker.
+//! 2. Docker, if an engine responds, with the repository's `docker-compose.yml`;
+//! 3. programs on this machine: an installed Postgres (15 or newer), and Java (17 or newer) with
+//!    Kafka's jars. Maven downloads missing programs once into the cache.
 //!
-//! Servers listen on 127.0.0.1, each on a free port, and live in the temporary folder. Nothing outlives the process that started them,
-//! not even when it is killed: a shell whose standard input is a pipe from that process ends the server and removes its folder.
+//! `TIDINGS_DEV_SERVICES=programs` skips Docker.
 //!
-//! A test that breaks things takes a server of its own ([`Postgres`], [`Kafka`], three brokers as a [`KafkaCluster`]), always made of
-//! programs, and may kill, pause and restart it. A [`Postgres::standby`] can take over. A [`Proxy`] is a wire that can be cut.
+//! Servers listen on free ports of 127.0.0.1 and store their data in the temporary folder. Nothing
+//! outlives the process that started them, even if it is killed: a shell whose standard input is a
+//! pipe from that process ends the server and removes its folder.
+//!
+//! A test that breaks servers starts its own, which it may kill, pause and restart: [`Postgres`],
+//! [`Kafka`], or three brokers as a [`KafkaCluster`]. They are always programs. A
+//! [`Postgres::standby`] can take over from its primary. A [`Proxy`] is a connection that can be
+//! cut.
 
 mod cache;
 mod choice;
@@ -40,7 +45,7 @@ pub use postgres::{Postgres, PostgresOptions};
 pub use proxy::Proxy;
 pub use services::Services;
 
-/// Runs `launch` again if somebody took its port between the choice and the bind.
+/// Runs `launch` again if another process took its port between the choice and the bind.
 fn retry_if_port_is_taken<T>(launch: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
     for _ in 0..3 {
         match launch() {

@@ -1,4 +1,4 @@
-//! `cargo services run -- CMD`: a Postgres and a Kafka for as long as CMD runs.
+//! `cargo services run -- CMD` provides a Postgres and a Kafka while CMD runs.
 
 use std::io::Read;
 use std::process::{Command, ExitCode};
@@ -6,16 +6,19 @@ use std::process::{Command, ExitCode};
 use dev_services::{Error, Services};
 
 const HELP: &str = "\
-A real Postgres and a real Kafka, gone when you are.
+Starts a real Postgres and a real Kafka, and removes them when it ends.
 
-  cargo services run -- CMD ARGS…   start both, run CMD with DATABASE_URL and KAFKA_BROKERS set, exit with its code
-  cargo services up                 start both, print the variables for a shell, wait for Ctrl-C or the end of the input
+  cargo services run -- CMD ARGS…   start both, run CMD with DATABASE_URL and KAFKA_BROKERS set,
+                                    exit with its code
+  cargo services up                 start both, print the variables for a shell, wait for Ctrl-C or
+                                    the end of the input
   cargo services --help             this text
 
-What DATABASE_URL or KAFKA_BROKERS already names is used as it is. Otherwise Docker is used if an engine answers
-(TIDINGS_DEV_SERVICES=programs skips it), then programs on this machine: Postgres 15+, Java 17+, and mvn once, to download
-Kafka into the cache (TIDINGS_CACHE moves it). TIDINGS_POSTGRES_BIN names the folder of another Postgres, and
-TIDINGS_POSTGRES_RELEASE (18.1.0) a release to be fetched.
+A service whose address is set in DATABASE_URL or KAFKA_BROKERS is not started. Otherwise Docker is
+used if an engine responds (TIDINGS_DEV_SERVICES=programs skips it), then programs on this machine:
+Postgres 15+, Java 17+, and mvn once to download Kafka into the cache (set TIDINGS_CACHE to move
+it). TIDINGS_POSTGRES_BIN sets the folder of another Postgres, and TIDINGS_POSTGRES_RELEASE (18.1.0)
+a release to download.
 ";
 
 fn main() -> ExitCode {
@@ -42,26 +45,41 @@ fn main() -> ExitCode {
 fn run(command: &[&str]) -> Result<ExitCode, Error> {
     let mut services = Services::start()?;
     let mut child = Command::new(command[0]);
-    child.args(&command[1..]).env("DATABASE_URL", services.database_url()).env("KAFKA_BROKERS", services.brokers());
+    child
+        .args(&command[1..])
+        .env("DATABASE_URL", services.database_url())
+        .env("KAFKA_BROKERS", services.brokers());
     let run = || format!("run `{}`", command[0]);
-    let mut child = child.spawn().map_err(|source| Error::System { doing: run(), source })?;
+    let mut child = child.spawn().map_err(|source| Error::System {
+        doing: run(),
+        source,
+    })?;
     services.outlast(child.id())?;
-    let status = child.wait().map_err(|source| Error::System { doing: run(), source })?;
+    let status = child.wait().map_err(|source| Error::System {
+        doing: run(),
+        source,
+    })?;
     drop(services);
     Ok(ExitCode::from(code(status)))
 }
 
-/// As a shell reports it: 128 and the signal for a program that was killed.
+/// Returns the exit code as a shell reports it: 128 plus the signal for a killed program.
 fn code(status: std::process::ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt;
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
 fn up() -> Result<ExitCode, Error> {
     let services = Services::start()?;
     eprintln!("{}", services.describe());
-    println!("export DATABASE_URL='{}'\nexport KAFKA_BROKERS='{}'", services.database_url(), services.brokers());
+    println!(
+        "export DATABASE_URL='{}'\nexport KAFKA_BROKERS='{}'",
+        services.database_url(),
+        services.brokers()
+    );
     eprintln!("running until Ctrl-C or the end of the input");
     let mut input = std::io::stdin().lock();
     let mut buffer = [0; 256];

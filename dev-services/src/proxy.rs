@@ -1,4 +1,4 @@
-//! A wire that a test can cut: between a program and a server, on 127.0.0.1.
+//! A proxy between a program and a server on 127.0.0.1, with which a test can cut their connection.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,22 +9,22 @@ use std::time::Duration;
 use crate::Error;
 use crate::port::bind_free_port;
 
-/// The most connections at once; one more is closed as it comes.
+/// Maximum number of concurrent connections. Further ones are closed immediately.
 const CONNECTIONS_MAX: usize = 1_000;
 
-/// Localhost answers or refuses within this.
+/// Localhost accepts or refuses a connection within this time.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Forwards connections to a server until it is told not to. Dropped, it closes them all.
+/// Forwards connections to a server. Closes all of them on drop.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), dev_services::Error> {
 /// # let server = dev_services::Postgres::start(dev_services::PostgresOptions::new())?;
 /// let wire = dev_services::Proxy::to(server.address())?;
 /// // … a program connects to wire.address() …
-/// wire.stall(); // it hears nothing more, and is not told why
+/// wire.stall(); // no data arrives, and no connection is closed
 /// wire.resume();
-/// wire.cut(); // its connections end; it may connect again
+/// wire.cut(); // all connections end; the program may connect again
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
@@ -52,68 +52,91 @@ struct State {
 }
 
 impl Proxy {
-    /// Listens on a free port and forwards each connection to `target`, which need not answer yet.
+    /// Listens on a free port and forwards each connection to `target`, which does not have to be
+    /// available yet.
     ///
     /// # Errors
-    /// When the operating system refuses a socket or a thread.
+    ///
+    /// Returns an error if the operating system refuses a socket or a thread.
     pub fn to(target: SocketAddr) -> Result<Self, Error> {
         let listener = bind_free_port();
-        let address = listener.local_addr().map_err(Error::system("read the proxy's address"))?;
-        let state = State { target, refusing: false, stalled: false, closing: false, next: 0, open: Vec::new() };
-        let wire = Arc::new(Wire { state: Mutex::new(state), changed: Condvar::new() });
+        let address = listener
+            .local_addr()
+            .map_err(Error::system("read the proxy's address"))?;
+        let state = State {
+            target,
+            refusing: false,
+            stalled: false,
+            closing: false,
+            next: 0,
+            open: Vec::new(),
+        };
+        let wire = Arc::new(Wire {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
         let accepting = Arc::clone(&wire);
-        let acceptor = thread::Builder::new().name("proxy".to_owned()).spawn(move || accepting.accept_all(&listener));
-        Ok(Self { address, wire, acceptor: Some(acceptor.map_err(Error::system("start a thread"))?) })
+        let acceptor = thread::Builder::new()
+            .name("proxy".to_owned())
+            .spawn(move || accepting.accept_all(&listener));
+        Ok(Self {
+            address,
+            wire,
+            acceptor: Some(acceptor.map_err(Error::system("start a thread"))?),
+        })
     }
 
-    /// Where to connect instead of to the server.
+    /// Returns the address to connect to instead of the server's.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The port on 127.0.0.1.
+    /// Returns the port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// Ends every connection, both ways. The program may connect again.
+    /// Ends every connection in both directions. The program may connect again.
     pub fn cut(&self) {
         self.wire.state().cut();
         self.wire.changed.notify_all();
     }
 
-    /// Ends each new connection as soon as it is made, until [`accept`](Self::accept); those that are open go on.
+    /// Ends each new connection immediately until [`accept`](Self::accept) is called. Open
+    /// connections continue.
     pub fn refuse(&self) {
         self.wire.state().refusing = true;
     }
 
-    /// Ends a [`refuse`](Self::refuse).
+    /// Accepts connections again after [`refuse`](Self::refuse).
     pub fn accept(&self) {
         self.wire.state().refusing = false;
     }
 
-    /// Stops forwarding, both ways, and closes nothing: what a lost route looks like. New connections are made and stay silent.
+    /// Stops forwarding in both directions without closing a connection, like a lost route. New
+    /// connections are accepted but receive no data.
     pub fn stall(&self) {
         self.wire.state().stalled = true;
     }
 
-    /// Ends a [`stall`](Self::stall); what was sent meanwhile arrives.
+    /// Resumes forwarding after [`stall`](Self::stall). Data that was sent meanwhile arrives.
     pub fn resume(&self) {
         self.wire.state().stalled = false;
         self.wire.changed.notify_all();
     }
 
-    /// Sends new connections to another server, as a fail-over does. Those that are open go on: [`cut`](Self::cut) them.
+    /// Forwards new connections to another server, as after a failover. Open connections continue;
+    /// end them with [`cut`](Self::cut).
     pub fn point_to(&self, target: SocketAddr) {
         self.wire.state().target = target;
     }
 
-    /// Where new connections lead.
+    /// Returns the target of new connections.
     pub fn target(&self) -> SocketAddr {
         self.wire.state().target
     }
 
-    /// How many connections are open.
+    /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
         self.wire.state().open.len()
     }
@@ -132,7 +155,8 @@ impl Drop for Proxy {
 }
 
 impl Wire {
-    /// No thread panics while it holds the lock, and a test that failed must still be able to let go.
+    /// Locks the state. No thread panics while it holds the lock, and a failed test must still be
+    /// able to release the proxy.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,7 +166,7 @@ impl Wire {
             if self.state().closing {
                 return;
             }
-            // A connection that cannot be made ends here, as it would at the server.
+            // A connection that cannot be established ends here, as it would at the server.
             let _ = client.and_then(|client| self.connect(client));
         }
     }
@@ -160,16 +184,23 @@ impl Wire {
             let mut state = self.state();
             state.next += 1;
             let number = state.next;
-            state.open.push((number, client.try_clone()?, server.try_clone()?));
+            state
+                .open
+                .push((number, client.try_clone()?, server.try_clone()?));
             number
         };
         self.pump(number, client.try_clone()?, server.try_clone()?)?;
         self.pump(number, server, client)
     }
 
-    /// Forwards one direction on a thread of its own until either end is closed, which closes both: half-open connections are no use
-    /// to the protocols spoken here.
-    fn pump(self: &Arc<Self>, number: u64, mut from: TcpStream, mut to: TcpStream) -> io::Result<()> {
+    /// Forwards one direction on a separate thread. Once either end is closed, both are closed: the
+    /// protocols used here have no use for half-open connections.
+    fn pump(
+        self: &Arc<Self>,
+        number: u64,
+        mut from: TcpStream,
+        mut to: TcpStream,
+    ) -> io::Result<()> {
         let wire = Arc::clone(self);
         let forward = move || {
             let mut bytes = vec![0; 1 << 16];
@@ -179,16 +210,21 @@ impl Wire {
                     break;
                 }
             }
-            // The end of a connection is silent too while the wire is stalled.
+            // While the proxy is stalled, the end of a connection is not forwarded either.
             wire.wait_while_stalled(number);
             wire.state().close(number);
         };
-        thread::Builder::new().name("proxy".to_owned()).spawn(forward).map(drop)
+        thread::Builder::new()
+            .name("proxy".to_owned())
+            .spawn(forward)
+            .map(drop)
     }
 
-    /// Returns at once for a connection that was cut.
+    /// Waits while the proxy is stalled. Returns immediately if the connection was cut.
     fn wait_while_stalled(&self, number: u64) {
-        let stalled = |state: &mut State| state.stalled && state.open.iter().any(|(open, ..)| *open == number);
+        let stalled = |state: &mut State| {
+            state.stalled && state.open.iter().any(|(open, ..)| *open == number)
+        };
         drop(self.changed.wait_while(self.state(), stalled));
     }
 }
@@ -208,13 +244,13 @@ impl State {
     }
 }
 
-/// Whoever has closed its end already makes this fail, and needs it no more.
+/// Shuts both ends down. The call fails for an end that is already closed, which needs no action.
 fn shut(client: &TcpStream, server: &TcpStream) {
     let _ = client.shutdown(Shutdown::Both);
     let _ = server.shutdown(Shutdown::Both);
 }
 
-/// The address of a port on this machine.
+/// Returns the address of a port on this machine.
 pub(crate) fn local(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
@@ -223,10 +259,12 @@ pub(crate) fn local(port: u16) -> SocketAddr {
 mod tests {
     use super::*;
 
-    /// A server that says each byte again.
+    /// Starts a server that echoes each byte.
     fn echo() -> SocketAddr {
         let listener = TcpListener::bind(local(0)).expect("a port is free");
-        let address = listener.local_addr().expect("a bound listener has an address");
+        let address = listener
+            .local_addr()
+            .expect("a bound listener has an address");
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 thread::spawn(move || io::copy(&mut &client, &mut &client));
@@ -237,7 +275,9 @@ mod tests {
 
     fn connect(proxy: &Proxy) -> TcpStream {
         let client = TcpStream::connect(proxy.address()).expect("the proxy listens");
-        client.set_read_timeout(Some(Duration::from_millis(200))).expect("a limit");
+        client
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .expect("a limit");
         client
     }
 
@@ -252,7 +292,10 @@ mod tests {
     }
 
     fn is_silence(error: &io::Error) -> bool {
-        matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+        matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+        )
     }
 
     #[test]
@@ -283,7 +326,9 @@ mod tests {
         proxy.stall();
         assert!(is_silence(&answer(&mut client, 4).expect_err("silence")));
         proxy.cut();
-        assert!(!is_silence(&hear(&mut client).expect_err("a stalled connection can be cut")));
+        assert!(!is_silence(
+            &hear(&mut client).expect_err("a stalled connection can be cut")
+        ));
     }
 
     #[test]
@@ -302,13 +347,21 @@ mod tests {
     #[test]
     fn it_leads_to_another_server_and_is_gone_when_it_is_dropped() {
         let proxy = Proxy::to(local(1)).expect("a proxy");
-        assert!(answer(&mut connect(&proxy), 1).is_err(), "nobody listens on port 1");
+        assert!(
+            answer(&mut connect(&proxy), 1).is_err(),
+            "nothing listens on port 1"
+        );
         proxy.point_to(echo());
         let mut client = connect(&proxy);
         assert_eq!(answer(&mut client, 2).expect("an answer"), 2);
         let address = proxy.address();
         drop(proxy);
-        assert!(!is_silence(&hear(&mut client).expect_err("the connection has ended")));
-        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+        assert!(!is_silence(
+            &hear(&mut client).expect_err("the connection has ended")
+        ));
+        assert!(
+            TcpStream::connect(address).is_err(),
+            "nothing listens any more"
+        );
     }
 }

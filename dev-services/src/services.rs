@@ -6,7 +6,8 @@ use crate::choice::{Choice, choose};
 use crate::compose::{self, Compose};
 use crate::{Error, Kafka, KafkaOptions, Postgres, PostgresOptions};
 
-/// The shared pair of servers. Dropped or at the end of the process, what it started is gone.
+/// The shared pair of servers. The servers that it started are removed on drop and when the process
+/// ends.
 #[derive(Debug)]
 pub struct Services {
     postgres: Option<Postgres>,
@@ -18,21 +19,40 @@ pub struct Services {
 }
 
 impl Services {
-    /// Starts what the environment does not name, at the same time, and returns once all of it answers.
+    /// Starts the services that the environment does not provide, concurrently. Returns when all of
+    /// them respond.
     ///
     /// # Errors
-    /// When a service is not to be had on this machine, or does not start. The message says what to do.
+    ///
+    /// Returns an error with a remedy if a service is not available on this machine or does not
+    /// start.
     pub fn start() -> Result<Self, Error> {
         let wish = env::var("TIDINGS_DEV_SERVICES").ok();
         let docker = OnceCell::new();
-        let choose = |name| choose(env::var(name).ok(), wish.as_deref(), || *docker.get_or_init(compose::answers));
+        let choose = |name| {
+            choose(env::var(name).ok(), wish.as_deref(), || {
+                *docker.get_or_init(compose::answers)
+            })
+        };
         let (postgres, kafka) = (choose("DATABASE_URL"), choose("KAFKA_BROKERS"));
 
         let (own_postgres, own_kafka, compose) = thread::scope(|scope| {
-            let own_postgres = scope.spawn(|| (postgres == Choice::Programs).then(|| Postgres::start(PostgresOptions::new())).transpose());
-            let own_kafka = scope.spawn(|| (kafka == Choice::Programs).then(|| Kafka::start(KafkaOptions::new())).transpose());
+            let own_postgres = scope.spawn(|| {
+                (postgres == Choice::Programs)
+                    .then(|| Postgres::start(PostgresOptions::new()))
+                    .transpose()
+            });
+            let own_kafka = scope.spawn(|| {
+                (kafka == Choice::Programs)
+                    .then(|| Kafka::start(KafkaOptions::new()))
+                    .transpose()
+            });
             let compose = Compose::start(postgres == Choice::Compose, kafka == Choice::Compose);
-            (own_postgres.join().expect("starting does not panic"), own_kafka.join().expect("starting does not panic"), compose)
+            (
+                own_postgres.join().expect("starting does not panic"),
+                own_kafka.join().expect("starting does not panic"),
+                compose,
+            )
         });
         let (own_postgres, own_kafka) = match (own_postgres, own_kafka) {
             (Ok(postgres), Ok(kafka)) => (postgres, kafka),
@@ -40,46 +60,66 @@ impl Services {
             (Err(error), _) | (_, Err(error)) => return Err(error),
         };
         let compose = compose?;
-        let in_compose = || compose.as_ref().expect("compose was started when it was chosen");
+        let in_compose = || {
+            compose
+                .as_ref()
+                .expect("compose is started if it is chosen")
+        };
 
         let (database_url, postgres_is) = match (&own_postgres, postgres) {
             (Some(server), _) => (server.url(), server.describe().to_owned()),
             (None, Choice::Environment(url)) => (url, "Postgres (from DATABASE_URL)".to_owned()),
-            (None, _) => (in_compose().database_url(), "Postgres (docker compose)".to_owned()),
+            (None, _) => (
+                in_compose().database_url(),
+                "Postgres (docker compose)".to_owned(),
+            ),
         };
         let (brokers, kafka_is) = match (&own_kafka, kafka) {
             (Some(broker), _) => (broker.brokers(), broker.describe().to_owned()),
-            (None, Choice::Environment(brokers)) => (brokers, "Kafka (from KAFKA_BROKERS)".to_owned()),
+            (None, Choice::Environment(brokers)) => {
+                (brokers, "Kafka (from KAFKA_BROKERS)".to_owned())
+            }
             (None, _) => (in_compose().brokers(), "Kafka (docker compose)".to_owned()),
         };
         let description = format!("{postgres_is}\n{kafka_is}");
-        Ok(Self { postgres: own_postgres, kafka: own_kafka, compose, database_url, brokers, description })
+        Ok(Self {
+            postgres: own_postgres,
+            kafka: own_kafka,
+            compose,
+            database_url,
+            brokers,
+            description,
+        })
     }
 
-    /// The URL of a superuser, for example `postgres://postgres@127.0.0.1:17012/postgres`.
+    /// Returns the URL of a superuser, for example `postgres://postgres@127.0.0.1:17012/postgres`.
     pub fn database_url(&self) -> String {
         self.database_url.clone()
     }
 
-    /// The address for `bootstrap.servers`, for example `127.0.0.1:17013`.
+    /// Returns the address for `bootstrap.servers`, for example `127.0.0.1:17013`.
     pub fn brokers(&self) -> String {
         self.brokers.clone()
     }
 
-    /// One line a service: which version, and where it comes from.
+    /// Describes version and source of the services, one per line.
     pub fn describe(&self) -> String {
         self.description.clone()
     }
 
-    /// Lets the process `pid` end before the servers, for at most 10 s, when this process ends: on Ctrl-C both get the signal, and a
-    /// program that drains still needs its database.
+    /// Makes the servers wait up to 10 s for the process `pid` to exit when this process ends. On
+    /// Ctrl-C, both receive the signal, and a program that drains still needs its database.
     ///
     /// # Errors
-    /// When a keeper is gone.
+    ///
+    /// Returns an error if a keeper has exited.
     pub fn outlast(&mut self, pid: u32) -> Result<(), Error> {
         let postgres = self.postgres.iter_mut().map(Postgres::keeper);
         let kafka = self.kafka.iter_mut().map(Kafka::keeper);
         let compose = self.compose.iter_mut().map(Compose::keeper);
-        postgres.chain(kafka).chain(compose).try_for_each(|keeper| keeper.outlast(pid))
+        postgres
+            .chain(kafka)
+            .chain(compose)
+            .try_for_each(|keeper| keeper.outlast(pid))
     }
 }

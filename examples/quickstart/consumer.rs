@@ -7,16 +7,32 @@ use tokio::sync::watch::Receiver;
 
 use super::{Delivered, Failure, OrderChanged};
 
-/// Any consumer will do: the key is the order's id, the value its event as JSON. Returns the events and their latencies, ms.
-pub(crate) async fn consume(brokers: String, topic: String, bar: ProgressBar, expected: Receiver<usize>) -> Result<Delivered, Failure> {
+/// Reads the events as any Kafka consumer can: the key is the order's id, the value its event as
+/// JSON. Returns the events and their latencies in milliseconds.
+pub(crate) async fn consume(
+    brokers: String,
+    topic: String,
+    bar: ProgressBar,
+    expected: Receiver<usize>,
+) -> Result<Delivered, Failure> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("group.id", &topic).set("auto.offset.reset", "earliest");
-    let consumer: StreamConsumer = config.set("topic.metadata.refresh.interval.ms", "200").set("fetch.wait.max.ms", "10").create()?;
+    config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", &topic)
+        .set("auto.offset.reset", "earliest");
+    let consumer: StreamConsumer = config
+        .set("topic.metadata.refresh.interval.ms", "200")
+        .set("fetch.wait.max.ms", "10")
+        .create()?;
     consumer.subscribe(&[&topic])?;
     let mut delivered = Vec::new();
     while delivered.len() < *expected.borrow() {
-        // A topic that is not there yet is an error that passes.
-        let Ok(Ok(message)) = tokio::time::timeout(std::time::Duration::from_millis(100), consumer.recv()).await else { continue };
+        // If the topic does not exist yet, the consumer returns a temporary error.
+        let Ok(Ok(message)) =
+            tokio::time::timeout(std::time::Duration::from_millis(100), consumer.recv()).await
+        else {
+            continue;
+        };
         let event: OrderChanged = serde_json::from_slice(message.payload().unwrap_or_default())?;
         let latency = (Utc::now().timestamp_micros() - event.at_micros) as f64 / 1000.0;
         delivered.push((event, latency));

@@ -1,6 +1,8 @@
-//! What the services say to each other: the one thing they share. Here a module; elsewhere a crate, or schemas in a registry.
+//! Events that the services exchange, the only code that they share. In a real system this is a
+//! crate, or a set of schemas in a registry.
 //!
-//! The aggregate type is the topic. A service's commands are in one topic, so that those for one order keep their order.
+//! The aggregate type is the topic. All commands of a service are in one topic, so that the
+//! commands for an order keep their order.
 
 use serde::{Deserialize, Serialize};
 use tidings::DomainEvent;
@@ -30,18 +32,20 @@ pub(crate) const TOPICS: [&str; 8] = [
 ];
 
 events! {
-    "order": OrderPlaced { customer: String, country: String, article: String, quantity: i32, cents: i64 };
+    "order": OrderPlaced {
+        customer: String, country: String, article: String, quantity: i32, cents: i64
+    };
     "order": OrderCompleted { customer: String };
     "order": OrderCancelled { customer: String, reason: String };
 
     "inventory.commands": ReserveStock { article: String, quantity: i32 };
-    /// Undoes [`ReserveStock`].
+    /// Compensates [`ReserveStock`].
     "inventory.commands": ReleaseStock {};
     "inventory.events": StockReserved {};
     "inventory.events": StockRefused { reason: String };
 
     "payment.commands": TakePayment { customer: String, cents: i64 };
-    /// Undoes [`TakePayment`].
+    /// Compensates [`TakePayment`].
     "payment.commands": RefundPayment {};
     "payment.events": PaymentTaken {};
     "payment.events": PaymentRefused { reason: String };
@@ -51,7 +55,7 @@ events! {
     "shipping.events": ShippingRefused { reason: String };
 }
 
-/// The gateway has stopped asking a service, or asks it again.
+/// The gateway has stopped or resumed calling a service.
 #[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "gateway.events", id = "service")]
 pub(crate) struct CircuitChanged {

@@ -1,4 +1,5 @@
-//! The order system of before: no events, no database. The gateway still sends it what the new service does not do yet.
+//! The legacy order system, with neither events nor a database. The gateway still forwards to it
+//! what the new service does not support yet.
 
 use axum::{Json, Router, routing::get};
 use serde_json::{Value, json};
@@ -9,7 +10,10 @@ use super::Failure;
 
 pub(crate) async fn main() -> Result<(), Failure> {
     super::service::end_with_parent();
-    let routes = Router::new().route("/orders", get(all)).route("/orders/{id}/invoice", get(invoice)).merge(Health::new().router());
+    let routes = Router::new()
+        .route("/orders", get(all))
+        .route("/orders/{id}/invoice", get(invoice))
+        .merge(Health::new().router());
     Ok(axum::serve(TcpListener::bind(std::env::var("LISTEN")?).await?, routes).await?)
 }
 

@@ -1,11 +1,14 @@
-//! A small shop: five services, each with a database of its own, that talk by events only. What to look at is in `README.md` beside this file.
+//! A small shop of five services, each with its own database, that communicate only by events.
+//! `README.md` describes what to try.
 //!
 //! ```sh
-//! cargo run --example shop                                    # everything, and a page to play with
-//! cargo run --example shop -- --orders 1000 --kill payment    # a script, and a verdict
+//! # Everything, and a page to experiment with.
+//! cargo run --example shop
+//! # A script, and a verdict.
+//! cargo run --example shop -- --orders 1000 --kill payment
 //! ```
 //!
-//! One program is all of it: it starts itself once more for each service, so that `kill -9` is real.
+//! The program starts itself again for each service, so that `kill -9` kills a real process.
 
 mod events;
 mod gateway;
@@ -22,13 +25,15 @@ mod service;
 mod shipping;
 mod verdict;
 
-/// Whatever goes wrong.
+/// Any error.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into()),
+        )
         .with_writer(std::io::stderr)
         .init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -43,7 +48,8 @@ async fn main() -> Result<(), Failure> {
     }
 }
 
-/// The servers, a process for each service, the gateway; then the script, or a person.
+/// Starts the servers, a process for each service, and the gateway. Then runs the script or waits
+/// for Ctrl-C.
 async fn run(plan: plan::Plan) -> Result<(), Failure> {
     let servers = servers::Servers::start().await?;
     println!("{}", servers.describe());
@@ -52,10 +58,12 @@ async fn run(plan: plan::Plan) -> Result<(), Failure> {
     let gateway = gateway::start(&servers, processes.clone(), plan.port).await?;
     println!("the shop is open: http://{gateway}");
     let outcome = match plan.script {
-        Some(script) => script::play(&script, &servers, &processes, &format!("http://{gateway}")).await,
+        Some(script) => {
+            script::play(&script, &servers, &processes, &format!("http://{gateway}")).await
+        }
         None => Ok(tokio::signal::ctrl_c().await?),
     };
     processes.stop();
-    let _ = servers.clear().await; // after Ctrl-C they may be gone already
+    let _ = servers.clear().await; // after Ctrl-C the servers may have exited already
     outcome
 }

@@ -2,15 +2,15 @@
 
 use super::Failure;
 
-/// What is asked for.
+/// Arguments of the program.
 pub(crate) struct Plan {
-    /// Of the gateway; any that is free unless given.
+    /// Port of the gateway. Defaults to any free port.
     pub(crate) port: u16,
-    /// None: a person plays.
+    /// `None` for interactive use.
     pub(crate) script: Option<Script>,
 }
 
-/// So many orders, and which service is killed in the middle.
+/// Number of orders, and the service to kill halfway.
 pub(crate) struct Script {
     pub(crate) orders: usize,
     pub(crate) kill: Option<String>,
@@ -26,14 +26,25 @@ impl Plan {
                 "--port" => port = value()?.parse()?,
                 "--orders" => orders = Some(value()?.parse()?),
                 "--kill" => kill = Some(value()?.clone()),
-                other => return Err(format!("`{other}` is none of --port PORT, --orders COUNT, --kill SERVICE").into()),
+                other => {
+                    return Err(format!(
+                        "unknown argument `{other}`; \
+                         use --port PORT, --orders COUNT or --kill SERVICE"
+                    )
+                    .into());
+                }
             }
         }
         let known = super::processes::NAMES;
         if let Some(name) = kill.as_deref().filter(|name| !known.contains(name)) {
-            return Err(format!("`{name}` is none of {}", known.join(", ")).into());
+            return Err(
+                format!("unknown service `{name}`; use one of {}", known.join(", ")).into(),
+            );
         }
-        let script = (orders.is_some() || kill.is_some()).then(|| Script { orders: orders.unwrap_or(1_000), kill });
+        let script = (orders.is_some() || kill.is_some()).then(|| Script {
+            orders: orders.unwrap_or(1_000),
+            kill,
+        });
         Ok(Self { port, script })
     }
 }

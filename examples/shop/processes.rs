@@ -1,4 +1,4 @@
-//! A process for each service: this program once more, with the service's name.
+//! Processes of the services. Each runs this program with the name of the service.
 
 use std::collections::HashMap;
 use std::process::{Child, Command, Stdio};
@@ -8,15 +8,23 @@ use std::time::{Duration, Instant};
 use super::Failure;
 use super::servers::Servers;
 
-/// Every service there is; the last one is of before.
-pub(crate) const NAMES: [&str; 6] = ["order", "payment", "inventory", "shipping", "notification", "legacy"];
+/// Names of all services. The last one is the legacy system.
+pub(crate) const NAMES: [&str; 6] = [
+    "order",
+    "payment",
+    "inventory",
+    "shipping",
+    "notification",
+    "legacy",
+];
 
-/// Those that a button can break: what they are commanded they then refuse, and what they are asked they do not answer.
+/// Services that the page can break. A broken service refuses commands and responds to requests
+/// with an error.
 pub(crate) const BREAKABLE: [&str; 3] = ["payment", "inventory", "shipping"];
 
-/// The services' processes; killed when this is dropped.
+/// Processes of the services, killed on drop.
 pub(crate) struct Processes {
-    /// Where each listens, whether it runs or not.
+    /// Address of each service, whether it runs or not.
     addresses: HashMap<&'static str, String>,
     running: Mutex<HashMap<&'static str, Running>>,
     environment: Vec<(&'static str, Vec<(&'static str, String)>)>,
@@ -31,29 +39,53 @@ impl Processes {
     pub(crate) fn start(servers: &Servers) -> Result<Self, Failure> {
         let mut addresses = HashMap::new();
         for name in NAMES {
-            // Free a moment ago.
-            addresses.insert(name, std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
+            // A free port. Another process could still take it before the service does.
+            addresses.insert(
+                name,
+                std::net::TcpListener::bind("127.0.0.1:0")?
+                    .local_addr()?
+                    .to_string(),
+            );
         }
         let environment = |name| {
             let listen = ("LISTEN", addresses[name].clone());
-            (name, vec![listen, ("DATABASE_URL", servers.database_url(name)), ("KAFKA_BROKERS", servers.brokers())])
+            (
+                name,
+                vec![
+                    listen,
+                    ("DATABASE_URL", servers.database_url(name)),
+                    ("KAFKA_BROKERS", servers.brokers()),
+                ],
+            )
         };
         let environment = NAMES.map(environment).to_vec();
-        let processes = Self { addresses, running: Mutex::default(), environment };
+        let processes = Self {
+            addresses,
+            running: Mutex::default(),
+            environment,
+        };
         for name in NAMES {
             processes.launch(name)?;
         }
         Ok(processes)
     }
 
-    /// Waits until each says that it is ready: by the routes that an orchestrator asks.
+    /// Waits until each service reports ready, on the route that an orchestrator uses.
     pub(crate) async fn ready(&self) -> Result<(), Failure> {
-        let (http, patience) = (reqwest::Client::new(), Instant::now() + Duration::from_secs(60));
+        let (http, patience) = (
+            reqwest::Client::new(),
+            Instant::now() + Duration::from_secs(60),
+        );
         for name in NAMES {
             let url = format!("http://{}/health/ready", self.address(name));
-            while !http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+            while !http
+                .get(&url)
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status().is_success())
+            {
                 if !self.is_running(name) || Instant::now() > patience {
-                    return Err(format!("{name} does not get ready").into());
+                    return Err(format!("{name} is not ready in time").into());
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -65,44 +97,82 @@ impl Processes {
         &self.addresses[name]
     }
 
-    /// Starts a service that does not run.
+    /// Starts a service that is not running.
     pub(crate) fn launch(&self, name: &str) -> Result<(), Failure> {
-        let (name, environment) = self.environment.iter().find(|(known, _)| *known == name).ok_or("no such service")?;
+        let (name, environment) = self
+            .environment
+            .iter()
+            .find(|(known, _)| *known == name)
+            .ok_or("no such service")?;
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if !running.contains_key(name) {
             let environment = environment.iter().map(|(key, value)| (key, value));
-            let process = Command::new(std::env::current_exe()?).arg(name).envs(environment).stdin(Stdio::piped()).spawn()?;
-            running.insert(name, Running { process, broken: false });
+            let process = Command::new(std::env::current_exe()?)
+                .arg(name)
+                .envs(environment)
+                .stdin(Stdio::piped())
+                .spawn()?;
+            running.insert(
+                name,
+                Running {
+                    process,
+                    broken: false,
+                },
+            );
         }
         Ok(())
     }
 
-    /// `kill -9`.
+    /// Kills a service with SIGKILL.
     pub(crate) fn kill(&self, name: &str) {
-        if let Some(mut running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(name) {
+        if let Some(mut running) = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name)
+        {
             let _ = running.process.kill();
             let _ = running.process.wait();
         }
     }
 
-    /// Puts a service that runs out of order, or right again. A process that is started anew works.
+    /// Breaks or repairs a running service. A restarted process is not broken.
     pub(crate) async fn set_broken(&self, name: &str, broken: bool) -> Result<(), Failure> {
-        let address = self.addresses.get(name).filter(|_| BREAKABLE.contains(&name)).ok_or("no such service")?;
+        let address = self
+            .addresses
+            .get(name)
+            .filter(|_| BREAKABLE.contains(&name))
+            .ok_or("no such service")?;
         let switch = if broken { "break" } else { "mend" };
-        reqwest::Client::new().post(format!("http://{address}/{switch}")).send().await?.error_for_status()?;
-        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get_mut(name) {
+        reqwest::Client::new()
+            .post(format!("http://{address}/{switch}"))
+            .send()
+            .await?
+            .error_for_status()?;
+        if let Some(running) = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(name)
+        {
             running.broken = broken;
         }
         Ok(())
     }
 
     pub(crate) fn is_broken(&self, name: &str) -> bool {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(name).is_some_and(|running| running.broken)
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .is_some_and(|running| running.broken)
     }
 
     pub(crate) fn is_running(&self, name: &str) -> bool {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.get_mut(name).is_some_and(|running| matches!(running.process.try_wait(), Ok(None)))
+        running
+            .get_mut(name)
+            .is_some_and(|running| matches!(running.process.try_wait(), Ok(None)))
     }
 
     pub(crate) fn stop(&self) {

@@ -1,4 +1,5 @@
-//! What the five services have in common: a database, a relay for its outbox, a subscriber with an inbox, HTTP with health.
+//! Common parts of the five services: a database, a relay for its outbox, a subscriber with an
+//! inbox, and HTTP with health checks.
 
 use std::future::Future;
 use std::io::Read as _;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 
-/// A service that is starting.
+/// A service during its start.
 pub(crate) struct Service {
     name: &'static str,
     database_url: String,
@@ -31,7 +32,8 @@ pub(crate) struct Service {
     pub(crate) broken: Broken,
 }
 
-/// Whether the service is out of order, which a button on the page decides: it then refuses what it is commanded, and answers requests with 500. Cheap to clone.
+/// State of the page's switch that breaks a service. A broken service refuses commands and responds
+/// to requests with 500. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Broken(Arc<AtomicBool>);
 
@@ -46,41 +48,74 @@ impl Broken {
 }
 
 impl Service {
-    /// Connects to its own database, and makes Tidings' tables and its own.
+    /// Connects to the service's own database and creates the tables of Tidings and of the service.
     pub(crate) async fn start(name: &'static str, tables: &'static str) -> Result<Self, Failure> {
         end_with_parent();
         let database_url = std::env::var("DATABASE_URL")?;
-        let brokers = kafka::Settings { brokers: std::env::var("KAFKA_BROKERS")?, ..Default::default() };
-        let pool = PgPoolOptions::new().max_connections(8).connect(&database_url).await?;
+        let brokers = kafka::Settings {
+            brokers: std::env::var("KAFKA_BROKERS")?,
+            ..Default::default()
+        };
+        let pool = PgPoolOptions::new()
+            .max_connections(8)
+            .connect(&database_url)
+            .await?;
         tidings::migrate(&pool).await?;
         sqlx::raw_sql(tables).execute(&pool).await?;
-        Ok(Self { name, database_url, brokers, pool, broken: Broken::default() })
+        Ok(Self {
+            name,
+            database_url,
+            brokers,
+            pool,
+            broken: Broken::default(),
+        })
     }
 
-    /// Give it handlers, and [`run`](Self::run) it. What a handler writes, what it publishes and that it was called are one transaction.
+    /// Returns a subscriber without handlers. Add them and pass it to [`run`](Self::run). The
+    /// changes of a handler, its published events and its inbox entry are one transaction.
     pub(crate) fn subscriber<S: Send + Sync + 'static>(&self) -> Subscriber<S, NoState, HasInbox> {
-        // With a name of its own a process that was killed gets its partitions back at once.
-        Bus::new(self.brokers.clone()).subscriber(self.name).inbox(self.pool.clone()).instance_id(self.name)
+        // With a fixed instance id, a restarted process gets its partitions back at once.
+        Bus::new(self.brokers.clone())
+            .subscriber(self.name)
+            .inbox(self.pool.clone())
+            .instance_id(self.name)
     }
 
-    /// Answers, handles and relays until one of these ends, which is a fault.
-    pub(crate) async fn run(self, routes: Router, handling: impl Future<Output = Result<(), RunError>>) -> Result<(), Failure> {
-        // In production `tidings relay` is a process of its own, with a standby.
-        let mut options = RelayOptions::new(postgres::Settings::parse(&self.database_url)?, self.brokers);
+    /// Serves HTTP, handles events and runs the relay. Returns when one of these ends, which is an
+    /// error.
+    pub(crate) async fn run(
+        self,
+        routes: Router,
+        handling: impl Future<Output = Result<(), RunError>>,
+    ) -> Result<(), Failure> {
+        // In production, `tidings relay` is a separate process with a standby.
+        let mut options =
+            RelayOptions::new(postgres::Settings::parse(&self.database_url)?, self.brokers);
         options.name = format!("shop_{}", self.name);
         options.event_source = format!("/shop/{}", self.name);
-        options.topics = TopicOptions { create: true, partitions: Some(4), replication: None };
+        options.topics = TopicOptions {
+            create: true,
+            partitions: Some(4),
+            replication: None,
+        };
         let relaying = Relay::new(options)?.run(CancellationToken::new());
 
         let health = Health::new().check("database", DatabaseCheck::new(&self.pool));
-        let switch = |broken: bool| post(move |State(switch): State<Broken>| async move { switch.set(broken) });
+        let switch = |broken: bool| {
+            post(move |State(switch): State<Broken>| async move { switch.set(broken) })
+        };
         let routes = routes.layer(from_fn_with_state(self.broken.clone(), unless_broken));
-        let switches = Router::new().route("/break", switch(true)).route("/mend", switch(false)).with_state(self.broken);
+        let switches = Router::new()
+            .route("/break", switch(true))
+            .route("/mend", switch(false))
+            .with_state(self.broken);
         let listener = TcpListener::bind(std::env::var("LISTEN")?).await?;
         let ended: Result<(), Failure> = tokio::select! {
             ended = relaying => ended.map_err(Into::into),
             ended = handling => ended.map_err(Into::into),
-            ended = axum::serve(listener, routes.merge(switches).merge(health.router())) => ended.map_err(Into::into),
+            ended = axum::serve(
+                listener, routes.merge(switches).merge(health.router())
+            ) => ended.map_err(Into::into),
         };
         ended.inspect_err(|error| eprintln!("{}: {error}", self.name))
     }
@@ -93,8 +128,8 @@ async fn unless_broken(State(broken): State<Broken>, request: Request, next: Nex
     next.run(request).await
 }
 
-/// Ends this process when the one that started it is gone: its end of our standard input is closed then. As hard as kill -9, which the services
-/// survive anyway.
+/// Ends this process when its parent has exited, which closes this process's standard input. The
+/// exit is as abrupt as SIGKILL, which the services must survive anyway.
 pub(crate) fn end_with_parent() {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());

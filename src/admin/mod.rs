@@ -1,14 +1,15 @@
-//! What a relay shows over HTTP: is it alive, is it ready, and its metrics.
+//! Admin server of a relay: liveness, readiness and metrics over HTTP.
 //!
-//! | path | answers |
+//! | path | response |
 //! |---|---|
 //! | `/health/live` | 200 as long as the process runs |
-//! | `/health/ready` | 200 if every named check holds, else 503; the checks as JSON |
-//! | `/metrics` | the metrics, in OpenMetrics text |
+//! | `/health/ready` | 200 if every check passes, otherwise 503; lists the checks as JSON |
+//! | `/metrics` | the metrics as OpenMetrics text |
 //! | `/` | this list |
 //!
-//! Served from the moment the process starts, so that a relay that waits for its database says so. There is no
-//! authentication and no TLS: listen on loopback, or where only the cluster's own network reaches.
+//! The server runs from the start of the process, so a relay that waits for its database reports
+//! that. There is no authentication and no TLS. Listen on loopback, or on an address that only the
+//! cluster's own network reaches.
 
 mod connections;
 mod server;

@@ -1,25 +1,31 @@
-//! Escapes for text that comes from rows, records, servers and file names.
+//! Escaping of text from rows, records, servers and file names.
 //!
-//! Such text may hold terminal escape sequences, line breaks that forge rows, and characters that reorder or hide other
-//! characters. All of them are shown as Rust writes them: `\n`, `\u{1b}`.
+//! Such text may contain terminal escape sequences, line breaks that forge rows, and characters
+//! that reorder or hide other characters. All of them are written as Rust escapes: `\n`, `\u{1b}`.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Returns one line of text in which every unprintable character is written as an escape.
+/// Returns one line of text with every unprintable character escaped.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
-    replaced(text, is_unprintable, |out, character| out.extend(character.escape_default()))
+    replaced(text, is_unprintable, |out, character| {
+        out.extend(character.escape_default())
+    })
 }
 
-/// Returns lines of text in which every unprintable character except the line break is written as an escape.
+/// Returns lines of text with every unprintable character except the line break escaped.
 pub(crate) fn escaped_lines(text: &str) -> Cow<'_, str> {
     let is_wanted = |character: char| character != '\n' && is_unprintable(character);
-    replaced(text, is_wanted, |out, character| out.extend(character.escape_default()))
+    replaced(text, is_wanted, |out, character| {
+        out.extend(character.escape_default())
+    })
 }
 
-/// Returns a JSON document in which every unprintable character except the line break is written as `\uXXXX`.
+/// Returns a JSON document with every unprintable character except the line break written as
+/// `\uXXXX`.
 ///
-/// serde_json escapes the C0 controls only. Any other such character is inside a string, so the value stays the same.
+/// serde_json escapes only the C0 controls. All other such characters are inside strings, so the
+/// value does not change.
 pub(crate) fn escaped_json(json: &str) -> Cow<'_, str> {
     let is_wanted = |character: char| character != '\n' && is_unprintable(character);
     replaced(json, is_wanted, |out, character| {
@@ -29,18 +35,21 @@ pub(crate) fn escaped_json(json: &str) -> Cow<'_, str> {
     })
 }
 
-/// Returns bytes as escaped text, or as marked hexadecimal digits if they are not UTF-8 or hold a NUL, as numbers do.
+/// Returns bytes as escaped text, or as hexadecimal digits after `(binary)` if they are not UTF-8
+/// or contain a NUL, as binary numbers do.
 pub(crate) fn escaped_bytes(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains('\0') => escaped(text).into_owned(),
-        _ => bytes.iter().fold(String::from("(binary) 0x"), |mut hex, byte| {
-            write!(hex, "{byte:02x}").expect("a string takes any text");
-            hex
-        }),
+        _ => bytes
+            .iter()
+            .fold(String::from("(binary) 0x"), |mut hex, byte| {
+                write!(hex, "{byte:02x}").expect("a string takes any text");
+                hex
+            }),
     }
 }
 
-/// Returns at most `characters_max` characters, with `…` in the place of the rest.
+/// Returns at most `characters_max` characters, and `…` in place of the rest.
 pub(crate) fn shortened(text: &str, characters_max: usize) -> Cow<'_, str> {
     match text.char_indices().nth(characters_max) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
@@ -48,7 +57,11 @@ pub(crate) fn shortened(text: &str, characters_max: usize) -> Cow<'_, str> {
     }
 }
 
-fn replaced(text: &str, is_wanted: impl Fn(char) -> bool, write: impl Fn(&mut String, char)) -> Cow<'_, str> {
+fn replaced(
+    text: &str,
+    is_wanted: impl Fn(char) -> bool,
+    write: impl Fn(&mut String, char),
+) -> Cow<'_, str> {
     if !text.contains(&is_wanted) {
         return Cow::Borrowed(text);
     }
@@ -63,8 +76,11 @@ fn replaced(text: &str, is_wanted: impl Fn(char) -> bool, write: impl Fn(&mut St
     Cow::Owned(out)
 }
 
-/// Characters that control a terminal, or that change how their neighbours are shown without being visible themselves:
-/// the general categories Cc, Cf, Zl and Zp, private use, non-characters, and the fillers that are blank.
+/// Returns `true` for characters that control a terminal, or that are invisible and change how
+/// their neighbours are shown.
+///
+/// These are the general categories Cc, Cf, Zl and Zp, private use, non-characters, and blank
+/// fillers.
 fn is_unprintable(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -108,12 +124,21 @@ mod tests {
     fn a_character_that_is_not_shown_as_itself_is_escaped() {
         for (text, expected) in [
             ("order-7", "order-7"),
-            ("längst 日本 👍 e\u{301} \\ \" '", "längst 日本 👍 e\u{301} \\ \" '"),
+            (
+                "längst 日本 👍 e\u{301} \\ \" '",
+                "längst 日本 👍 e\u{301} \\ \" '",
+            ),
             ("\u{1b}]0;x\u{7}", "\\u{1b}]0;x\\u{7}"),
             ("a\nb\r\tc\0", "a\\nb\\r\\tc\\u{0}"),
             ("\u{7f}\u{9b}31m", "\\u{7f}\\u{9b}31m"),
-            ("\u{202e}cod.exe\u{2066}\u{200f}", "\\u{202e}cod.exe\\u{2066}\\u{200f}"),
-            ("\u{2028}\u{2029}\u{200b}\u{feff}\u{ad}", "\\u{2028}\\u{2029}\\u{200b}\\u{feff}\\u{ad}"),
+            (
+                "\u{202e}cod.exe\u{2066}\u{200f}",
+                "\\u{202e}cod.exe\\u{2066}\\u{200f}",
+            ),
+            (
+                "\u{2028}\u{2029}\u{200b}\u{feff}\u{ad}",
+                "\\u{2028}\\u{2029}\\u{200b}\\u{feff}\\u{ad}",
+            ),
             ("\u{e0041}\u{e000}", "\\u{e0041}\\u{e000}"),
         ] {
             assert_eq!(escaped(text), expected);
@@ -126,15 +151,21 @@ mod tests {
         assert_eq!(escaped_bytes(b"a\x1bb"), "a\\u{1b}b");
         assert_eq!(escaped_bytes(&[0x61, 0x9b, 0xff]), "(binary) 0x619bff");
         assert_eq!(escaped_bytes(&7_i32.to_be_bytes()), "(binary) 0x00000007");
-        assert_eq!((shortened("häßlich", 3), shortened("abc", 3)), ("häß…".into(), "abc".into()));
+        assert_eq!(
+            (shortened("häßlich", 3), shortened("abc", 3)),
+            ("häß…".into(), "abc".into())
+        );
     }
 
     proptest! {
         #[test]
-        fn any_text_becomes_one_printable_line_and_any_json_stays_the_same_value(text in any::<String>()) {
+        fn any_text_becomes_one_printable_line_and_any_json_stays_the_same_value(
+            text in any::<String>()
+        ) {
             prop_assert!(!escaped(&text).contains(is_unprintable));
             prop_assert!(!escaped_lines(&text).replace('\n', "").contains(is_unprintable));
-            let json = serde_json::to_string_pretty(&serde_json::json!({ "a": text, "b": [text] })).expect("JSON");
+            let json = serde_json::json!({ "a": text, "b": [text] });
+            let json = serde_json::to_string_pretty(&json).expect("JSON");
             let shown = escaped_json(&json);
             prop_assert!(!shown.replace('\n', "").contains(is_unprintable));
             let read: serde_json::Value = serde_json::from_str(&shown).expect("it is still JSON");

@@ -1,4 +1,4 @@
-//! `tidings migrate`.
+//! `tidings migrate`: creates or upgrades the tables.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +13,11 @@ use crate::postgres::{MigrateError, Migrations};
 pub(super) async fn run(config: &Config, wait: Option<Duration>) -> Result<ExitCode, Failure> {
     let settings = database::settings(config)?;
     let pool = database::connect_within(settings, "migrate", wait.unwrap_or_default()).await?;
-    let applied = Migrations::new().schema(&config.schema).run(&pool).await.map_err(failure)?;
+    let applied = Migrations::new()
+        .schema(&config.schema)
+        .run(&pool)
+        .await
+        .map_err(failure)?;
     let place = format!("schema {} of {}", config.schema, settings.redacted());
     if applied.is_empty() {
         output::line(format_args!("{place} is up to date"));
@@ -24,7 +28,8 @@ pub(super) async fn run(config: &Config, wait: Option<Duration>) -> Result<ExitC
     Ok(ExitCode::from(DONE))
 }
 
-/// A database that broke off may answer next time; everything else waits for a person.
+/// Maps an error to a failure. Only a lost connection may succeed on a retry; every other error
+/// needs the operator.
 fn failure(error: MigrateError) -> Failure {
     let text = format!("cannot migrate: {}", with_causes(&error));
     match error {

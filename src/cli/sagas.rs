@@ -1,6 +1,7 @@
-//! `tidings sagas`: where each saga stands, and what is decided about it.
+//! `tidings sagas`: shows sagas and records decisions about them.
 //!
-//! These commands read and mark; the service that runs the saga acts, within a second, since it alone has the steps.
+//! The commands only read and mark. The service that runs the saga acts within a second, because
+//! only it has the code of the steps.
 
 use std::process::ExitCode;
 
@@ -16,38 +17,39 @@ use super::output;
 use super::table::{Align, aligned, aligned_whole, time};
 use crate::saga::{Decision, SagaRun, SagaStatus, Sagas};
 
-/// How much of an error a list shows.
+/// Characters of an error that a list shows.
 const ERROR_CHARACTERS_MAX: usize = 80;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SagasCommand {
-    /// List sagas, the latest first; those that have not ended well unless told otherwise
+    /// List sagas, the newest first. By default, only those that have not ended successfully
     List(ListArgs),
     /// Show one saga with its steps and its state
     Show(ShowArgs),
-    /// Have sagas tried once more from where they stand: the present step, or what has failed
+    /// Retry sagas where they stopped: the current step, or what has failed
     Retry(DecideArgs),
-    /// Have sagas undone that have not passed their pivot
+    /// Compensate sagas that have not passed their pivot
     Abort(AbortArgs),
-    /// Give up the claim of a subscriber that is gone for good to the sagas of a name, so that another one may run them
+    /// Release the claim of a removed subscriber to the sagas of a name, so that another one can
+    /// run them
     Disown(DisownArgs),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// Of this name
+    /// Only sagas of this name
     #[arg(long, value_name = "NAME")]
     saga: Option<String>,
-    /// In this state; may be repeated
+    /// Only sagas in this state; may be repeated
     #[arg(long, value_name = "STATE", value_parser = status())]
     status: Vec<SagaStatus>,
-    /// In any state
+    /// Sagas in any state
     #[arg(long, conflicts_with = "status")]
     all: bool,
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
-    /// Show this many at most
+    /// Maximum number of sagas to show
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
     limit: u32,
 }
@@ -73,7 +75,8 @@ pub(super) struct DecideArgs {
 pub(super) struct AbortArgs {
     #[command(flatten)]
     decide: DecideArgs,
-    /// End them where they stand, as failed, with what is done and not undone, also behind the pivot; their locks are given up
+    /// End them as failed without compensating completed steps, even after the pivot, and release
+    /// their locks
     #[arg(long)]
     force: bool,
 }
@@ -83,45 +86,69 @@ pub(super) struct DisownArgs {
     /// The sagas' name
     #[arg(value_name = "NAME")]
     saga: String,
-    /// The subscriber that ran them, its consumer group
+    /// Subscriber that ran them (its consumer group)
     #[arg(long, value_name = "GROUP")]
     subscriber: String,
 }
 
-/// Reads the word of a status; a wrong one is answered with all of them.
+/// Parses the word of a status. The error for an unknown word lists all of them.
 fn status() -> impl TypedValueParser<Value = SagaStatus> {
-    PossibleValuesParser::new(SagaStatus::ALL.map(SagaStatus::word)).try_map(|word| word.parse::<SagaStatus>())
+    PossibleValuesParser::new(SagaStatus::ALL.map(SagaStatus::word))
+        .try_map(|word| word.parse::<SagaStatus>())
 }
 
-/// What `list` prints as JSON.
+/// JSON output of `list`.
 #[derive(Serialize)]
 struct Listed<'a> {
     sagas: &'a [SagaRun],
 }
 
-/// Runs one of the commands.
+/// Runs a subcommand.
 pub(super) async fn run(config: &Config, command: &SagasCommand) -> Result<ExitCode, Failure> {
     let settings = database::settings(config)?;
-    let pool = database::connect(settings, "sagas").await.map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
-    let sagas = Sagas::new(pool).schema(&config.schema).map_err(|error| Failure::Options(error.to_string()))?;
+    let pool = database::connect(settings, "sagas")
+        .await
+        .map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
+    let sagas = Sagas::new(pool)
+        .schema(&config.schema)
+        .map_err(|error| Failure::Options(error.to_string()))?;
     match command {
         SagasCommand::List(args) => list(&sagas, args).await,
         SagasCommand::Show(args) => show(&sagas, args).await,
         SagasCommand::Retry(args) => decide(&sagas, args, Decision::Retry).await,
         SagasCommand::Disown(args) => disown(&sagas, args).await,
-        SagasCommand::Abort(args) => decide(&sagas, &args.decide, if args.force { Decision::End } else { Decision::Abort }).await,
+        SagasCommand::Abort(args) => {
+            decide(
+                &sagas,
+                &args.decide,
+                if args.force {
+                    Decision::End
+                } else {
+                    Decision::Abort
+                },
+            )
+            .await
+        }
     }?;
     Ok(ExitCode::from(DONE))
 }
 
 async fn list(sagas: &Sagas, args: &ListArgs) -> Result<(), Failure> {
-    let not_well = [SagaStatus::Waiting, SagaStatus::Running, SagaStatus::Compensating, SagaStatus::Failed];
+    let not_well = [
+        SagaStatus::Waiting,
+        SagaStatus::Running,
+        SagaStatus::Compensating,
+        SagaStatus::Failed,
+    ];
     let of: Vec<SagaStatus> = match (args.all, args.status.is_empty()) {
         (true, _) => Vec::new(),
         (false, true) => not_well.into(),
         (false, false) => args.status.clone(),
     };
-    let runs = sagas.list(args.saga.as_deref(), &of, args.limit).await.map_err(|error| unreadable(&error))?;
+    let runs = sagas
+        .list(args.saga.as_deref(), &of, args.limit)
+        .await
+        .map_err(|error| unreadable(&error))?;
     if args.json {
         return output::json(&Listed { sagas: &runs });
     }
@@ -130,8 +157,16 @@ async fn list(sagas: &Sagas, args: &ListArgs) -> Result<(), Failure> {
 }
 
 async fn show(sagas: &Sagas, args: &ShowArgs) -> Result<(), Failure> {
-    let run = sagas.get(args.saga).await.map_err(|error| unreadable(&error))?;
-    let run = run.ok_or_else(|| Failure::Refused(format!("there is no saga {}: `tidings sagas list --all` lists them", args.saga)))?;
+    let run = sagas
+        .get(args.saga)
+        .await
+        .map_err(|error| unreadable(&error))?;
+    let run = run.ok_or_else(|| {
+        Failure::Refused(format!(
+            "saga {} does not exist: `tidings sagas list --all` lists all sagas",
+            args.saga
+        ))
+    })?;
     if args.json {
         return output::json(&run);
     }
@@ -142,8 +177,14 @@ async fn show(sagas: &Sagas, args: &ShowArgs) -> Result<(), Failure> {
 async fn decide(sagas: &Sagas, args: &DecideArgs, decision: Decision) -> Result<(), Failure> {
     let mut refused = Vec::new();
     for id in &args.sagas {
-        if sagas.decide(*id, decision).await.map_err(|error| unreadable(&error))? {
-            output::line(format_args!("{id} is marked: the service that runs it acts within seconds"));
+        if sagas
+            .decide(*id, decision)
+            .await
+            .map_err(|error| unreadable(&error))?
+        {
+            output::line(format_args!(
+                "{id} is marked; the service that runs it acts within seconds"
+            ));
         } else {
             refused.push(id.to_string());
         }
@@ -153,22 +194,33 @@ async fn decide(sagas: &Sagas, args: &DecideArgs, decision: Decision) -> Result<
     }
     let why = match decision {
         Decision::Abort => {
-            "has ended, is being undone, has passed its pivot, or is not there\n  -> `abort --force` ends it where it stands"
+            "has ended, is being compensated, has passed its pivot, or does not exist\n  \
+             -> `abort --force` ends it without compensation"
         }
-        _ => "has ended well, or is not there\n  -> `tidings sagas show ID` says how it ended",
+        _ => {
+            "has ended successfully, or does not exist\n  \
+             -> `tidings sagas show ID` shows its state"
+        }
     };
     Err(Failure::Refused(format!("{} {why}", refused.join(", "))))
 }
 
 async fn disown(sagas: &Sagas, args: &DisownArgs) -> Result<(), Failure> {
     let DisownArgs { saga, subscriber } = args;
-    if sagas.disown(saga, subscriber).await.map_err(|error| unreadable(&error))? {
-        output::line(format_args!("{subscriber} has given up the name {saga}: the next subscriber that starts with such a saga has it"));
+    if sagas
+        .disown(saga, subscriber)
+        .await
+        .map_err(|error| unreadable(&error))?
+    {
+        output::line(format_args!(
+            "{subscriber} no longer claims {saga}: the next subscriber that starts with this saga \
+             claims it"
+        ));
         return Ok(());
     }
     Err(Failure::Refused(format!(
-        "{subscriber} runs sagas of the name {saga}, or ran them within the last minute, or has never run them\n  -> stop it, wait a minute, \
-         and try again"
+        "{subscriber} runs {saga}, ran it within the last minute, or has never run it\n  \
+         -> stop the subscriber, wait a minute and try again"
     )))
 }
 
@@ -176,25 +228,58 @@ fn table(runs: &[SagaRun]) -> String {
     if runs.is_empty() {
         return "no sagas\n".into();
     }
-    let mut rows = vec![["saga", "name", "key", "status", "step", "age", "decided", "error"].map(String::from).to_vec()];
+    let mut rows = vec![
+        [
+            "saga", "name", "key", "status", "step", "age", "decided", "error",
+        ]
+        .map(String::from)
+        .to_vec(),
+    ];
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     rows.extend(runs.iter().map(|run| {
-        let error = run.obstacle.as_ref().map_or_else(|| text(&run.error), |obstacle| format!("cannot be continued: {obstacle}"));
+        let error = run.obstacle.as_ref().map_or_else(
+            || text(&run.error),
+            |obstacle| format!("cannot be continued: {obstacle}"),
+        );
         let error: String = error.chars().take(ERROR_CHARACTERS_MAX).collect();
         let age = (chrono::Utc::now() - run.started_at).as_seconds_f64();
         let status = run.status.word().to_owned();
-        vec![run.id.to_string(), run.name.clone(), run.key.clone(), status, text(&run.step), time(age), text(&run.action), error]
+        vec![
+            run.id.to_string(),
+            run.name.clone(),
+            run.key.clone(),
+            status,
+            text(&run.step),
+            time(age),
+            text(&run.action),
+            error,
+        ]
     }));
     let left = Align::Left;
-    aligned(&[left, left, left, left, left, Align::Right, left, left], &rows)
+    aligned(
+        &[left, left, left, left, left, Align::Right, left, left],
+        &rows,
+    )
 }
 
 fn whole(run: &SagaRun) -> String {
-    let list = |steps: &[String]| if steps.is_empty() { "-".to_owned() } else { steps.join(", ") };
-    let moment =
-        |time: &Option<chrono::DateTime<chrono::Utc>>| time.map_or("-".into(), |time| time.format("%Y-%m-%d %H:%M:%SZ").to_string());
+    let list = |steps: &[String]| {
+        if steps.is_empty() {
+            "-".to_owned()
+        } else {
+            steps.join(", ")
+        }
+    };
+    let moment = |time: &Option<chrono::DateTime<chrono::Utc>>| {
+        time.map_or("-".into(), |time| {
+            time.format("%Y-%m-%d %H:%M:%SZ").to_string()
+        })
+    };
     let mut lines = vec![
-        ("saga", format!("{} {}, version {}", run.name, run.id, run.version)),
+        (
+            "saga",
+            format!("{} {}, version {}", run.name, run.id, run.version),
+        ),
         ("key", run.key.clone()),
         ("status", run.status.word().into()),
         ("step", run.step.clone().unwrap_or_else(|| "-".into())),
@@ -204,19 +289,31 @@ fn whole(run: &SagaRun) -> String {
         ("ahead", list(&run.ahead)),
         ("locks", list(&run.locks)),
         ("started", moment(&Some(run.started_at))),
-        ("went on", moment(&Some(run.updated_at))),
+        ("updated", moment(&Some(run.updated_at))),
         ("ended", moment(&run.ended_at)),
         ("due", moment(&run.due_at)),
     ];
-    lines.extend(run.failed_compensations.iter().map(|failed| ("not undone", format!("{}: {}", failed.step, failed.error))));
-    lines.extend(run.obstacle.iter().map(|obstacle| ("blocked", obstacle.clone())));
+    lines.extend(
+        run.failed_compensations
+            .iter()
+            .map(|failed| ("not undone", format!("{}: {}", failed.step, failed.error))),
+    );
+    lines.extend(
+        run.obstacle
+            .iter()
+            .map(|obstacle| ("blocked", obstacle.clone())),
+    );
     lines.extend(run.action.iter().map(|action| ("decided", action.clone())));
     lines.push(("state", run.state.to_string()));
-    let rows: Vec<Vec<String>> = lines.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    let rows: Vec<Vec<String>> = lines
+        .into_iter()
+        .map(|(name, value)| vec![name.to_owned(), value])
+        .collect();
     let mut out = aligned_whole(&[Align::Left, Align::Left], &rows);
     if run.status == SagaStatus::Failed {
         out.push_str(&format!(
-            "  -> put the cause right, then `tidings sagas retry {0}`; or `tidings sagas abort --force {0}` gives up its locks\n",
+            "  -> fix the cause and run `tidings sagas retry {0}`, or release its locks with \
+             `tidings sagas abort --force {0}`\n",
             run.id
         ));
     }
@@ -224,5 +321,8 @@ fn whole(run: &SagaRun) -> String {
 }
 
 fn unreadable(error: &sqlx::Error) -> Failure {
-    Failure::Failed(format!("the sagas cannot be read: {}\n  -> has `tidings migrate` been run?", super::exit::with_causes(error)))
+    Failure::Failed(format!(
+        "cannot read the sagas: {}\n  -> run `tidings migrate` if it has not been run",
+        super::exit::with_causes(error)
+    ))
 }

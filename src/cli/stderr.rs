@@ -1,9 +1,8 @@
-//! Lines for stderr, written by a thread of their own.
+//! Output to stderr from a dedicated thread.
 //!
-//! A full disk, a reader that has ended and a reader that hangs must not stop or delay the relay. Lines wait in a bounded
-//! queue; a line that does not fit or cannot be written is dropped and counted. Once a line can be written again, the
-//! next one reports how many were dropped.
-
+//! A full disk, a closed pipe and a reader that hangs must not stop or delay the relay. Lines wait
+//! in a bounded queue. A line that does not fit or cannot be written is dropped and counted. Once a
+//! line can be written again, the number of dropped lines is reported after it.
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,18 +16,19 @@ use prometheus_client::registry::Registry;
 
 use super::escape::{escaped, escaped_json, escaped_lines};
 
-/// Most bytes that wait: minutes of log lines of a busy relay, and little beside its other memory.
+/// Size limit of the queue: minutes of log lines of a busy relay, and little compared to its other
+/// memory.
 const WAITING_BYTES_MAX: usize = 4 << 20;
 
-/// How long the end of the process waits for a reader that hangs.
+/// Time that the exit of the process waits for a reader that hangs.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Pause after a pipe in non-blocking mode has refused a write.
+/// Pause after a non-blocking pipe has refused a write.
 const FULL_PIPE: Duration = Duration::from_millis(10);
 
 static QUEUE: LazyLock<Queue> = LazyLock::new(Queue::start);
 
-/// Whether lines of this module are JSON objects, as the log's are.
+/// `true` if lines of this module are written as JSON objects, as the log is.
 static JSON: AtomicBool = AtomicBool::new(false);
 
 #[derive(Default)]
@@ -45,24 +45,28 @@ struct Waiting {
     is_writing: bool,
 }
 
-/// Writes lines of this module as JSON objects from now on.
+/// Makes this module write its lines as JSON objects.
 pub(super) fn use_json() {
     JSON.store(true, Ordering::Relaxed);
 }
 
-/// Writes lines that may hold text of rows and records.
+/// Writes lines that may contain text of rows and records.
 pub(super) fn lines(text: &str) {
     QUEUE.push(format!("{}\n", escaped_lines(text)).into_bytes());
 }
 
-/// Waits until every line is written, for a bounded time.
+/// Waits until every line is written, for at most [`LAST_LINES`].
 pub(super) fn flush() {
     let waiting = QUEUE.lock();
     let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.lines.is_empty();
-    drop(QUEUE.changed.wait_timeout_while(waiting, LAST_LINES, is_busy));
+    drop(
+        QUEUE
+            .changed
+            .wait_timeout_while(waiting, LAST_LINES, is_busy),
+    );
 }
 
-/// Returns the metrics of this module in OpenMetrics text without its end mark.
+/// Returns the metrics of this module as OpenMetrics text without the end mark.
 pub(super) fn metrics() -> String {
     let mut registry = Registry::with_prefix("tidings");
     let help = "Log lines that could not be written to stderr, or not in time";
@@ -72,12 +76,17 @@ pub(super) fn metrics() -> String {
     text
 }
 
-/// Reports panics through the queue. The standard hook writes to stderr itself and would wait for a reader that hangs.
+/// Reports panics through the queue. The standard hook writes to stderr directly and would wait for
+/// a reader that hangs.
 pub(super) fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
-        let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
-        let message = panic.payload_as_str().unwrap_or("a value that is not text");
+        let place = panic
+            .location()
+            .map_or_else(|| "an unknown location".to_owned(), ToString::to_string);
+        let message = panic
+            .payload_as_str()
+            .unwrap_or("a payload that is not text");
         let backtrace = std::backtrace::Backtrace::capture();
         let name = thread.name().unwrap_or("unnamed");
         let mut text = format!("thread '{name}' panicked at {place}: {}", escaped(message));
@@ -88,15 +97,17 @@ pub(super) fn report_panics() {
     }));
 }
 
-/// Writer for the log: each write is one formatted line.
+/// Writer for the log. Each write is one formatted line.
 #[derive(Debug)]
 pub(super) struct LogLines;
 
 impl Write for LogLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // The log's own JSON leaves everything but C0 controls as it is.
+        // The JSON formatter escapes only the C0 controls.
         match std::str::from_utf8(line) {
-            Ok(text) if JSON.load(Ordering::Relaxed) => QUEUE.push(escaped_json(text).into_owned().into_bytes()),
+            Ok(text) if JSON.load(Ordering::Relaxed) => {
+                QUEUE.push(escaped_json(text).into_owned().into_bytes())
+            }
             _ => QUEUE.push(line.to_vec()),
         }
         Ok(line.len())
@@ -110,10 +121,15 @@ impl Write for LogLines {
 impl Queue {
     fn start() -> Self {
         let queue = Self::default();
-        let writer = std::thread::Builder::new().name("stderr".into()).spawn(|| QUEUE.write_all_to(io::stderr()));
+        let writer = std::thread::Builder::new()
+            .name("stderr".into())
+            .spawn(|| QUEUE.write_all_to(io::stderr()));
         if let Err(error) = writer {
             // Later lines fill the queue and are counted.
-            let _ = writeln!(io::stderr(), "no thread for stderr, so nothing more is logged: {error}");
+            let _ = writeln!(
+                io::stderr(),
+                "cannot start the thread for stderr, so nothing more is logged: {error}"
+            );
         }
         queue
     }
@@ -130,7 +146,11 @@ impl Queue {
     }
 
     fn write_all_to(&self, out: impl Write) {
-        let mut writer = Writer { out, is_torn: false, reported: 0 };
+        let mut writer = Writer {
+            out,
+            is_torn: false,
+            reported: 0,
+        };
         loop {
             writer.write(&self.next(), &self.dropped);
             self.lock().is_writing = false;
@@ -153,12 +173,12 @@ impl Queue {
     }
 }
 
-/// Writes lines, and the number of those that it could not write.
+/// Writes lines and reports the number of dropped lines.
 struct Writer<W> {
     out: W,
-    /// The last line was written in part.
+    /// `true` if the last line was only partly written.
     is_torn: bool,
-    /// How many dropped lines are reported.
+    /// Number of dropped lines that have been reported.
     reported: u64,
 }
 
@@ -170,8 +190,14 @@ impl<W: Write> Writer<W> {
         }
         let count = dropped.get();
         if count > self.reported {
-            let text = format!("{} log lines were dropped: stderr could not be written, or not in time", count - self.reported);
-            if self.put(entry("WARN", &text, JSON.load(Ordering::Relaxed)).as_bytes()).is_ok() {
+            let text = format!(
+                "{} log lines were dropped: stderr could not be written in time",
+                count - self.reported
+            );
+            if self
+                .put(entry("WARN", &text, JSON.load(Ordering::Relaxed)).as_bytes())
+                .is_ok()
+            {
                 self.reported = count;
             }
         }
@@ -194,7 +220,9 @@ impl<W: Write> Writer<W> {
                     self.is_torn = !bytes.is_empty();
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(FULL_PIPE),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    std::thread::sleep(FULL_PIPE)
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -202,11 +230,16 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// One entry as the log writes it. Text that is not the program's own must be escaped.
+/// Formats an entry as the log does. Untrusted text must be escaped by the caller.
 fn entry(level: &str, text: &str, json: bool) -> String {
     let time = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
     if json {
-        let line = serde_json::json!({ "timestamp": time, "level": level, "message": text, "target": "tidings" });
+        let line = serde_json::json!({
+            "timestamp": time,
+            "level": level,
+            "message": text,
+            "target": "tidings",
+        });
         return format!("{}\n", escaped_json(&line.to_string()));
     }
     format!("{time} {level:>5} tidings: {}\n", escaped_lines(text))
@@ -216,12 +249,17 @@ fn entry(level: &str, text: &str, json: bool) -> String {
 mod tests {
     use super::*;
 
-    /// A writer that answers each write from a list: how many bytes it takes, or an error. Then it takes everything.
+    /// A writer that returns the results of a list, each a number of bytes or an error. After the
+    /// list it accepts everything.
     struct Script(VecDeque<Result<usize, ErrorKind>>, Vec<u8>);
 
     impl Write for Script {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let count = self.0.pop_front().unwrap_or(Ok(bytes.len()))?.min(bytes.len());
+            let count = self
+                .0
+                .pop_front()
+                .unwrap_or(Ok(bytes.len()))?
+                .min(bytes.len());
             self.1.extend(&bytes[..count]);
             Ok(count)
         }
@@ -231,11 +269,26 @@ mod tests {
         }
     }
 
-    fn written(script: impl IntoIterator<Item = Result<usize, ErrorKind>>, lines: &[&str]) -> (String, u64) {
-        let (out, dropped) = (Script(script.into_iter().collect(), Vec::new()), Counter::default());
-        let mut writer = Writer { out, is_torn: false, reported: 0 };
-        lines.iter().for_each(|line| writer.write(line.as_bytes(), &dropped));
-        (String::from_utf8(writer.out.1).expect("text"), dropped.get())
+    fn written(
+        script: impl IntoIterator<Item = Result<usize, ErrorKind>>,
+        lines: &[&str],
+    ) -> (String, u64) {
+        let (out, dropped) = (
+            Script(script.into_iter().collect(), Vec::new()),
+            Counter::default(),
+        );
+        let mut writer = Writer {
+            out,
+            is_torn: false,
+            reported: 0,
+        };
+        lines
+            .iter()
+            .for_each(|line| writer.write(line.as_bytes(), &dropped));
+        (
+            String::from_utf8(writer.out.1).expect("text"),
+            dropped.get(),
+        )
     }
 
     #[test]
@@ -243,8 +296,15 @@ mod tests {
         let full = ErrorKind::StorageFull;
         let (text, dropped) = written([Err(full), Err(full)], &["a\n", "b\n", "c\n", "d\n"]);
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!((lines.len(), lines[0], lines[2], dropped), (3, "c", "d", 2), "{text}");
-        assert!(lines[1].contains("WARN") && lines[1].contains("2 log lines were dropped"), "{text}");
+        assert_eq!(
+            (lines.len(), lines[0], lines[2], dropped),
+            (3, "c", "d", 2),
+            "{text}"
+        );
+        assert!(
+            lines[1].contains("WARN") && lines[1].contains("2 log lines were dropped"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -253,8 +313,15 @@ mod tests {
         assert!(text.starts_with("ab\ne\n"), "{text}");
         assert_eq!(dropped, 1);
         let full = ErrorKind::WouldBlock;
-        let whole = written([Ok(1), Err(full), Err(full), Err(ErrorKind::Interrupted)], &["ab\n"]);
-        assert_eq!(whole, ("ab\n".into(), 0), "a pipe in non-blocking mode is tried again");
+        let whole = written(
+            [Ok(1), Err(full), Err(full), Err(ErrorKind::Interrupted)],
+            &["ab\n"],
+        );
+        assert_eq!(
+            whole,
+            ("ab\n".into(), 0),
+            "a pipe in non-blocking mode is retried"
+        );
     }
 
     #[test]
@@ -268,6 +335,10 @@ mod tests {
         assert_eq!((queue.lock().lines.len(), queue.dropped.get()), (4, 3));
         let queue = Queue::default();
         queue.push(vec![b'x'; WAITING_BYTES_MAX + 1]);
-        assert_eq!(queue.dropped.get(), 0, "one line fits whatever its size");
+        assert_eq!(
+            queue.dropped.get(),
+            0,
+            "a single line fits regardless of its size"
+        );
     }
 }

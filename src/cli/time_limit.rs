@@ -1,4 +1,5 @@
-//! Time limits of commands: a server that accepts a connection and never answers must not keep a script in silence.
+//! Time limits of commands. A server that accepts a connection but never responds must not block a
+//! script silently.
 
 use std::time::Duration;
 
@@ -7,27 +8,35 @@ use tokio::time::{Instant, interval_at, timeout};
 use super::{exit::Failure, stderr};
 use crate::postgres::Settings;
 
-/// More than the four statements of the longest command may take, at 30 s each.
+/// Longer than the four statements of the longest command, each of which may take 30 s.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Runs a command that asks the database, for as long as such a command may take.
+/// Runs a command that queries the database, with a time limit.
 ///
 /// # Errors
-/// Those of the command, or that the database has not answered.
-pub(super) async fn within<T>(settings: &Settings, command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+///
+/// Returns the error of the command, or an error if the database does not respond in time.
+pub(super) async fn within<T>(
+    settings: &Settings,
+    command: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     timeout(LIMIT, command).await.unwrap_or_else(|_| {
         let (server, seconds) = (settings.redacted(), LIMIT.as_secs());
         Err(Failure::Failed(format!(
-            "{server} accepts connections and has not answered within {seconds} s\n  -> see whether the server hangs, or a proxy in between"
+            "{server} accepts connections but did not respond within {seconds} s\n  \
+             -> check whether the server or a proxy in between hangs"
         )))
     })
 }
 
-/// How often a command without a time limit says that it still runs.
+/// Interval between reports of a command without a time limit that is still running.
 const REPORT_EVERY: Duration = Duration::from_secs(15);
 
-/// Runs a command that may take as long as its work does, and says every 15 s that it still runs.
-pub(super) async fn reported<T>(settings: Option<&Settings>, command: impl Future<Output = T>) -> T {
+/// Runs a command without a time limit, and reports every 15 s that it is still running.
+pub(super) async fn reported<T>(
+    settings: Option<&Settings>,
+    command: impl Future<Output = T>,
+) -> T {
     let began = Instant::now();
     let mut reports = interval_at(began + REPORT_EVERY, REPORT_EVERY);
     let mut command = std::pin::pin!(command);
@@ -35,8 +44,10 @@ pub(super) async fn reported<T>(settings: Option<&Settings>, command: impl Futur
         tokio::select! {
             done = &mut command => return done,
             _ = reports.tick() => {
-                let server = settings.map_or_else(String::new, |settings| format!(" with {}", settings.redacted()));
-                stderr::lines(&format!("has worked{server} for {} s and continues; Ctrl-C ends it", began.elapsed().as_secs()));
+                let server = settings
+                    .map_or_else(String::new, |settings| format!(" on {}", settings.redacted()));
+                let seconds = began.elapsed().as_secs();
+                stderr::lines(&format!("still running{server} after {seconds} s; Ctrl-C ends it"));
             }
         }
     }
@@ -52,8 +63,15 @@ mod tests {
         let settings = Settings::parse("postgres://a:secret@localhost/b").expect("a URL");
         let ended = within(&settings, std::future::pending::<Result<(), Failure>>()).await;
         let text = ended.expect_err("no answer").to_string();
-        assert!(text.contains("within 120 s\n  ->") && !text.contains("secret"), "{text}");
-        assert!(within(&settings, async { Ok(7) }).await.is_ok_and(|seven| seven == 7));
+        assert!(
+            text.contains("within 120 s\n  ->") && !text.contains("secret"),
+            "{text}"
+        );
+        assert!(
+            within(&settings, async { Ok(7) })
+                .await
+                .is_ok_and(|seven| seven == 7)
+        );
     }
 
     /// A command without a time limit.

@@ -1,4 +1,4 @@
-//! Help and errors of the command line itself.
+//! Help and usage errors.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -14,34 +14,50 @@ pub(super) fn print(error: clap::Error) -> ExitCode {
     if !error.use_stderr() {
         let text = error.render();
         let has_color = std::io::stdout().is_terminal();
-        output::own(&if has_color { text.ansi().to_string() } else { text.to_string() });
+        output::own(&if has_color {
+            text.ansi().to_string()
+        } else {
+            text.to_string()
+        });
         return ExitCode::from(DONE);
     }
-    let arguments: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<String> = std::env::args_os()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
     stderr::lines(redacted(error, &arguments).render().to_string().trim_end());
     ExitCode::from(CONFIGURATION)
 }
 
-/// Hides arguments in the wrong place that may hold a secret.
+/// Replaces misplaced arguments that may be secrets.
 fn redacted(mut error: clap::Error, arguments: &[String]) -> clap::Error {
-    for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand, ContextKind::InvalidValue] {
+    for kind in [
+        ContextKind::InvalidArg,
+        ContextKind::InvalidSubcommand,
+        ContextKind::InvalidValue,
+    ] {
         if let Some(ContextValue::String(text)) = error.get(kind)
             && (text.contains(['@', '=', '/']) || is_value_of_property(text, arguments))
         {
-            let name = text.split_once('=').map(|(name, _)| name).filter(|name| !name.contains(['@', '/']));
+            let name = text
+                .split_once('=')
+                .map(|(name, _)| name)
+                .filter(|name| !name.contains(['@', '/']));
             let text = name.map_or("***".to_owned(), |name| format!("{name}=***"));
             error.insert(kind, ContextValue::String(text));
-            // A suggestion may repeat the argument.
+            // A suggestion may contain the argument.
             error.remove(ContextKind::Suggested);
         }
     }
     error
 }
 
-/// Whether a property was written as `-X NAME VALUE` instead of `-X NAME=VALUE`.
+/// Returns `true` if a property was written as `-X NAME VALUE` instead of `-X NAME=VALUE`.
 fn is_value_of_property(text: &str, arguments: &[String]) -> bool {
-    let is_flag = |argument: &str| argument == "-X" || argument.trim_start_matches('-') == PROPERTY_FLAG;
-    arguments.windows(3).any(|window| is_flag(&window[0]) && !window[1].contains('=') && window[2] == text)
+    let is_flag =
+        |argument: &str| argument == "-X" || argument.trim_start_matches('-') == PROPERTY_FLAG;
+    arguments
+        .windows(3)
+        .any(|window| is_flag(&window[0]) && !window[1].contains('=') && window[2] == text)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What identifies an event and an aggregate.
+//! Identifiers of events and aggregates.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::InvalidEvent;
 
-/// The id of one event: a UUIDv7, so ids of one process ascend. The record's `ce_id`; what an inbox remembers.
+/// The id of one event. It is a UUIDv7, so the ids of one process are ascending. It is published as
+/// the header `ce_id`, and the inbox stores it.
 ///
 /// ```
 /// use tidings::event::EventId;
@@ -23,13 +24,16 @@ use super::InvalidEvent;
 pub struct EventId(Uuid);
 
 impl EventId {
-    /// A new id.
-    #[allow(clippy::new_without_default, reason = "a default value that differs each time would surprise")]
+    /// Creates a new id.
+    #[allow(
+        clippy::new_without_default,
+        reason = "a default value that differs each time would be surprising"
+    )]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// The UUID.
+    /// Returns the UUID.
     pub fn as_uuid(&self) -> Uuid {
         self.0
     }
@@ -63,7 +67,8 @@ impl fmt::Display for EventId {
     }
 }
 
-/// Which aggregate an event happened to: the Kafka key. Never empty, since records without a key have no order.
+/// The id of the aggregate that an event belongs to, and the key of its Kafka record. It is never
+/// empty, because records without a key have no order.
 ///
 /// ```
 /// use tidings::event::AggregateId;
@@ -77,14 +82,16 @@ impl fmt::Display for EventId {
 pub struct AggregateId(String);
 
 impl AggregateId {
-    /// The longest id, in bytes. It is the key of every record, so it is short; the table checks the same.
+    /// The maximum length of an id, in bytes. The id is the key of every record, so it is short. A
+    /// check constraint of the outbox table has the same limit.
     pub const BYTES_MAX: usize = 1024;
 
-    /// An id, if it can be one.
+    /// Creates an id.
     ///
     /// # Errors
     ///
-    /// [`InvalidEvent`] if it is empty, longer than [`BYTES_MAX`](Self::BYTES_MAX), or holds a NUL, which Postgres text cannot.
+    /// Returns [`InvalidEvent`] if the id is empty, is longer than [`BYTES_MAX`](Self::BYTES_MAX),
+    /// or contains a NUL character, which Postgres text cannot store.
     pub fn new(id: impl Into<String>) -> Result<Self, InvalidEvent> {
         let id = id.into();
         match id.len() {
@@ -95,7 +102,7 @@ impl AggregateId {
         }
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -138,7 +145,10 @@ mod tests {
         assert_eq!(AggregateId::new(""), Err(InvalidEvent::AggregateIdEmpty));
         assert_eq!(AggregateId::new("a\0"), Err(InvalidEvent::AggregateIdNul));
         assert!(AggregateId::new("é".repeat(512)).is_ok());
-        assert_eq!(AggregateId::new("é".repeat(513)), Err(InvalidEvent::AggregateIdTooLong { bytes: 1026 }));
+        assert_eq!(
+            AggregateId::new("é".repeat(513)),
+            Err(InvalidEvent::AggregateIdTooLong { bytes: 1026 })
+        );
     }
 
     #[test]
@@ -149,6 +159,9 @@ mod tests {
     #[test]
     fn a_deserialized_aggregate_id_is_checked_too() {
         assert!(serde_json::from_str::<AggregateId>("\"\"").is_err());
-        assert_eq!(serde_json::from_str::<AggregateId>("\"a\"").expect("a valid id"), AggregateId::new("a").expect("a valid id"));
+        assert_eq!(
+            serde_json::from_str::<AggregateId>("\"a\"").expect("a valid id"),
+            AggregateId::new("a").expect("a valid id")
+        );
     }
 }

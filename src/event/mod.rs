@@ -1,9 +1,11 @@
-//! What an event is: its name, what it is about, its data, and what travels with it.
+//! Events: their Rust types, envelopes, payloads and headers.
 //!
-//! A [`DomainEvent`] is a Rust type of the application. An [`Envelope`] is one occurrence of it, ready for a row or a record: an id, the aggregate,
-//! a type and version, a [`Payload`] and [`Headers`]. A [`Codec`] turns the one into the other; [`Json`] unless the event says otherwise.
+//! A [`DomainEvent`] is a Rust type of the application. An [`Envelope`] is one event of such a
+//! type, ready for an outbox row or a Kafka record. It holds an id, the aggregate, a type and a
+//! version, a [`Payload`] and [`Headers`]. A [`Codec`] converts between the two; [`Json`] is the
+//! default.
 //!
-//! Nothing here does I/O: it is the part that publishers, the relay and subscribers share.
+//! Publishers, the relay and subscribers share this module. It performs no I/O.
 //!
 //! ```
 //! use serde::{Deserialize, Serialize};
@@ -50,25 +52,30 @@ pub(crate) use reserved::refuse_reserved_header;
 pub use tidings_derive::DomainEvent;
 pub use version::{VersionError, decode_version, lift};
 
-/// Something that happened to an aggregate, as a Rust type: what [`publish`](crate::outbox) takes and what a handler receives.
+/// An event of an aggregate, as a Rust type. Publishers pass it to [`publish`](crate::outbox), and
+/// handlers receive it.
 ///
-/// Derive it. The derive macro knows these keys in `#[event(…)]`:
+/// Implement it with the derive macro. The macro accepts these keys in `#[event(…)]`:
 ///
-/// | key | on | meaning |
-/// |---|---|---|
-/// | `aggregate = "order"` | struct, enum | the kind of thing the event is about; required. Letters, digits, `.`, `_`, `-`: it becomes a topic name |
-/// | `id = "order_id"` | struct, enum, variant | the field that identifies the aggregate (`"0"` in a tuple struct); any `Display` type. Required |
-/// | `id = self.key()` | struct, enum | the same by an expression over `self` |
-/// | `type = "order.placed"` | struct, variant | the event's name; otherwise the name of the struct or the variant |
-/// | `version = 2` | struct, enum | the version of the payload's schema; otherwise 1 |
-/// | `upcast(from = 1, with = path)` | struct, enum | lifts a JSON payload of version 1 to version 2: a function from the old shape to the next. Once for each old version from the oldest that is read; a gap does not compile |
-/// | `codec = Protobuf` | struct, enum | the [`Codec`] of the payload; otherwise [`Json`] |
+/// - `aggregate = "order"` on a struct or enum, required: the type of the aggregate. It becomes
+///   part of a topic name, so it consists of letters, digits, `.`, `_` and `-`.
+/// - `id = "order_id"` on a struct, enum or variant, required: the field that holds the aggregate
+///   id (`"0"` in a tuple struct). Its type implements `Display`.
+/// - `id = self.key()` on a struct or enum: the aggregate id as an expression over `self`.
+/// - `type = "order.placed"` on a struct or variant: the event type. Defaults to the name of the
+///   struct or variant.
+/// - `version = 2` on a struct or enum: the version of the payload's schema. Defaults to 1.
+/// - `upcast(from = 1, with = path)` on a struct or enum: upcasts a JSON payload of version 1 to
+///   version 2 with a function from the old type to the next. Repeat it for each old version,
+///   starting with the oldest that is still read. A gap is a compile error.
+/// - `codec = Protobuf` on a struct or enum: the [`Codec`] of the payload. Defaults to [`Json`].
 ///
-/// The event's name is a contract with subscribers: give `type` before renaming a struct.
+/// The event type is a contract with subscribers: set `type` before you rename a struct.
 ///
 /// # Examples
 ///
-/// An enum holds several event types, one a variant. How a variant reads in JSON is serde's business (`#[serde(tag = "kind")]` and so on).
+/// An enum holds several event types, one per variant. Serde attributes determine the JSON of a
+/// variant (`#[serde(tag = "kind")]` and so on).
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -90,7 +97,8 @@ pub use version::{VersionError, decode_version, lift};
 /// assert_eq!(event.aggregate_id(), "o-1");
 /// ```
 ///
-/// A version that changed, and how payloads of the old one are lifted when a subscriber reads them:
+/// An event whose schema changed. When a subscriber reads a payload of version 1, `add_currency`
+/// upcasts it:
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -99,14 +107,19 @@ pub use version::{VersionError, decode_version, lift};
 /// use tidings::event::decode_version;
 ///
 /// #[derive(Serialize, Deserialize, DomainEvent)]
-/// #[event(aggregate = "order", id = "order_id", version = 2, upcast(from = 1, with = add_currency))]
+/// #[event(
+///     aggregate = "order",
+///     id = "order_id",
+///     version = 2,
+///     upcast(from = 1, with = add_currency)
+/// )]
 /// struct OrderPaid {
 ///     order_id: u64,
 ///     currency: String,
 /// }
 ///
 /// fn add_currency(mut old: Value) -> Value {
-///     // `old["currency"] = …` would panic at a payload that is not an object.
+///     // `old["currency"] = …` would panic if the payload is not an object.
 ///     if let Some(fields) = old.as_object_mut() {
 ///         fields.insert("currency".into(), json!("EUR"));
 ///     }
@@ -118,7 +131,7 @@ pub use version::{VersionError, decode_version, lift};
 /// # Ok::<(), tidings::event::VersionError>(())
 /// ```
 ///
-/// An id that is more than one field:
+/// An aggregate id that consists of several fields:
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -135,7 +148,7 @@ pub use version::{VersionError, decode_version, lift};
 /// assert_eq!(event.event_type(), "seat.taken");
 /// ```
 ///
-/// By hand, where the names are only known to the code:
+/// An implementation without the derive macro:
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -155,31 +168,39 @@ pub use version::{VersionError, decode_version, lift};
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a domain event",
-    label = "this type does not say what it is about",
-    note = "add `#[derive(serde::Serialize, serde::Deserialize, tidings::DomainEvent)]` and `#[event(aggregate = \"…\", id = \"…\")]` to `{Self}`"
+    label = "this type does not implement `DomainEvent`",
+    note = "add `#[derive(serde::Serialize, serde::Deserialize, tidings::DomainEvent)]` and \
+            `#[event(aggregate = \"…\", id = \"…\")]` to `{Self}`"
 )]
 pub trait DomainEvent: Sized + Send + Sync + 'static {
-    /// How the event becomes a payload and back: [`Json`] unless `codec = …` says otherwise.
+    /// Encodes and decodes the payload. The derive macro sets it to [`Json`] unless `codec = …`
+    /// is given.
     type Codec: Codec<Self>;
 
-    /// The kind of thing the event is about, e.g. `order`. With the relay's default routing also the name of the Kafka topic.
+    /// The type of the aggregate, e.g. `order`. With the relay's default routing, it is also the
+    /// name of the Kafka topic.
     const AGGREGATE: &'static str;
 
-    /// Every name [`event_type`](Self::event_type) can return: one for a struct, one per variant for an enum.
+    /// All names that [`event_type`](Self::event_type) can return: one for a struct, one per
+    /// variant for an enum.
     const TYPES: &'static [&'static str];
 
-    /// The version of the payload's schema. Raise it when a subscriber of the old one could misread the new one.
+    /// The version of the payload's schema. Raise it if a subscriber of the old version could
+    /// misread payloads of the new one.
     const VERSION: u32 = 1;
 
-    /// Lifts a payload of version `from` to version `from + 1`; `None` if nothing says how. `upcast(…)` in `#[event(…)]` writes it.
+    /// Upcasts a payload of version `from` to version `from + 1`. Returns `None` if there is no
+    /// upcast from this version. The derive macro implements it from `upcast(…)` in
+    /// `#[event(…)]`.
     fn upcast(from: u32, payload: &[u8]) -> Option<Result<Vec<u8>, CodecError>> {
         let _ = (from, payload);
         None
     }
 
-    /// The name of this event, e.g. `OrderPlaced`.
+    /// Returns the event type, e.g. `OrderPlaced`.
     fn event_type(&self) -> &'static str;
 
-    /// Which aggregate it happened to. The Kafka key: events of one id stay in order, and reach one partition.
+    /// Returns the id of the aggregate. It is the Kafka key: events with the same id go to one
+    /// partition and stay in order.
     fn aggregate_id(&self) -> Cow<'_, str>;
 }

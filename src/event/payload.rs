@@ -1,4 +1,4 @@
-//! The data of an event.
+//! Data of an event.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -16,30 +16,31 @@ use serde_json::value::RawValue;
 /// ```
 #[derive(Clone, Debug)]
 pub enum Payload {
-    /// JSON, kept exactly as it was written: spaces, key order and number format included.
+    /// JSON text, preserved exactly as written, including white space, key order and number format.
     Json(Box<RawValue>),
-    /// Bytes in a format of the publisher's: Avro, Protobuf.
+    /// Bytes in a format that the publisher chooses, e.g. Avro or Protobuf.
     Bytes(Vec<u8>),
-    /// A record with a null value: on a compacted topic it deletes what Kafka keeps for the key.
+    /// A record with a null value. On a compacted topic, it deletes the records of the key.
     #[doc(alias = "null")]
     Tombstone,
 }
 
 impl Payload {
-    /// The value as JSON text.
+    /// Serializes a value as JSON text.
     ///
     /// # Errors
     ///
-    /// If the value has no JSON form, e.g. a map whose keys are not strings.
+    /// Returns an error if the value has no JSON representation, e.g. a map whose keys are not
+    /// strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
         serde_json::value::to_raw_value(value).map(Self::Json)
     }
 
-    /// This text as it is, if it is JSON.
+    /// Creates a payload from JSON text and preserves the text exactly.
     ///
     /// # Errors
     ///
-    /// If the text is not JSON.
+    /// Returns an error if the text is not valid JSON.
     ///
     /// ```
     /// use tidings::event::Payload;
@@ -53,7 +54,7 @@ impl Payload {
         RawValue::from_string(text.into()).map(Self::Json)
     }
 
-    /// The JSON text, if it is JSON.
+    /// Returns the JSON text, or `None` if the payload is not JSON.
     pub fn as_json(&self) -> Option<&str> {
         match self {
             Self::Json(text) => Some(text.get()),
@@ -61,7 +62,7 @@ impl Payload {
         }
     }
 
-    /// The bytes of the record's value; `None` for a tombstone.
+    /// Returns the bytes of the record's value, or `None` for a tombstone.
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match self {
             Self::Json(text) => Some(text.get().as_bytes()),
@@ -70,12 +71,12 @@ impl Payload {
         }
     }
 
-    /// How many bytes the record's value has; 0 for a tombstone.
+    /// Returns the length of the record's value in bytes, 0 for a tombstone.
     pub fn len(&self) -> usize {
         self.as_bytes().map_or(0, <[u8]>::len)
     }
 
-    /// True if there is not a single byte: a tombstone, or empty bytes.
+    /// Returns `true` if the payload has no bytes: a tombstone or an empty `Bytes`.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -84,7 +85,7 @@ impl Payload {
 // === impl Payload ===
 
 impl PartialEq for Payload {
-    /// Equal texts, equal bytes: `{"a":1}` and `{"a": 1}` differ.
+    /// Compares text or bytes exactly: `{"a":1}` and `{"a": 1}` are not equal.
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Json(a), Self::Json(b)) => a.get() == b.get(),

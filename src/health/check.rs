@@ -1,26 +1,27 @@
-//! One check, and what it says.
+//! Health check and its status.
 
 use std::fmt::Display;
 use std::pin::Pin;
 
-/// What a check says.
+/// Status that a check reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// As it should be; the text says more, e.g. "leader, epoch 7".
+    /// The check passes. The text gives details, e.g. "leader, epoch 7".
     Ok(String),
-    /// Something is amiss, and requests are served nevertheless: shown, and still ready.
+    /// The service is impaired but still serves requests, so it remains ready.
     Degraded(String),
-    /// Not ready; the text says what happened.
+    /// The service is not ready. The text gives the reason.
     Failing(String),
 }
 
-/// A check's answer, under way.
+/// Future of a check's status.
 pub type Checking<'a> = Pin<Box<dyn Future<Output = Status> + Send + 'a>>;
 
-/// Something that can be asked how it stands. A closure that gives a future is one, and so is a closure whose future gives a
-/// `Result`: `|| async { Ok::<_, Error>("12 GiB free") }`.
+/// Health check. A closure that returns a future of a [`Status`] implements it, and so does a
+/// closure whose future returns a `Result`: `|| async { Ok::<_, Error>("12 GiB free") }`.
 pub trait Check: Send + Sync + 'static {
-    /// How it stands now. Called once for each question; dropped when its time is over.
+    /// Returns the current status. Called once per run of the checks, and dropped when its time
+    /// limit expires.
     fn check(&self) -> Checking<'_>;
 }
 

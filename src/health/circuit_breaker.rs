@@ -1,11 +1,11 @@
-//! How a circuit stands.
+//! Health check of a circuit breaker.
 
 use super::{Check, Checking, Status};
 use crate::resilience::CircuitBreaker;
 use crate::resilience::circuit_breaker::State;
 
-/// How a circuit stands. Never failing: a service whose dependency is down is degraded, and taking it out of rotation would only hand
-/// the outage on to its callers.
+/// Health check of a circuit breaker. It never fails: a service whose dependency is down is
+/// degraded, and taking it out of rotation would only spread the outage to its callers.
 ///
 /// ```
 /// use tidings::health::{CircuitBreakerCheck, Health};
@@ -20,9 +20,11 @@ pub struct CircuitBreakerCheck {
 }
 
 impl CircuitBreakerCheck {
-    /// Shows this breaker.
+    /// Creates a check of this breaker.
     pub fn new(breaker: &CircuitBreaker) -> Self {
-        Self { breaker: breaker.clone() }
+        Self {
+            breaker: breaker.clone(),
+        }
     }
 }
 
@@ -32,7 +34,11 @@ impl Check for CircuitBreakerCheck {
     fn check(&self) -> Checking<'_> {
         let state = self.breaker.state();
         let text = format!("circuit {state}");
-        Box::pin(std::future::ready(if state == State::Closed { Status::Ok(text) } else { Status::Degraded(text) }))
+        Box::pin(std::future::ready(if state == State::Closed {
+            Status::Ok(text)
+        } else {
+            Status::Degraded(text)
+        }))
     }
 }
 
@@ -44,12 +50,24 @@ mod tests {
 
     #[tokio::test]
     async fn an_open_circuit_is_shown_and_the_service_stays_ready() {
-        let breaker = CircuitBreaker::new("stock", CircuitBreakerPolicy { consecutive_failures: Some(1), ..Default::default() });
+        let breaker = CircuitBreaker::new(
+            "stock",
+            CircuitBreakerPolicy {
+                consecutive_failures: Some(1),
+                ..Default::default()
+            },
+        );
         let health = Health::new().check("stock", CircuitBreakerCheck::new(&breaker));
-        assert_eq!(health.report().await.checks[0].status, Status::Ok("circuit closed".into()));
-        breaker.admit().expect("it is closed").failed();
+        assert_eq!(
+            health.report().await.checks[0].status,
+            Status::Ok("circuit closed".into())
+        );
+        breaker.admit().expect("the circuit is closed").failed();
         let report = health.report().await;
-        assert_eq!(report.checks[0].status, Status::Degraded("circuit open".into()));
+        assert_eq!(
+            report.checks[0].status,
+            Status::Degraded("circuit open".into())
+        );
         assert!(report.is_ready());
     }
 }

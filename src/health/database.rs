@@ -1,12 +1,12 @@
-//! Whether the database answers.
+//! Health check of a database.
 
 use sqlx::{Connection, PgPool};
 
 use super::{Check, Checking, Status};
 use crate::postgres::errors::with_causes;
 
-/// Whether the database answers on a connection of this pool. A pool that is exhausted fails it too: requests do not get a connection
-/// either.
+/// Health check of a database: pings it on a connection of this pool. An exhausted pool fails the
+/// check too, because requests get no connection either.
 ///
 /// ```no_run
 /// # fn example(pool: sqlx::PgPool) {
@@ -21,7 +21,7 @@ pub struct DatabaseCheck {
 }
 
 impl DatabaseCheck {
-    /// Asks by this pool.
+    /// Creates a check that uses this pool.
     pub fn new(pool: &PgPool) -> Self {
         Self { pool: pool.clone() }
     }

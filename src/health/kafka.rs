@@ -1,16 +1,18 @@
-//! Whether Kafka answers.
+//! Health check of a Kafka cluster.
 
 use std::time::Duration;
 
 use super::{Check, Checking, Status};
 use crate::kafka::{Ping, Settings};
 
-/// How long a question may take: a little less than a check, so that the reason is told and not that the time was over.
+/// Time limit of a ping: slightly below that of a check, so that the check reports the reason
+/// rather than its own timeout.
 const ANSWER_WITHIN: Duration = Duration::from_millis(800);
 
-/// Whether the cluster answers, asked by a client of its own that stays connected.
+/// Health check of a Kafka cluster, with its own client that stays connected.
 ///
-/// A service that publishes by its outbox is ready without Kafka: its events wait in the database. For it this is no check to have.
+/// A service that publishes through its outbox is ready without Kafka, since its events wait in the
+/// database. Such a service should not use this check.
 ///
 /// ```no_run
 /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,19 +29,22 @@ pub struct KafkaCheck {
     brokers: String,
 }
 
-/// The client that asks cannot be made: a property is wrong.
+/// Error of creating the client: a property is invalid.
 #[derive(Debug, thiserror::Error)]
-#[error("no Kafka client can be made: {0}")]
+#[error("the Kafka client cannot be created: {0}")]
 pub struct KafkaCheckError(String);
 
 impl KafkaCheck {
-    /// Makes the client.
+    /// Creates the check and its client.
     ///
     /// # Errors
     ///
-    /// When librdkafka refuses a property, in its words.
+    /// Returns [`KafkaCheckError`] with librdkafka's message if librdkafka rejects a property.
     pub fn new(settings: &Settings) -> Result<Self, KafkaCheckError> {
-        Ok(Self { ping: Ping::new(settings).map_err(KafkaCheckError)?, brokers: settings.brokers.clone() })
+        Ok(Self {
+            ping: Ping::new(settings).map_err(KafkaCheckError)?,
+            brokers: settings.brokers.clone(),
+        })
     }
 
     async fn ask(&self) -> Status {
@@ -60,6 +65,9 @@ impl Check for KafkaCheck {
 
 impl std::fmt::Debug for KafkaCheck {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("KafkaCheck").field("brokers", &self.brokers).finish_non_exhaustive()
+        formatter
+            .debug_struct("KafkaCheck")
+            .field("brokers", &self.brokers)
+            .finish_non_exhaustive()
     }
 }

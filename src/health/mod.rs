@@ -1,28 +1,39 @@
-//! Is this service alive, is it ready: for any service, as a small axum router.
+//! Health checks of a service (liveness and readiness), served by a small axum router.
 //!
-//! | path | answers |
+//! | path | response |
 //! |---|---|
-//! | `/health/live` | 200 as long as the process answers at all |
-//! | `/health/ready` | 200 if no check fails, else 503; each check's state as JSON |
+//! | `/health/live` | 200 while the process responds |
+//! | `/health/ready` | 200 if no check fails, otherwise 503; the body lists each check as JSON |
 //!
 //! ```json
-//! {"status":"not ready","checks":[{"name":"database","status":"ok","text":"connected"},
-//!                                 {"name":"kafka","status":"failing","text":"no answer within 900ms"}]}
+//! {
+//!   "status": "not ready",
+//!   "checks": [
+//!     {"name": "database", "status": "ok", "text": "connected"},
+//!     {"name": "kafka", "status": "failing", "text": "no answer within 900ms"}
+//!   ]
+//! }
 //! ```
 //!
-//! The checks run at once, each within its time (900 ms unless told otherwise: an orchestrator's probe gives up after 1 s by default, and
-//! shall still hear the reason). Who asks while they run gets the same answer, so that asking often costs no more.
+//! The checks run concurrently. Each has a time limit, 900 ms by default: an orchestrator's probe
+//! usually gives up after 1 s, and the response must arrive before. Requests that arrive during a
+//! run share its result, so frequent requests cost no more.
 //!
-//! Checks that come with the crate: `DatabaseCheck` (feature `outbox`), `KafkaCheck` (`kafka`), `CircuitBreakerCheck`
-//! (`resilience`), `SubscriberCheck` (`subscriber`), `RelayLagCheck` (`outbox`), and those of a relay in this process (`relay`). An own one is a closure, or a [`Check`].
+//! The crate provides `DatabaseCheck` (feature `outbox`), `KafkaCheck` (`kafka`),
+//! `CircuitBreakerCheck` (`resilience`), `SubscriberCheck` (`subscriber`), `RelayLagCheck`
+//! (`outbox`), and the checks of a relay in this process (`relay`). A custom check is a closure or
+//! a [`Check`].
 //!
-//! # What to check, and what not
+//! # Choice of checks
 //!
-//! *Ready* means: send me requests. So check what no request can be served without. What some requests need only, and what other
-//! *services* do, makes a check [`Degraded`](Status::Degraded) at most: a service that turns unready with its dependency takes its callers
-//! down with it. *Live* checks nothing on purpose: a restart cures no database.
+//! *Ready* means that the service accepts requests. Check the resources without which it can serve
+//! no request. A resource that only some requests need, and any other *service*, should make a
+//! check at most [`Degraded`](Status::Degraded): a service that becomes unready with its dependency
+//! takes its callers down too. *Live* deliberately checks nothing, because a restart does not
+//! repair a database.
 //!
-//! There is no authentication, and a failing check's text may name hosts: serve it where only the cluster's own network reaches.
+//! There is no authentication, and the text of a failing check may contain host names. Serve the
+//! paths only within the cluster's own network.
 //!
 //! # Examples
 //!
@@ -40,7 +51,8 @@
 //!         Err(error) => Status::Failing(error.to_string()),
 //!     }
 //! });
-//! let service: axum::Router = axum::Router::new().merge(health.router()); // beside the service's own routes
+//! // Merge it into the router with the service's own routes.
+//! let service: axum::Router = axum::Router::new().merge(health.router());
 //! # let _ = service;
 //! assert!(health.report().await.is_ready());
 //! # }

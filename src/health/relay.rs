@@ -1,12 +1,13 @@
-//! The checks of a relay in this process.
+//! Health checks of a relay in this process.
 
 use super::{Health, Status};
-use crate::relay::{CheckState, Observer};
+use crate::relay::{CheckState, RelayMetrics};
 
 impl Health {
-    /// Adds the checks of a relay in this process, under their own names: `database`, `lease`, `kafka`, `stream`.
+    /// Adds the checks of a relay in this process, with the relay's names: `database`, `lease`,
+    /// `kafka`, `stream`.
     #[must_use]
-    pub fn relay(self, observer: &Observer) -> Self {
+    pub fn relay(self, observer: &RelayMetrics) -> Self {
         observer.checks().into_iter().fold(self, |health, check| {
             let (name, observer) = (check.name, observer.clone());
             health.check(name, move || std::future::ready(status(&observer, name)))
@@ -14,10 +15,15 @@ impl Health {
     }
 }
 
-fn status(observer: &Observer, name: &str) -> Status {
-    match observer.checks().into_iter().find(|check| check.name == name).map(|check| check.state) {
+fn status(observer: &RelayMetrics, name: &str) -> Status {
+    match observer
+        .checks()
+        .into_iter()
+        .find(|check| check.name == name)
+        .map(|check| check.state)
+    {
         Some(CheckState::Ok(text)) => Status::Ok(text),
         Some(CheckState::Failing(text)) => Status::Failing(text),
-        None => Status::Failing("the relay does not know this check".into()),
+        None => Status::Failing("the relay has no check of this name".into()),
     }
 }

@@ -1,4 +1,4 @@
-//! What all checks said, and what follows: pure.
+//! Report of all health checks. Pure.
 
 use std::sync::Arc;
 
@@ -7,26 +7,30 @@ use serde::ser::{SerializeStruct, Serializer};
 
 use super::Status;
 
-/// What all checks said.
+/// Report of all health checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Each check, in the order in which they were added.
+    /// The results of the checks, in the order in which the checks were added.
     pub checks: Vec<Checked>,
 }
 
-/// What one check said.
+/// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
-    /// The check's name.
+    /// Name of the check.
     pub name: Arc<str>,
-    /// What it said.
+    /// Status that the check reported.
     pub status: Status,
 }
 
 impl Report {
-    /// Whether no check fails. A degraded one does not fail, and without checks there is nothing that could.
+    /// Returns `true` if no check fails. A degraded check does not fail, and a report without
+    /// checks is ready.
     pub fn is_ready(&self) -> bool {
-        !self.checks.iter().any(|check| matches!(check.status, Status::Failing(_)))
+        !self
+            .checks
+            .iter()
+            .any(|check| matches!(check.status, Status::Failing(_)))
     }
 }
 
@@ -35,7 +39,14 @@ impl Report {
 impl Serialize for Report {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("Report", 2)?;
-        fields.serialize_field("status", if self.is_ready() { "ready" } else { "not ready" })?;
+        fields.serialize_field(
+            "status",
+            if self.is_ready() {
+                "ready"
+            } else {
+                "not ready"
+            },
+        )?;
         fields.serialize_field("checks", &self.checks)?;
         fields.end()
     }
@@ -61,12 +72,24 @@ mod tests {
     use super::*;
 
     fn report(statuses: &[Status]) -> Report {
-        Report { checks: statuses.iter().map(|status| Checked { name: "x".into(), status: status.clone() }).collect() }
+        Report {
+            checks: statuses
+                .iter()
+                .map(|status| Checked {
+                    name: "x".into(),
+                    status: status.clone(),
+                })
+                .collect(),
+        }
     }
 
     #[test]
     fn ready_is_what_nothing_fails_of() {
-        let (ok, degraded, failing) = (Status::Ok("a".into()), Status::Degraded("b".into()), Status::Failing("c".into()));
+        let (ok, degraded, failing) = (
+            Status::Ok("a".into()),
+            Status::Degraded("b".into()),
+            Status::Failing("c".into()),
+        );
         assert!(report(&[]).is_ready());
         assert!(report(&[ok.clone(), degraded.clone()]).is_ready());
         assert!(!report(&[ok, degraded, failing]).is_ready());
@@ -74,11 +97,19 @@ mod tests {
 
     #[test]
     fn each_state_is_told_with_its_text() {
-        let report = report(&[Status::Ok(String::new()), Status::Degraded("slow".into()), Status::Failing("gone".into())]);
+        let report = report(&[
+            Status::Ok(String::new()),
+            Status::Degraded("slow".into()),
+            Status::Failing("gone".into()),
+        ]);
         let expected = concat!(
             r#"{"status":"not ready","checks":[{"name":"x","status":"ok","text":""},"#,
-            r#"{"name":"x","status":"degraded","text":"slow"},{"name":"x","status":"failing","text":"gone"}]}"#
+            r#"{"name":"x","status":"degraded","text":"slow"},"#,
+            r#"{"name":"x","status":"failing","text":"gone"}]}"#
         );
-        assert_eq!(serde_json::to_string(&report).expect("it serializes"), expected);
+        assert_eq!(
+            serde_json::to_string(&report).expect("the report serializes"),
+            expected
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The two paths.
+//! Routes of the health checks.
 
 use axum::Json;
 use axum::Router;
@@ -11,9 +11,13 @@ use serde_json::json;
 use super::Health;
 
 impl Health {
-    /// `/health/live` and `/health/ready`, to be merged into a service's own router, or served on a port of their own.
+    /// Returns a router with `/health/live` and `/health/ready`. Merge it into the service's own
+    /// router, or serve it on a separate port.
     pub fn router<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
-        Router::new().route("/health/live", get(live)).route("/health/ready", get(ready)).with_state(self.clone())
+        Router::new()
+            .route("/health/live", get(live))
+            .route("/health/ready", get(ready))
+            .with_state(self.clone())
     }
 }
 
@@ -23,6 +27,10 @@ async fn live() -> Response {
 
 async fn ready(State(health): State<Health>) -> Response {
     let report = health.report().await;
-    let code = if report.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if report.is_ready() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (code, Json(report)).into_response()
 }

@@ -1,4 +1,4 @@
-//! The named checks of a service, run at once.
+//! Named health checks of a service, run concurrently.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,14 +10,15 @@ use tokio::time::{Instant, timeout};
 
 use super::{Check, Checked, Report, Status};
 
-/// How long a check may take unless told otherwise. An orchestrator's probe gives up after 1 s by default; this answers before.
+/// Default time limit of a check. An orchestrator's probe usually gives up after 1 s, so the
+/// response arrives before.
 const WITHIN: Duration = Duration::from_millis(900);
 
-/// The named checks of a service; cheap to clone once built.
+/// Named health checks of a service. Cheap to clone once built.
 #[derive(Clone, Default)]
 pub struct Health {
     checks: Vec<Named>,
-    /// When the last run ended and what came of it. Held while one is under way: only one is.
+    /// End and result of the last run. The lock is held during a run, so only one run is active.
     last: Arc<Mutex<Option<(Instant, Report)>>>,
 }
 
@@ -29,31 +30,42 @@ struct Named {
 }
 
 impl Health {
-    /// No checks: always ready.
+    /// Creates a set without checks, which is always ready.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a check that has 900 ms to answer.
+    /// Adds a check with a time limit of 900 ms.
     #[must_use]
     pub fn check(self, name: impl Into<Arc<str>>, check: impl Check) -> Self {
         self.check_within(WITHIN, name, check)
     }
 
-    /// Adds a check that has its own time to answer. Keep it below what the prober waits.
+    /// Adds a check with its own time limit. Keep the limit below that of the prober.
     #[must_use]
-    pub fn check_within(mut self, within: Duration, name: impl Into<Arc<str>>, check: impl Check) -> Self {
-        self.checks.push(Named { name: name.into(), within, check: Arc::new(check) });
-        // What another set of checks said is not this one's.
+    pub fn check_within(
+        mut self,
+        within: Duration,
+        name: impl Into<Arc<str>>,
+        check: impl Check,
+    ) -> Self {
+        self.checks.push(Named {
+            name: name.into(),
+            within,
+            check: Arc::new(check),
+        });
+        // The result of the previous set of checks is invalid for this one.
         self.last = Arc::default();
         self
     }
 
-    /// Asks all checks at once. Whoever asks while they run gets what that run says.
+    /// Runs all checks concurrently. A caller that arrives during a run receives the result of that
+    /// run.
     ///
     /// # Cancel safety
     ///
-    /// The checks are dropped with the future; others who wait for them ask again.
+    /// If the future is dropped, its checks are dropped too. The next caller that waits for the
+    /// result starts a new run.
     pub async fn report(&self) -> Report {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
@@ -71,11 +83,21 @@ impl Health {
         let mut checks = self
             .checks
             .iter()
-            .map(|named| Checked { name: named.name.clone(), status: Status::Failing(PANICKED.into()) })
+            .map(|named| Checked {
+                name: named.name.clone(),
+                status: Status::Failing(PANICKED.into()),
+            })
             .collect::<Vec<_>>();
         let mut running = JoinSet::new();
         for (at, Named { within, check, .. }) in self.checks.iter().cloned().enumerate() {
-            running.spawn(async move { (at, timeout(within, check.check()).await.unwrap_or_else(|_| late(within))) });
+            running.spawn(async move {
+                (
+                    at,
+                    timeout(within, check.check())
+                        .await
+                        .unwrap_or_else(|_| late(within)),
+                )
+            });
         }
         while let Some(ended) = running.join_next().await {
             if let Ok((at, status)) = ended {
@@ -86,7 +108,7 @@ impl Health {
     }
 }
 
-/// What a check without an answer says.
+/// Status text of a check that ended without a result.
 const PANICKED: &str = "the check panicked";
 
 fn late(within: Duration) -> Status {
@@ -97,7 +119,10 @@ fn late(within: Duration) -> Status {
 
 impl fmt::Debug for Health {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_list().entries(self.checks.iter().map(|named| &named.name)).finish()
+        formatter
+            .debug_list()
+            .entries(self.checks.iter().map(|named| &named.name))
+            .finish()
     }
 }
 
@@ -118,25 +143,43 @@ mod tests {
                 Ok::<_, Infallible>("slow")
             }
         };
-        let health = Health::new().check("a", slow(800)).check("b", slow(800)).check("hangs", std::future::pending::<Status>).check_within(
-            Duration::from_secs(2),
-            "patient",
-            slow(1_000),
-        );
+        let health = Health::new()
+            .check("a", slow(800))
+            .check("b", slow(800))
+            .check("hangs", std::future::pending::<Status>)
+            .check_within(Duration::from_secs(2), "patient", slow(1_000));
         let began = Instant::now();
-        let statuses: Vec<_> = health.report().await.checks.into_iter().map(|check| check.status).collect();
+        let statuses: Vec<_> = health
+            .report()
+            .await
+            .checks
+            .into_iter()
+            .map(|check| check.status)
+            .collect();
         assert_eq!(began.elapsed().as_millis(), 1_000);
         let ok = Status::Ok("slow".into());
-        assert_eq!(statuses, [ok.clone(), ok.clone(), Status::Failing("no answer within 900ms".into()), ok]);
+        assert_eq!(
+            statuses,
+            [
+                ok.clone(),
+                ok.clone(),
+                Status::Failing("no answer within 900ms".into()),
+                ok
+            ]
+        );
     }
 
     #[tokio::test]
     async fn a_check_that_panics_fails_and_the_others_are_told() {
         let panics = || async {
-            assert!(std::hint::black_box(false), "it is thought to");
+            assert!(std::hint::black_box(false), "this panic is intended");
             Status::Ok("never".into())
         };
-        let report = Health::new().check("panics", panics).check("fine", || async { Status::Ok(String::new()) }).report().await;
+        let report = Health::new()
+            .check("panics", panics)
+            .check("fine", || async { Status::Ok(String::new()) })
+            .report()
+            .await;
         assert_eq!(report.checks[0].status, Status::Failing(PANICKED.into()));
         assert_eq!(report.checks[1].status, Status::Ok(String::new()));
     }
@@ -160,6 +203,10 @@ mod tests {
         assert!(askers.join_all().await.into_iter().all(|ready| ready));
         assert_eq!(runs.load(Ordering::Relaxed), 1);
         health.report().await;
-        assert_eq!(runs.load(Ordering::Relaxed), 2, "who asks later asks anew");
+        assert_eq!(
+            runs.load(Ordering::Relaxed),
+            2,
+            "a later caller starts a new run"
+        );
     }
 }

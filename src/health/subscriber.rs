@@ -1,17 +1,17 @@
-//! How a subscriber stands.
+//! Health check of a subscriber.
 
 use super::{Check, Checking, Status};
 use crate::subscriber::{Statistics, SubscriberState};
 
-/// How a subscriber in this process stands.
+/// Health check of a subscriber in this process.
 ///
-/// | the subscriber | the check |
+/// | subscriber | check |
 /// |---|---|
-/// | runs | ok |
-/// | runs, and records were removed from a topic before it read them | degraded, with their number |
-/// | runs, and some sagas cannot be continued by its code | degraded: it handles everything else |
-/// | starts or is paused | degraded, with the reason: it continues by itself, and no request waits for it |
-/// | has stopped | failing: nothing starts it again |
+/// | running | ok |
+/// | running, but records were removed before they were read | degraded, with their number |
+/// | running, but its code cannot continue some sagas | degraded; it handles all other events |
+/// | starting or paused | degraded, with the reason; it continues without intervention |
+/// | stopped | failing; the subscriber does not restart |
 ///
 /// ```no_run
 /// # fn example(subscriber: tidings::Subscriber<()>) {
@@ -26,40 +26,61 @@ pub struct SubscriberCheck {
 }
 
 impl SubscriberCheck {
-    /// Shows the subscriber with these statistics.
+    /// Creates a check of the subscriber with these statistics.
     pub fn new(statistics: &Statistics) -> Self {
-        Self { statistics: statistics.clone() }
+        Self {
+            statistics: statistics.clone(),
+        }
     }
 
     fn status(&self) -> Status {
         let state = self.statistics.state();
-        let because = self.statistics.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let because = self
+            .statistics
+            .reason()
+            .map(|reason| format!(": {reason}"))
+            .unwrap_or_default();
         match state {
             SubscriberState::Running => self.running(),
             SubscriberState::Starting => Status::Degraded(format!("starting{because}")),
-            SubscriberState::PausedByKillSwitch => {
-                Status::Degraded(format!("{state}: too many events fail, and one at a time is tried; see its log"))
-            }
-            SubscriberState::PausedByOutage => {
-                Status::Degraded(format!("{state}{because}; every event needs it, and the subscriber continues when it is back"))
-            }
-            SubscriberState::Stopped => Status::Failing("stopped: it was shut down or could not go on; see its log".into()),
+            SubscriberState::PausedByKillSwitch => Status::Degraded(format!(
+                "{state}: too many events fail, so one event at a time is attempted; see its log"
+            )),
+            SubscriberState::PausedByOutage => Status::Degraded(format!(
+                "{state}{because}; all events need this resource, and the subscriber continues \
+                 when it is available again"
+            )),
+            SubscriberState::Stopped => Status::Failing(
+                "stopped: it was shut down or could not continue; see its log".into(),
+            ),
         }
     }
 
     fn running(&self) -> Status {
-        let text = format!("running, partitions: {}", self.statistics.partitions().len());
-        let (removed, concerns) = (self.statistics.removed_by_topic(), self.statistics.concerns());
+        let text = format!(
+            "running, partitions: {}",
+            self.statistics.partitions().len()
+        );
+        let (removed, concerns) = (
+            self.statistics.removed_by_topic(),
+            self.statistics.concerns(),
+        );
         if removed.is_empty() && concerns.is_empty() {
             return Status::Ok(text);
         }
-        let text = if concerns.is_empty() { text } else { format!("{text}; {}", concerns.join("; ")) };
+        let text = if concerns.is_empty() {
+            text
+        } else {
+            format!("{text}; {}", concerns.join("; "))
+        };
         if removed.is_empty() {
             return Status::Degraded(text);
         }
         let of = |(topic, records): (String, u64)| format!("{topic}: {records}");
         let removed = removed.into_iter().map(of).collect::<Vec<_>>().join(", ");
-        Status::Degraded(format!("{text}; records that were removed before they were read, since the start: {removed}"))
+        Status::Degraded(format!(
+            "{text}; records removed before they were read, since the start: {removed}"
+        ))
     }
 }
 

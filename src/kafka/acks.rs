@@ -1,6 +1,7 @@
-//! What was acknowledged, and what is still under way: one bit a record.
+//! Acknowledged and in-flight records of a producer, one bit per record.
 //!
-//! The poll thread marks, the sender asks. The decisions are in [`AckState`], which knows neither threads nor Kafka.
+//! The poll thread marks records and the sender queries them. [`AckState`] contains the decisions
+//! and is independent of threads and of Kafka.
 
 use std::{
     collections::VecDeque,
@@ -10,16 +11,17 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// Which tags Kafka has acknowledged, and what is still under way. Bounded by what the sender lets under way.
+/// The acknowledged tags and the records in flight. Bounded by the sender's window.
 #[derive(Default)]
 pub(crate) struct Acks {
     state: Mutex<AckState>,
-    /// Told when the lowest unacknowledged tag moved far enough, when everything is acknowledged, and on failure.
+    /// Notified when the lowest unacknowledged tag has moved far enough, when everything is
+    /// acknowledged, and on failure.
     changed: Notify,
     watcher: OnceLock<Box<dyn Fn(Duration) + Send + Sync>>,
 }
 
-/// A limit on what is under way.
+/// A limit on the records in flight.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Window {
     pub(crate) records: u64,
@@ -27,41 +29,44 @@ pub(crate) struct Window {
     pub(crate) bytes: usize,
 }
 
-/// Why a producer can go no further.
+/// Reason why a producer cannot continue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// A new producer may do better.
+    /// A new producer may succeed.
     Broken(String),
-    /// Another producer of the same transactional id has begun: this one is not the leader's any more.
+    /// Another producer with the same transactional id has started, so another relay is now the
+    /// leader.
     Fenced,
-    /// The broker will not take a record of a batch, whoever sends it; which ones were in it, [`Acks::refused`] tells.
+    /// The broker refuses a batch, whichever producer sends it. [`Acks::refused`] returns its
+    /// records.
     Refused(String),
-    /// The broker does not take the timestamps of records for this topic: a clock is wrong.
+    /// The broker refuses the timestamps of this topic's records, because a clock is wrong.
     Untimely(String),
 }
 
-/// Most labels of refused records that are remembered: librdkafka's largest batch, from a few partitions at once.
+/// Maximum number of refused records that are kept. Enough for librdkafka's largest batches of a
+/// few partitions.
 const REFUSED_MAX: usize = 100_000;
 
 #[derive(Default)]
 struct AckState {
-    /// Every tag below is acknowledged.
+    /// All tags below are acknowledged.
     floor: u64,
     /// The next tag to be sent.
     next: u64,
-    /// Bit `n` of the ring says whether tag `(floor rounded down to 64) + n` is acknowledged.
+    /// Bit `n` of the ring is set if tag `(floor rounded down to 64) + n` is acknowledged.
     words: VecDeque<u64>,
-    /// Bytes and labels of the records from `floor` on.
+    /// Bytes and labels of the records, starting with `floor`.
     sizes: VecDeque<(u32, i64)>,
     bytes: usize,
-    /// Wake the waiter once no more than this is under way.
+    /// The waiter is woken once no more than this is in flight.
     wake_below: Window,
-    /// The record being timed, and since when.
+    /// The tag whose acknowledgement is being timed, and the start time.
     timed: Option<(u64, i64)>,
     failure: Option<Failure>,
     refused: Refused,
     topic_fault: Option<(String, String)>,
-    /// Records on which the producer has reported.
+    /// Number of records with a delivery report.
     reports: u64,
     unreachable: Option<String>,
 }
@@ -76,15 +81,15 @@ pub(crate) struct Refused {
 /// A record of a refused batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RefusedRecord {
-    /// By what it is known.
+    /// The caller's label of the record.
     pub(crate) label: i64,
     /// Bytes of key, value and headers.
     pub(crate) bytes: usize,
-    /// Its place in [`Refused::grounds`].
+    /// Index into [`Refused::grounds`].
     pub(crate) ground: usize,
 }
 
-/// Why a topic refuses records.
+/// Reason why a topic refuses records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ground {
     pub(crate) topic: String,
@@ -95,29 +100,33 @@ pub(crate) struct Ground {
 
 impl Acks {
     fn locked(&self) -> std::sync::MutexGuard<'_, AckState> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Counts a record as under way and gives it its tag, unless the window is full. To be called right before it is sent. `label` is
-    /// by what the record is known if it is refused.
+    /// Counts a record as in flight and returns its tag, or `None` if the window is full. Call it
+    /// directly before the record is sent. `label` identifies the record if it is refused.
     pub(crate) fn admit(&self, label: i64, bytes: usize, window: Window) -> Option<u64> {
         let mut state = self.locked();
         let under_way = state.next - state.floor;
-        // A record larger than the window goes alone.
+        // A record larger than the window is sent alone.
         if under_way > 0 && (under_way >= window.records || state.bytes + bytes > window.bytes) {
             return None;
         }
         let tag = state.next;
         state.next += 1;
         state.bytes += bytes;
-        state.sizes.push_back((u32::try_from(bytes).unwrap_or(u32::MAX), label));
+        state
+            .sizes
+            .push_back((u32::try_from(bytes).unwrap_or(u32::MAX), label));
         if state.words.len() * 64 <= (tag - (state.floor & !63)) as usize {
             state.words.push_back(0);
         }
         Some(tag)
     }
 
-    /// Takes back the last tag: its record was not sent.
+    /// Takes back the last tag because its record was not sent.
     pub(crate) fn retract(&self, tag: u64) {
         let mut state = self.locked();
         if state.next == tag + 1 && state.next > state.floor {
@@ -127,7 +136,9 @@ impl Acks {
         }
     }
 
-    /// Has the time from `since` (microseconds, Unix epoch) to the acknowledgement of `tag` told to the watcher, if none is being timed.
+    /// Passes the time from `since` (microseconds since the Unix epoch) to the acknowledgement of
+    /// `tag` to the watcher. Does nothing if another tag is being timed or `tag` is already
+    /// acknowledged.
     pub(crate) fn time(&self, tag: u64, since: i64) {
         let mut state = self.locked();
         if state.timed.is_none() && tag >= state.floor {
@@ -135,31 +146,33 @@ impl Acks {
         }
     }
 
-    /// Who is told the times; set once.
+    /// Sets the watcher that receives the measured times. Only the first call has an effect.
     pub(crate) fn watch(&self, watcher: impl Fn(Duration) + Send + Sync + 'static) {
         let _ = self.watcher.set(Box::new(watcher));
     }
 
-    /// Every tag below this is acknowledged.
+    /// Returns the lowest unacknowledged tag. All tags below it are acknowledged.
     pub(crate) fn floor(&self) -> u64 {
         self.locked().floor
     }
 
-    /// Records and bytes under way.
+    /// Returns the records and bytes in flight.
     pub(crate) fn under_way(&self) -> (u64, usize) {
         let state = self.locked();
         (state.next - state.floor, state.bytes)
     }
 
-    /// Waits until no more than `below` is under way, or the producer failed. Acknowledgements before that wake nobody, so that a
-    /// sender with a full window fills it by halves and not one by one.
+    /// Waits until no more than `below` is in flight, or the producer has failed. Earlier
+    /// acknowledgements do not wake the caller, so that a sender with a full window refills it by
+    /// halves rather than record by record.
     ///
     /// # Cancel safety
+    ///
     /// Dropping the future loses nothing.
     pub(crate) async fn settle(&self, below: Window) {
         loop {
             let mut notified = std::pin::pin!(self.changed.notified());
-            // Registered before looking: a wake-up in between is not missed.
+            // Registered before the state is read, so that a wake-up in between is not missed.
             notified.as_mut().enable();
             {
                 let mut state = self.locked();
@@ -172,12 +185,12 @@ impl Acks {
         }
     }
 
-    /// Why the producer can go no further, once it cannot.
+    /// Returns why the producer cannot continue, once it has failed.
     pub(crate) fn failure(&self) -> Option<Failure> {
         self.locked().failure.clone()
     }
 
-    /// Why Kafka is not reachable at present; an acknowledgement clears it.
+    /// Returns why Kafka is unreachable. An acknowledgement clears the reason.
     pub(crate) fn unreachable_since_last_ack(&self) -> Option<String> {
         self.locked().unreachable.clone()
     }
@@ -185,53 +198,63 @@ impl Acks {
     pub(super) fn mark(&self, tag: u64) {
         let (wake, since) = {
             let mut state = self.locked();
-            let since = state.timed.take_if(|(timed, _)| *timed == tag).map(|(_, since)| since);
+            let since = state
+                .timed
+                .take_if(|(timed, _)| *timed == tag)
+                .map(|(_, since)| since);
             (state.mark(tag), since)
         };
         if wake {
             self.changed.notify_waiters();
         }
         if let (Some(since), Some(watcher)) = (since, self.watcher.get()) {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
             watcher(now.saturating_sub(Duration::from_micros(since.try_into().unwrap_or(0))));
         }
     }
 
-    /// The records of batches that the broker refused. Complete once the producer has reported on every one of them.
+    /// Returns the records of batches that the broker refused. Complete once the producer has
+    /// reported on all of their records.
     pub(crate) fn refused(&self) -> Refused {
         self.locked().refused.clone()
     }
 
-    /// How many records the producer has reported on, well or badly.
+    /// Returns the number of records with a delivery report, whether delivered or not.
     pub(crate) fn reports(&self) -> u64 {
         self.locked().reports
     }
 
-    /// A topic does not take records, whoever sends them, though nothing is wrong with the records: the producer can go no further.
+    /// Fails the producer because a topic accepts no records, although the records are valid.
     pub(super) fn fail_for_topic(&self, topic: &str, reason: String) {
-        self.locked().topic_fault.get_or_insert_with(|| (topic.to_owned(), reason.clone()));
+        self.locked()
+            .topic_fault
+            .get_or_insert_with(|| (topic.to_owned(), reason.clone()));
         self.fail(Failure::Broken(reason));
     }
 
-    /// The topic for which the producer can go no further, and why.
+    /// Returns the topic for which the producer failed, and the reason.
     pub(crate) fn topic_fault(&self) -> Option<(String, String)> {
         self.locked().topic_fault.clone()
     }
 
-    /// The producer can go no further. The first reason stays.
+    /// Fails the producer. The first reason is kept.
     pub(crate) fn fail(&self, failure: Failure) {
         self.locked().failure.get_or_insert(failure);
         self.changed.notify_waiters();
     }
 
-    /// The broker refuses the batch that this record was in. It is the reason for whatever else fails then.
+    /// Registers a record of a batch that the broker refuses. Replaces a [`Failure::Broken`],
+    /// because the refusal is the cause of other errors that occur with it.
     pub(super) fn refuse(&self, tag: u64, ground: Ground) {
         self.locked().refuse(tag, ground);
         self.changed.notify_waiters();
     }
 
-    /// The broker does not take the timestamps of this topic's records. No record is to blame. It is the reason for whatever
-    /// else fails then.
+    /// Fails the producer because the broker refuses the timestamps of this topic's records, which
+    /// are valid. Replaces any failure except [`Failure::Fenced`], because the refusal is the cause
+    /// of other errors.
     pub(super) fn refuse_timestamps(&self, topic: &str) {
         let mut state = self.locked();
         if !matches!(state.failure, Some(Failure::Fenced)) {
@@ -241,7 +264,7 @@ impl Acks {
         self.changed.notify_waiters();
     }
 
-    /// The cluster has answered a question.
+    /// Registers that the cluster has responded to a request.
     pub(super) fn reachable(&self) {
         self.locked().reachable();
     }
@@ -256,7 +279,7 @@ impl Acks {
 }
 
 impl AckState {
-    /// Marks one tag; true if the waiter has something to do.
+    /// Marks one tag. Returns `true` if the waiter must be woken.
     fn mark(&mut self, tag: u64) -> bool {
         self.reports += 1;
         if tag < self.floor {
@@ -266,7 +289,10 @@ impl AckState {
         if let Some(word) = self.words.get_mut(at / 64) {
             *word |= 1 << (at % 64);
         }
-        let size = self.sizes.get((tag - self.floor) as usize).map_or(0, |(size, _)| *size as usize);
+        let size = self
+            .sizes
+            .get((tag - self.floor) as usize)
+            .map_or(0, |(size, _)| *size as usize);
         self.bytes = self.bytes.saturating_sub(size);
         self.reachable();
         if tag != self.floor {
@@ -281,15 +307,24 @@ impl AckState {
         if matches!(self.failure, None | Some(Failure::Broken(_))) {
             self.failure = Some(Failure::Refused(ground.reason.clone()));
         }
-        let record = tag.checked_sub(self.floor).and_then(|at| self.sizes.get(at as usize));
-        let Some((bytes, label)) = record.filter(|_| self.refused.records.len() < REFUSED_MAX) else { return };
+        let record = tag
+            .checked_sub(self.floor)
+            .and_then(|at| self.sizes.get(at as usize));
+        let Some((bytes, label)) = record.filter(|_| self.refused.records.len() < REFUSED_MAX)
+        else {
+            return;
+        };
         let Refused { records, grounds } = &mut self.refused;
         let known = grounds.iter().position(|known| *known == ground);
         let ground = known.unwrap_or_else(|| {
             grounds.push(ground);
             grounds.len() - 1
         });
-        records.push(RefusedRecord { label: *label, bytes: *bytes as usize, ground });
+        records.push(RefusedRecord {
+            label: *label,
+            bytes: *bytes as usize,
+            ground,
+        });
     }
 
     fn reachable(&mut self) {
@@ -302,7 +337,7 @@ impl AckState {
         self.next - self.floor <= window.records && self.bytes <= window.bytes
     }
 
-    /// Moves the floor over the acknowledged prefix, a word at a time.
+    /// Moves the floor over the acknowledged prefix, one word at a time.
     fn advance(&mut self) {
         let before = self.floor;
         while let Some(&word) = self.words.front() {
@@ -328,16 +363,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_floor_is_the_lowest_tag_that_is_not_acknowledged(order in Just((0..300u64).collect::<Vec<_>>()).prop_shuffle(), sent_first in 1usize..300) {
+        fn the_floor_is_the_lowest_tag_that_is_not_acknowledged(
+            order in Just((0..300u64).collect::<Vec<_>>()).prop_shuffle(),
+            sent_first in 1usize..300,
+        ) {
             let acks = Acks::default();
             let (mut sent, mut done) = (0u64, BTreeSet::new());
             for chunk in order.chunks(sent_first) {
-                // Everything up to the largest tag of this chunk must have been sent.
-                // A record that was not sent after all leaves no trace.
-                let retracted = acks.admit(0, 7, Window { records: 1000, bytes: 1000 }).expect("room");
+                // All tags up to the largest one of this chunk must be sent before the chunk is
+                // acknowledged. A retracted tag leaves no trace.
+                let retracted = acks
+                    .admit(0, 7, Window { records: 1000, bytes: 1000 })
+                    .expect("room");
                 acks.retract(retracted);
                 while sent <= *chunk.iter().max().expect("not empty") {
-                    prop_assert_eq!(acks.admit(0, 1, Window { records: 1000, bytes: 1000 }), Some(sent));
+                    let tag = acks.admit(0, 1, Window { records: 1000, bytes: 1000 });
+                    prop_assert_eq!(tag, Some(sent));
                     sent += 1;
                 }
                 for &tag in chunk {
@@ -354,15 +395,31 @@ mod tests {
     #[test]
     fn what_was_in_a_refused_batch_is_known_by_its_label_and_outranks_what_breaks_because_of_it() {
         let acks = Acks::default();
-        let window = Window { records: 10, bytes: 10 };
-        let tags: Vec<u64> = (0..3).map(|n| acks.admit(100 + n, 1, window).expect("room")).collect();
+        let window = Window {
+            records: 10,
+            bytes: 10,
+        };
+        let tags: Vec<u64> = (0..3)
+            .map(|n| acks.admit(100 + n, 1, window).expect("room"))
+            .collect();
         acks.mark(tags[0]);
         acks.fail(Failure::Broken("fatal".into()));
-        let ground = Ground { topic: "t".into(), too_large: true, reason: "too large".into() };
+        let ground = Ground {
+            topic: "t".into(),
+            too_large: true,
+            reason: "too large".into(),
+        };
         acks.refuse(tags[1], ground.clone());
         acks.refuse(tags[2], ground.clone());
-        let record = |label| RefusedRecord { label, bytes: 1, ground: 0 };
-        let refused = Refused { records: vec![record(101), record(102)], grounds: vec![ground.clone()] };
+        let record = |label| RefusedRecord {
+            label,
+            bytes: 1,
+            ground: 0,
+        };
+        let refused = Refused {
+            records: vec![record(101), record(102)],
+            grounds: vec![ground.clone()],
+        };
         assert_eq!((acks.refused(), acks.reports()), (refused, 3));
         assert_eq!(acks.failure(), Some(Failure::Refused("too large".into())));
         let fenced = Acks::default();

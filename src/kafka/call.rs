@@ -1,8 +1,10 @@
 //! Blocking calls of a Kafka client, each with a time limit on the monotonic clock.
 //!
-//! librdkafka waits on condition variables with deadlines of the wall clock. When that clock is set back, such a wait lasts longer by as
-//! much, and its own time-outs do not end it. A call therefore runs on a thread of its own, and its caller stops waiting after the limit.
-//! The thread is abandoned: it ends when the client returns. The caller replaces the client, because a new one waits by the new clock.
+//! librdkafka waits on condition variables with wall-clock deadlines. If the wall clock is set
+//! back, such a wait becomes longer by the same amount, and librdkafka's own timeouts do not end
+//! it. Therefore each call runs on its own thread, and the caller stops waiting at the limit. The
+//! thread is abandoned and ends when the client returns. The caller replaces the client, because a
+//! new one computes its deadlines from the new time.
 
 use std::{
     sync::{
@@ -19,48 +21,52 @@ use tokio::{
 
 use crate::failpoint;
 
-/// How often a wait is logged: as often as a person looks at a log that does not move.
+/// Interval of the log lines about a call that takes long.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// What a client is given to return after the time-out that it was told itself: it needs this on a busy machine only.
+/// Additional time that a client gets to return after its own timeout. Only a busy machine needs
+/// it.
 pub(crate) const OVERDUE: Duration = Duration::from_secs(15);
 
-/// A call that gave no answer.
+/// A call that did not return a result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unanswered {
     /// The client did not return.
     #[error(
-        "the Kafka client has not returned from {call} for {} s (its waits depend on the wall clock: was the clock set back?); it is replaced",
+        "the Kafka client has not returned from {call} for {} s (its waits depend on the wall \
+         clock: was the clock set back?); it is replaced",
         .limit.as_secs()
     )]
     Silent { call: &'static str, limit: Duration },
-    /// The thread ended without an answer, or could not be started.
-    #[error("no thread for {0}, or it panicked")]
+    /// The thread ended without a result, or could not be started.
+    #[error("the thread for {0} could not be started, or it panicked")]
     Thread(&'static str),
 }
 
-/// Signs of life of a long call.
+/// Progress counter of a long call.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Beat(Arc<AtomicU64>);
 
 impl Beat {
-    /// Reports progress: the limit of the call starts again.
+    /// Reports progress, which restarts the time limit of the call.
     pub(crate) fn touch(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The number of signs so far.
+    /// Returns the number of progress reports.
     pub(crate) fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Runs `call` on a thread of its own and waits for it no longer than `limit`.
+/// Runs `work` on its own thread and waits for it for up to `limit`.
 ///
 /// # Errors
-/// [`Unanswered`] when the thread has not returned by then. It is abandoned.
+///
+/// Returns [`Unanswered`] if the thread has not returned by then. The thread is abandoned.
 ///
 /// # Cancel safety
+///
 /// Dropping the future abandons the thread.
 pub(crate) async fn bounded<T: Send + 'static>(
     call: &'static str,
@@ -70,13 +76,16 @@ pub(crate) async fn bounded<T: Send + 'static>(
     watched(call, limit, |_| work()).await
 }
 
-/// As [`bounded`], for a call that may take long while it reports progress: `limit` applies to the time without any.
+/// Same as [`bounded`], for a call that may take long while it reports progress. `limit` applies to
+/// the time without a report.
 ///
 /// # Errors
-/// As [`bounded`].
+///
+/// See [`bounded`].
 ///
 /// # Cancel safety
-/// As [`bounded`].
+///
+/// See [`bounded`].
 pub(crate) async fn watched<T: Send + 'static>(
     call: &'static str,
     limit: Duration,
@@ -90,7 +99,10 @@ pub(crate) async fn watched<T: Send + 'static>(
         failpoint::called(call);
         let _ = answer.send(work(&beat));
     };
-    std::thread::Builder::new().name("tidings-kafka-call".into()).spawn(work).map_err(|_| Unanswered::Thread(call))?;
+    std::thread::Builder::new()
+        .name("tidings-kafka-call".into())
+        .spawn(work)
+        .map_err(|_| Unanswered::Thread(call))?;
     let (mut count, mut heard) = (seen.count(), Instant::now());
     loop {
         let left = limit.saturating_sub(heard.elapsed());
@@ -102,11 +114,16 @@ pub(crate) async fn watched<T: Send + 'static>(
         } else if heard.elapsed() >= limit {
             return Err(Unanswered::Silent { call, limit });
         }
-        tracing::warn!(call, seconds = heard.elapsed().as_secs(), limit = limit.as_secs(), "waits for the Kafka client");
+        tracing::warn!(
+            call,
+            seconds = heard.elapsed().as_secs(),
+            limit = limit.as_secs(),
+            "waits for the Kafka client"
+        );
     }
 }
 
-/// A client that can be replaced, for callers that share it.
+/// A client that several callers share and that can be replaced.
 pub(crate) struct Replaceable<T>(Mutex<Option<Arc<T>>>);
 
 impl<T> Default for Replaceable<T> {
@@ -116,10 +133,11 @@ impl<T> Default for Replaceable<T> {
 }
 
 impl<T> Replaceable<T> {
-    /// The present client; `open` makes one if there is none.
+    /// Returns the current client, or opens one.
     ///
     /// # Errors
-    /// That of `open`.
+    ///
+    /// Returns the error of `open`.
     pub(crate) fn get<E>(&self, open: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
         let mut present = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*present {
@@ -128,10 +146,13 @@ impl<T> Replaceable<T> {
         }
     }
 
-    /// Forgets `client`, if it is still the present one.
+    /// Removes `client` if it is still the current one.
     pub(crate) fn discard(&self, client: &Arc<T>) {
         let mut present = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if present.as_ref().is_some_and(|present| Arc::ptr_eq(present, client)) {
+        if present
+            .as_ref()
+            .is_some_and(|present| Arc::ptr_eq(present, client))
+        {
             *present = None;
         }
     }
@@ -148,7 +169,13 @@ mod tests {
         let (_keeps, hangs) = mpsc::channel::<()>();
         let limit = Duration::from_millis(50);
         let given_up = bounded("a wait", limit, move || hangs.recv()).await;
-        assert_eq!(given_up.expect_err("no answer"), Unanswered::Silent { call: "a wait", limit });
+        assert_eq!(
+            given_up.expect_err("no answer"),
+            Unanswered::Silent {
+                call: "a wait",
+                limit
+            }
+        );
     }
 
     #[tokio::test]
@@ -181,6 +208,9 @@ mod tests {
         clients.discard(&first);
         let second = clients.get(&mut open).expect("made");
         clients.discard(&first);
-        assert_eq!((*first, *second, *clients.get(&mut open).expect("kept")), (1, 2, 2));
+        assert_eq!(
+            (*first, *second, *clients.get(&mut open).expect("kept")),
+            (1, 2, 2)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Answers about many topics. One client and one admin client are kept for all questions: a new one for each costs more than the answer.
+//! Metadata of many topics. All requests share one client and one admin client, because creating a
+//! client for each costs more than the request.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,14 +13,15 @@ use rdkafka::{
 use super::{
     Creation, OVERDUE, Replaceable, Settings, bounded,
     create::create_topic,
-    dropped::Dropped,
+    drop_on_thread::Dropped,
     topics::{ASK_TIMEOUT, TopicError, judged, within_limit},
 };
 
-/// Between two looks at whether a topic that was created can be seen, and how many there are.
+/// Interval between two checks whether a created topic is visible, and the maximum number of
+/// checks.
 const APPEARS: (Duration, u32) = (Duration::from_millis(100), 50);
 
-/// Asks about topics, and creates them.
+/// Queries and creates topics.
 pub(crate) struct Directory {
     settings: Settings,
     asking: Replaceable<Dropped<BaseConsumer>>,
@@ -28,51 +30,77 @@ pub(crate) struct Directory {
 
 impl Directory {
     pub(crate) fn new(settings: &Settings) -> Self {
-        Self { settings: settings.clone(), asking: Replaceable::default(), admin: Replaceable::default() }
+        Self {
+            settings: settings.clone(),
+            asking: Replaceable::default(),
+            admin: Replaceable::default(),
+        }
     }
 
-    /// The topic's number of partitions, at least one. The question does not create it.
+    /// Returns the topic's number of partitions, at least one. The request does not create the
+    /// topic.
     ///
     /// # Errors
-    /// When the topic is missing, may not be used, or the cluster cannot be reached.
+    ///
+    /// Returns [`TopicError`] if the topic is missing or may not be used, or the cluster is
+    /// unreachable.
     pub(crate) async fn partitions(&self, topic: &str) -> Result<i32, TopicError> {
         let name = topic.to_owned();
         let answer = self.ask(move |client| {
             let metadata = client.fetch_metadata(Some(&name), ASK_TIMEOUT)?;
-            Ok(metadata.topics().first().map(|topic| (topic.partitions().len(), topic.error())))
+            Ok(metadata
+                .topics()
+                .first()
+                .map(|topic| (topic.partitions().len(), topic.error())))
         });
         judged(topic, answer.await?)
     }
 
-    /// Every topic that the client may see and use, with its number of partitions: one question, however many there are.
+    /// Returns all topics that the client may see and use, with their numbers of partitions. One
+    /// request, whatever the number of topics.
     ///
     /// # Errors
-    /// When the cluster cannot be reached.
+    ///
+    /// Returns [`TopicError`] if the cluster is unreachable.
     pub(crate) async fn all(&self) -> Result<HashMap<String, i32>, TopicError> {
         let answer = self.ask(|client| {
             let metadata = client.fetch_metadata(None, ASK_TIMEOUT)?;
-            let usable = metadata.topics().iter().filter(|topic| topic.error().is_none() && !topic.partitions().is_empty());
-            let counted = usable.filter_map(|topic| Some((topic.name().to_owned(), i32::try_from(topic.partitions().len()).ok()?)));
+            let usable = metadata
+                .topics()
+                .iter()
+                .filter(|topic| topic.error().is_none() && !topic.partitions().is_empty());
+            let counted = usable.filter_map(|topic| {
+                Some((
+                    topic.name().to_owned(),
+                    i32::try_from(topic.partitions().len()).ok()?,
+                ))
+            });
             Ok(counted.collect())
         });
         answer.await
     }
 
-    /// Refuses a topic that keeps the last record of a key alone. One whose settings may not be read passes.
+    /// Refuses a compacted topic, which keeps only the last record of each key. Accepts a topic
+    /// whose settings cannot be read.
     ///
     /// # Errors
-    /// [`TopicError::Compacted`].
+    ///
+    /// Returns [`TopicError::Compacted`] if the topic is compacted.
     pub(crate) async fn refuse_compacted(&self, topic: &str) -> Result<(), TopicError> {
         match self.setting(topic, "cleanup.policy").await {
-            Some(policy) if policy.contains("compact") => Err(TopicError::Compacted(topic.to_owned())),
+            Some(policy) if policy.contains("compact") => {
+                Err(TopicError::Compacted(topic.to_owned()))
+            }
             _ => Ok(()),
         }
     }
 
-    /// Creates a topic and waits until it can be seen; its number of partitions.
+    /// Creates a topic, waits until it is visible, and returns its number of partitions.
     ///
     /// # Errors
-    /// When the broker refuses, with its reason.
+    ///
+    /// Returns [`TopicError`] with the broker's reason if it refuses, or if the topic does not
+    /// appear.
     pub(crate) async fn create(&self, topic: &str, how: Creation<'_>) -> Result<i32, TopicError> {
         create_topic(&self.settings, topic, how).await?;
         let (pause, looks) = APPEARS;
@@ -82,18 +110,36 @@ impl Directory {
                 answer => return answer,
             }
         }
-        Err(TopicError::Unreachable(format!("topic `{topic}` was created and does not appear")))
+        Err(TopicError::Unreachable(format!(
+            "topic `{topic}` was created but does not appear"
+        )))
     }
 
     async fn setting(&self, topic: &str, name: &str) -> Option<String> {
-        let admin = self.admin.get(|| self.settings.client_config().create().map(Dropped::new)).ok()?;
+        let admin = self
+            .admin
+            .get(|| self.settings.client_config().create().map(Dropped::new))
+            .ok()?;
         let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
-        let asked = within_limit("describe_configs", admin.get().describe_configs([&ResourceSpecifier::Topic(topic)], &options)).await;
+        let asked = within_limit(
+            "describe_configs",
+            admin
+                .get()
+                .describe_configs([&ResourceSpecifier::Topic(topic)], &options),
+        )
+        .await;
         let Ok(answer) = asked else {
             self.admin.discard(&admin);
             return None;
         };
-        answer.ok()?.into_iter().next()?.ok()?.get(name)?.value.clone()
+        answer
+            .ok()?
+            .into_iter()
+            .next()?
+            .ok()?
+            .get(name)?
+            .value
+            .clone()
     }
 
     async fn ask<T: Send + 'static>(
@@ -110,7 +156,7 @@ impl Directory {
         let asks = client.clone();
         let asked = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
             let answer = question(asks.get());
-            // Takes errors of connections off its queue, which nobody reads.
+            // Removes connection errors from the client's queue, which nothing else polls.
             drop(asks.get().poll(Duration::ZERO));
             answer
         });

@@ -1,7 +1,8 @@
-//! How an event becomes a record: its headers and its value.
+//! Conversion of an event into the headers and the value of a record.
 //!
-//! The sources: CloudEvents 1.0.2 and its Kafka protocol binding (binary and structured mode), the CloudEvents extensions
-//! "correlation" (`correlationid`, `causationid`), W3C Trace Context (`traceparent`, `tracestate`), Debezium's EventRouter.
+//! Sources: CloudEvents 1.0.2 and its Kafka protocol binding (binary and structured mode), the
+//! CloudEvents extension "correlation" (`correlationid`, `causationid`), W3C Trace Context
+//! (`traceparent`, `tracestate`), Debezium's EventRouter.
 
 use std::borrow::Cow;
 
@@ -17,22 +18,23 @@ use super::{
 };
 use crate::event::{InvalidEvent, refuse_reserved_header};
 
-/// How an event becomes a Kafka record.
+/// Format of the Kafka records of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EnvelopeFormat {
     /// CloudEvents 1.0, Kafka binary mode: attributes in headers, the payload as the value.
     CloudEvents,
-    /// CloudEvents 1.0, structured mode: attributes and payload as one JSON value. A tombstone stays null.
+    /// CloudEvents 1.0, structured mode: attributes and payload as one JSON value. A tombstone
+    /// stays null.
     CloudEventsStructured,
-    /// As Debezium's EventRouter writes them: header `id`, the payload as the value.
+    /// The format of Debezium's EventRouter: header `id`, the payload as the value.
     Debezium,
 }
 
-/// Headers that an event has at most without its own: bounds the first allocation.
+/// Maximum number of headers of an event without its own. Sets the initial capacity.
 const USUAL_HEADERS: usize = 12;
 
-/// Turns events into headers and values.
+/// Converts events into headers and values.
 pub(crate) struct EnvelopeWriter {
     format: EnvelopeFormat,
     source: String,
@@ -40,31 +42,45 @@ pub(crate) struct EnvelopeWriter {
     own_headers: bool,
 }
 
-/// Why a row's `headers` cannot be sent.
+/// Error of the `headers` of a row.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HeadersError {
     #[error("the headers are not a JSON object of strings")]
     Json(#[from] serde_json::Error),
-    /// The record would contradict itself: each attribute of the envelope is there once.
+    /// The record would contain an attribute of the envelope twice.
     #[error("{0}; correct the row's headers")]
     Reserved(InvalidEvent),
 }
 
 impl EnvelopeWriter {
     pub(crate) fn new(format: EnvelopeFormat, source: String) -> Self {
-        Self { format, source, structured: Vec::new(), own_headers: false }
+        Self {
+            format,
+            source,
+            structured: Vec::new(),
+            own_headers: false,
+        }
     }
 
-    /// Whether the row's own headers are sent in the `debezium` envelope too: those of a Debezium table are its additional columns.
+    /// Sets whether the `debezium` envelope includes the row's own headers, which are the
+    /// additional columns of a Debezium table.
     pub(crate) fn with_own_headers(self, own_headers: bool) -> Self {
-        Self { own_headers, ..self }
+        Self {
+            own_headers,
+            ..self
+        }
     }
 
-    /// The record's headers and value.
+    /// Returns the record's headers and value.
     ///
     /// # Errors
-    /// When the row's headers are not a JSON object, or one of them is the envelope's.
-    pub(crate) fn write<'s, 'e: 's>(&'s mut self, event: &Outgoing<'e>) -> Result<(Headers, Option<&'s [u8]>), HeadersError> {
+    ///
+    /// Returns [`HeadersError`] if the row's headers are not a JSON object, or one of them is
+    /// reserved for the envelope.
+    pub(crate) fn write<'s, 'e: 's>(
+        &'s mut self,
+        event: &Outgoing<'e>,
+    ) -> Result<(Headers, Option<&'s [u8]>), HeadersError> {
         let headers = Headers::with_capacity(USUAL_HEADERS);
         match (self.format, event.value.bytes()) {
             (EnvelopeFormat::Debezium, value) => {
@@ -72,31 +88,51 @@ impl EnvelopeWriter {
                 if !self.own_headers {
                     return Ok((headers, value));
                 }
-                let headers = all_headers(headers, event.headers, &mut |key, value, headers: Headers| match value {
-                    Some(value) => headers.put(key, value.as_bytes()),
-                    // As EventRouter has it: the column is null, the header is there.
-                    None => headers.put_null(key),
-                })?;
+                let headers = all_headers(
+                    headers,
+                    event.headers,
+                    &mut |key, value, headers: Headers| match value {
+                        Some(value) => headers.put(key, value.as_bytes()),
+                        // EventRouter writes the header without a value if the column is null.
+                        None => headers.put_null(key),
+                    },
+                )?;
                 Ok((headers, value))
             }
             (EnvelopeFormat::CloudEventsStructured, Some(data)) => {
-                let headers = own_headers(headers, event.headers, &mut |key, value, headers| match extension(key) {
-                    Some(_) => headers,
-                    // The record's is the envelope's; the payload's own goes into the envelope.
-                    None if key.eq_ignore_ascii_case("content-type") => headers,
-                    None => headers.put(key, value.as_bytes()),
-                })?;
+                let headers =
+                    own_headers(
+                        headers,
+                        event.headers,
+                        &mut |key, value, headers| match extension(key) {
+                            Some(_) => headers,
+                            // The record's content type is that of the envelope. The payload's
+                            // content type becomes an attribute.
+                            None if key.eq_ignore_ascii_case("content-type") => headers,
+                            None => headers.put(key, value.as_bytes()),
+                        },
+                    )?;
                 self.write_structured(event, data)?;
-                Ok((headers.put("content-type", b"application/cloudevents+json; charset=UTF-8"), Some(&self.structured)))
+                Ok((
+                    headers.put(
+                        "content-type",
+                        b"application/cloudevents+json; charset=UTF-8",
+                    ),
+                    Some(&self.structured),
+                ))
             }
-            // A tombstone has no value to hold the attributes, in either mode.
-            (EnvelopeFormat::CloudEvents | EnvelopeFormat::CloudEventsStructured, value) => Ok((self.binary(headers, event)?, value)),
+            // A tombstone has no value that could hold attributes, so both modes write headers.
+            (EnvelopeFormat::CloudEvents | EnvelopeFormat::CloudEventsStructured, value) => {
+                Ok((self.binary(headers, event)?, value))
+            }
         }
     }
 
-    /// The headers of binary mode, as text and bytes.
+    /// Returns the headers of binary mode as names and bytes.
     pub(crate) fn owned_headers(&self, event: &Outgoing<'_>) -> Vec<(String, Option<Vec<u8>>)> {
-        let headers = self.binary(Headers::with_capacity(USUAL_HEADERS), event).expect("headers that were just written as JSON");
+        let headers = self
+            .binary(Headers::with_capacity(USUAL_HEADERS), event)
+            .expect("headers that were just written as JSON");
         headers.to_owned()
     }
 
@@ -104,7 +140,10 @@ impl EnvelopeWriter {
         let mut typed = false;
         let headers = own_headers(headers, event.headers, &mut |key, value, headers| {
             typed |= key.eq_ignore_ascii_case("content-type");
-            headers.put(extension(key).map_or(key, |(_, header)| header), value.as_bytes())
+            headers.put(
+                extension(key).map_or(key, |(_, header)| header),
+                value.as_bytes(),
+            )
         })?;
         let headers = headers
             .put("ce_specversion", b"1.0")
@@ -154,8 +193,16 @@ impl EnvelopeWriter {
         if let Some(error) = failure {
             return Err(error.into());
         }
-        let usual = if matches!(event.value, Value::Bytes(_)) { "application/octet-stream" } else { "application/json" };
-        attribute(out, "datacontenttype", content_type.as_deref().unwrap_or(usual))?;
+        let usual = if matches!(event.value, Value::Bytes(_)) {
+            "application/octet-stream"
+        } else {
+            "application/json"
+        };
+        attribute(
+            out,
+            "datacontenttype",
+            content_type.as_deref().unwrap_or(usual),
+        )?;
         match event.value {
             Value::Bytes(_) => {
                 out.extend_from_slice(b",\"data_base64\":\"");
@@ -172,7 +219,7 @@ impl EnvelopeWriter {
     }
 }
 
-/// Headers of the row that are attributes of the envelope: the attribute's name and its header in binary mode.
+/// Returns the attribute and the binary-mode header of a row header that belongs to the envelope.
 fn extension(key: &str) -> Option<(&'static str, &'static str)> {
     match key {
         "correlationid" => Some(("correlationid", "ce_correlationid")),
@@ -190,11 +237,18 @@ fn attribute(out: &mut Vec<u8>, name: &str, text: &str) -> Result<(), serde_json
     serde_json::to_writer(out, text)
 }
 
-/// Folds the row's own headers into `start`. Values that are no strings keep their JSON text; nulls are left out.
+/// Folds the row's own headers into `start`. Values that are not strings keep their JSON text;
+/// nulls are omitted.
 ///
 /// # Errors
-/// When they are not a JSON object, or one of them is the envelope's: the first such header.
-fn own_headers<T>(start: T, json: &str, put: &mut dyn FnMut(&str, &str, T) -> T) -> Result<T, HeadersError> {
+///
+/// Returns [`HeadersError`] if the headers are not a JSON object, or for the first one that is
+/// reserved for the envelope.
+fn own_headers<T>(
+    start: T,
+    json: &str,
+    put: &mut dyn FnMut(&str, &str, T) -> T,
+) -> Result<T, HeadersError> {
     let mut reserved = None;
     let folded = all_headers(start, json, &mut |key, value, folded| {
         let Some(value) = value else { return folded };
@@ -206,8 +260,12 @@ fn own_headers<T>(start: T, json: &str, put: &mut dyn FnMut(&str, &str, T) -> T)
     reserved.map_or(Ok(folded), |error| Err(HeadersError::Reserved(error)))
 }
 
-/// Folds the row's own headers into `start`, nulls too.
-fn all_headers<T>(start: T, json: &str, put: &mut dyn FnMut(&str, Option<&str>, T) -> T) -> Result<T, HeadersError> {
+/// Folds the row's own headers into `start`, including nulls.
+fn all_headers<T>(
+    start: T,
+    json: &str,
+    put: &mut dyn FnMut(&str, Option<&str>, T) -> T,
+) -> Result<T, HeadersError> {
     struct Fold<'f, T>(T, &'f mut dyn FnMut(&str, Option<&str>, T) -> T);
 
     impl<'de, T> Visitor<'de> for Fold<'_, T> {
@@ -222,10 +280,20 @@ fn all_headers<T>(start: T, json: &str, put: &mut dyn FnMut(&str, Option<&str>, 
             while let Some(key) = map.next_key::<Cow<'de, str>>()? {
                 let raw: &'de RawValue = map.next_value()?;
                 let text = raw.get();
-                folded = match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+                folded = match text
+                    .strip_prefix('"')
+                    .and_then(|text| text.strip_suffix('"'))
+                {
                     None => put(&key, (text != "null").then_some(text), folded),
                     Some(plain) if !plain.contains('\\') => put(&key, Some(plain), folded),
-                    Some(_) => put(&key, Some(&serde_json::from_str::<String>(text).map_err(serde::de::Error::custom)?), folded),
+                    Some(_) => put(
+                        &key,
+                        Some(
+                            &serde_json::from_str::<String>(text)
+                                .map_err(serde::de::Error::custom)?,
+                        ),
+                        folded,
+                    ),
                 };
             }
             while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
@@ -251,11 +319,15 @@ fn decimal(number: i32, buffer: &mut [u8; 11]) -> &[u8] {
     &buffer[..used]
 }
 
-/// Microseconds since the Unix epoch as RFC 3339 in UTC. chrono's formatter costs ten times as much, once an event.
+/// Formats microseconds since the Unix epoch as RFC 3339 in UTC. Runs once per event; chrono's
+/// formatter takes ten times as long.
 fn rfc3339(micros: i64) -> [u8; 27] {
-    // The years 0000 to 9999: what RFC 3339 can say.
+    // The years 0000 to 9999, which RFC 3339 can represent.
     let micros = micros.clamp(-62_167_219_200_000_000, 253_402_300_799_999_999);
-    let (days, mut rest) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));
+    let (days, mut rest) = (
+        micros.div_euclid(86_400_000_000),
+        micros.rem_euclid(86_400_000_000),
+    );
     let (year, month, day) = civil(days);
     let mut out = *b"0000-00-00T00:00:00.000000Z";
     let mut put = |at: usize, digits: usize, mut number: i64| {
@@ -275,15 +347,21 @@ fn rfc3339(micros: i64) -> [u8; 27] {
     out
 }
 
-/// Year, month and day of a day counted from 1970-01-01 (proleptic Gregorian; eras of 400 years that start on 1 March).
+/// Converts a day number since 1970-01-01 to year, month and day (proleptic Gregorian; eras of 400
+/// years that start on 1 March).
 fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
@@ -291,8 +369,9 @@ fn base64(data: &[u8], out: &mut Vec<u8>) {
     use base64::Engine as _;
     let start = out.len();
     out.resize(start + data.len().div_ceil(3) * 4, 0);
-    let written =
-        base64::engine::general_purpose::STANDARD.encode_slice(data, &mut out[start..]).expect("the slice has the encoded length");
+    let written = base64::engine::general_purpose::STANDARD
+        .encode_slice(data, &mut out[start..])
+        .expect("the slice has the encoded length");
     out.truncate(start + written);
 }
 
@@ -306,8 +385,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn times_are_written_as_chrono_writes_them(micros in -62_135_596_800_000_000i64..253_402_300_799_999_999) {
-            let expected = DateTime::from_timestamp_micros(micros).expect("in range").to_rfc3339_opts(SecondsFormat::Micros, true);
+        fn times_are_written_as_chrono_writes_them(
+            micros in -62_135_596_800_000_000i64..253_402_300_799_999_999,
+        ) {
+            let expected = DateTime::from_timestamp_micros(micros)
+                .expect("in range")
+                .to_rfc3339_opts(SecondsFormat::Micros, true);
             let written = rfc3339(micros);
             prop_assert_eq!(std::str::from_utf8(&written).expect("ASCII"), expected);
         }
@@ -330,21 +413,37 @@ mod tests {
     #[test]
     fn a_structured_event_is_json_with_the_payload_as_written() {
         let mut writer = EnvelopeWriter::new(EnvelopeFormat::CloudEventsStructured, "/shop".into());
-        let (_, value) = writer.write(&event(Value::Json(b"{\"n\": 1.0}"), r#"{"correlationid":"c","x":"y"}"#)).expect("written");
+        let (_, value) = writer
+            .write(&event(
+                Value::Json(b"{\"n\": 1.0}"),
+                r#"{"correlationid":"c","x":"y"}"#,
+            ))
+            .expect("written");
         let text = std::str::from_utf8(value.expect("a value")).expect("UTF-8");
         assert!(text.contains(r#""data":{"n": 1.0}"#), "{text}");
         let json: serde_json::Value = serde_json::from_str(text).expect("JSON");
-        assert_eq!((json["subject"].as_str(), json["correlationid"].as_str()), (Some("ä\"1"), Some("c")));
+        assert_eq!(
+            (json["subject"].as_str(), json["correlationid"].as_str()),
+            (Some("ä\"1"), Some("c"))
+        );
         assert!(json.get("x").is_none());
-        let (_, value) = writer.write(&event(Value::Bytes(&[0, 255]), "{}")).expect("written");
-        assert_eq!(serde_json::from_slice::<serde_json::Value>(value.expect("a value")).expect("JSON")["data_base64"], "AP8=");
+        let (_, value) = writer
+            .write(&event(Value::Bytes(&[0, 255]), "{}"))
+            .expect("written");
+        let json: serde_json::Value =
+            serde_json::from_slice(value.expect("a value")).expect("JSON");
+        assert_eq!(json["data_base64"], "AP8=");
     }
 
     #[test]
     fn own_headers_come_out_as_strings_whatever_their_escapes() {
         let mut seen = Vec::new();
-        own_headers((), r#"{"a":"b","c":"d\n\u00e4","n":1,"o":null}"#, &mut |key, value, ()| seen.push(format!("{key}={value}")))
-            .expect("read");
+        own_headers(
+            (),
+            r#"{"a":"b","c":"d\n\u00e4","n":1,"o":null}"#,
+            &mut |key, value, ()| seen.push(format!("{key}={value}")),
+        )
+        .expect("read");
         assert_eq!(seen, ["a=b", "c=d\nä", "n=1"]);
         assert!(own_headers((), "[1]", &mut |_, _, ()| ()).is_err());
     }
@@ -356,14 +455,30 @@ mod tests {
             (r#"{"CE_Type":"Forged"}"#, "CE_Type"),
             (r#"{"ce\u005fsource":"/x"}"#, "ce_source"),
             (r#"{"tidings_replays":1}"#, "tidings_replays"),
-            (r#"{"kafka_dlt-original-topic":"x"}"#, "kafka_dlt-original-topic"),
-            (r#"{"Content-Type":"application/cloudevents+json"}"#, "application/cloudevents+json"),
+            (
+                r#"{"kafka_dlt-original-topic":"x"}"#,
+                "kafka_dlt-original-topic",
+            ),
+            (
+                r#"{"Content-Type":"application/cloudevents+json"}"#,
+                "application/cloudevents+json",
+            ),
         ];
-        for format in [EnvelopeFormat::CloudEvents, EnvelopeFormat::CloudEventsStructured] {
+        for format in [
+            EnvelopeFormat::CloudEvents,
+            EnvelopeFormat::CloudEventsStructured,
+        ] {
             for (headers, named) in forged {
                 let mut writer = EnvelopeWriter::new(format, "/shop".into());
-                let refused = writer.write(&event(Value::Json(b"{}"), headers)).err().expect("refused").to_string();
-                assert!(refused.contains(named) && refused.contains("reserved"), "{refused}");
+                let refused = writer
+                    .write(&event(Value::Json(b"{}"), headers))
+                    .err()
+                    .expect("refused")
+                    .to_string();
+                assert!(
+                    refused.contains(named) && refused.contains("reserved"),
+                    "{refused}"
+                );
             }
         }
     }
@@ -371,9 +486,16 @@ mod tests {
     #[test]
     fn each_attribute_is_in_a_record_once() {
         let mut writer = EnvelopeWriter::new(EnvelopeFormat::CloudEvents, "/shop".into());
-        let own = r#"{"correlationid":"c","causationid":"d","content-type":"text/plain","id":"x","type":"y","tenant":"acme"}"#;
-        let (headers, _) = writer.write(&event(Value::Json(b"{}"), own)).expect("written");
-        let mut names: Vec<String> = headers.to_owned().into_iter().map(|(name, _)| name.to_lowercase()).collect();
+        let own = r#"{"correlationid":"c","causationid":"d","content-type":"text/plain",
+                      "id":"x","type":"y","tenant":"acme"}"#;
+        let (headers, _) = writer
+            .write(&event(Value::Json(b"{}"), own))
+            .expect("written");
+        let mut names: Vec<String> = headers
+            .to_owned()
+            .into_iter()
+            .map(|(name, _)| name.to_lowercase())
+            .collect();
         names.sort_unstable();
         let all = names.len();
         names.dedup();

@@ -1,4 +1,4 @@
-//! The records of one partition of a group member, and their conversion.
+//! Records of one partition that a group member reads.
 
 use std::{
     cell::Cell,
@@ -24,7 +24,7 @@ use super::{
     member_context::{Change, Changes, MemberContext},
 };
 
-/// Stands for an offset that is not known yet.
+/// Placeholder for an unknown offset.
 const UNKNOWN: i64 = -1;
 
 /// The records of one partition.
@@ -38,16 +38,26 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(partition: Partition, mut queue: PartitionQueue<MemberContext>, changes: Arc<Changes>) -> Self {
+    pub(super) fn new(
+        partition: Partition,
+        mut queue: PartitionQueue<MemberContext>,
+        changes: Arc<Changes>,
+    ) -> Self {
         let readable = Arc::new(Notify::new());
         let waker = readable.clone();
         queue.set_nonempty_callback(move || waker.notify_one());
-        // Records that were there before the callback was set.
+        // Wakes the reader for records that arrived before the callback was set.
         readable.notify_one();
-        Self { partition, queue, readable, changes, next: AtomicI64::new(UNKNOWN) }
+        Self {
+            partition,
+            queue,
+            readable,
+            changes,
+            next: AtomicI64::new(UNKNOWN),
+        }
     }
 
-    /// The next record, if one is here, copied into these buffers.
+    /// Returns the next record if one is available, copied into the buffers.
     pub(crate) fn next(&self, buffers: impl FnOnce() -> Buffers) -> Option<Incoming> {
         loop {
             match self.queue.poll(Duration::ZERO)? {
@@ -55,45 +65,70 @@ impl Feed {
                     self.next.store(message.offset() + 1, Ordering::Relaxed);
                     return Some(incoming(buffers(), self.partition.topic.clone(), &message));
                 }
-                Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
-                    let next = Some(self.next.load(Ordering::Relaxed)).filter(|next| *next != UNKNOWN);
-                    self.changes.push(Change::OutOfRange { partition: self.partition.clone(), next });
+                Err(error)
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) =>
+                {
+                    let next =
+                        Some(self.next.load(Ordering::Relaxed)).filter(|next| *next != UNKNOWN);
+                    self.changes.push(Change::OutOfRange {
+                        partition: self.partition.clone(),
+                        next,
+                    });
                 }
                 Err(error) => self.queue_complains(&error),
             }
         }
     }
 
-    /// Waits until there may be a record. Call it after [`next`](Self::next) had none.
+    /// Waits until a record may be available. Call it after [`next`](Self::next) has returned
+    /// `None`.
     ///
     /// # Cancel safety
+    ///
     /// Dropping the future loses nothing.
     pub(crate) async fn readable(&self) {
         self.readable.notified().await;
     }
 
     fn queue_complains(&self, error: &KafkaError) {
-        tracing::warn!(topic = &*self.partition.topic, partition = self.partition.number, %error, "kafka consumer");
+        tracing::warn!(
+            topic = &*self.partition.topic,
+            partition = self.partition.number,
+            %error,
+            "kafka consumer"
+        );
     }
 }
 
-/// Header names that are not UTF-8 and are read past, counted twice because headers are passed over twice. Each costs a panic
-/// that is caught, with its message on stderr. A record with more of them is no event.
+/// Maximum number of header names that are not UTF-8 and are skipped. Each counts twice, because
+/// the headers are iterated twice, and each costs a caught panic with its message on stderr. A
+/// record with more of them is not an event.
 const UNREADABLE_HEADERS_MAX: u32 = 8;
 
-/// A message as a record of `topic`.
-pub(super) fn incoming(buffers: Buffers, topic: Arc<str>, message: &BorrowedMessage<'_>) -> Incoming {
-    let place =
-        Place { topic, partition: message.partition(), offset: message.offset(), timestamp: message.timestamp().to_millis().unwrap_or(-1) };
+/// Converts a message into a record of `topic`.
+pub(super) fn incoming(
+    buffers: Buffers,
+    topic: Arc<str>,
+    message: &BorrowedMessage<'_>,
+) -> Incoming {
+    let place = Place {
+        topic,
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis().unwrap_or(-1),
+    };
     let headers = message.headers();
     let unreadable = Cell::new(0);
     let read = (0..headers.map_or(0, |headers| headers.count())).filter_map(|at| {
         if unreadable.get() > UNREADABLE_HEADERS_MAX {
             return None;
         }
-        // It panics at a name that is not UTF-8, which no broker refuses. Nobody can ask for such a header: the record goes without it.
+        // `get` panics if the name is not UTF-8, which brokers accept. No handler can request such
+        // a header, so the record is read without it.
         let header = catch_unwind(AssertUnwindSafe(|| headers.map(|headers| headers.get(at))));
-        let header = header.inspect_err(|_| unreadable.set(unreadable.get() + 1)).ok()??;
+        let header = header
+            .inspect_err(|_| unreadable.set(unreadable.get() + 1))
+            .ok()??;
         Some((header.key, header.value))
     });
     let mut incoming = Incoming::within(buffers, place, message.key(), message.payload(), read);

@@ -1,30 +1,45 @@
-//! The place at which a partition is read again whose next record does not exist, and the records that are missing. Pure.
+//! Restart offset of a partition whose next record does not exist, and the number of missing
+//! records. Pure.
 
-/// A partition that is read again after [`Change::OutOfRange`](super::Change::OutOfRange).
+/// Restart of a partition after [`Change::OutOfRange`](super::Change::OutOfRange).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Restarted {
-    /// The offset from which it is read.
+    /// The offset of the first record to read.
     pub(crate) from: i64,
     pub(crate) gap: Gap,
 }
 
-/// The records that a member should have read next and cannot.
+/// Records that a member should have read next but cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gap {
     None,
-    /// So many offsets were removed before they were read, by retention or by a deletion of records.
+    /// Number of offsets that retention or a deletion of records removed before they were read.
     Removed(i64),
-    /// The partition ends before the offset to read next, by so many: the topic was created again, or its log was cut off.
+    /// Number of offsets between the end of the partition and the next offset to read. The topic
+    /// was created again, or its log was truncated.
     CutOff(i64),
 }
 
-/// The offset at which a partition is read again whose next offset is `next` and whose records are `low..high`, and the gap.
+/// Returns the restart offset and the gap of a partition with records `low..high` and the next
+/// offset `next`.
 pub(super) fn restarted(next: Option<i64>, low: i64, high: i64) -> Restarted {
     match next {
-        Some(next) if next < low => Restarted { from: low, gap: Gap::Removed(low - next) },
-        Some(next) if next > high => Restarted { from: low, gap: Gap::CutOff(next - high) },
-        Some(next) => Restarted { from: next, gap: Gap::None },
-        None => Restarted { from: low, gap: Gap::None },
+        Some(next) if next < low => Restarted {
+            from: low,
+            gap: Gap::Removed(low - next),
+        },
+        Some(next) if next > high => Restarted {
+            from: low,
+            gap: Gap::CutOff(next - high),
+        },
+        Some(next) => Restarted {
+            from: next,
+            gap: Gap::None,
+        },
+        None => Restarted {
+            from: low,
+            gap: Gap::None,
+        },
     }
 }
 
@@ -41,7 +56,11 @@ mod tests {
             (Some(40), 0, 5, 0, Gap::CutOff(35)),
             (None, 18, 30, 18, Gap::None),
         ] {
-            assert_eq!(restarted(next, low, high), Restarted { from, gap }, "{next:?} of {low}..{high}");
+            assert_eq!(
+                restarted(next, low, high),
+                Restarted { from, gap },
+                "{next:?} of {low}..{high}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a consumer group has not handled yet of what topics hold, asked by a client that never joins the group.
+//! Unhandled records of a consumer group, read by a client that never joins the group.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,23 +8,24 @@ use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 use super::consumer::{ASK_TIMEOUT, Committed, Partition, partitions_of};
-use super::dropped::Dropped;
-use super::quiet::Quiet;
+use super::drop_on_thread::Dropped;
+use super::silent_context::Quiet;
 use super::{Beat, OVERDUE, Settings, Unanswered, watched};
 
-/// Where partitions end.
+/// The end of each partition.
 pub(crate) type Ends = BTreeMap<Partition, i64>;
 
-/// The first record of a partition that is not handled.
+/// The first unhandled record of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unhandled {
     pub(crate) partition: Partition,
-    /// What the group has committed, or the partition's beginning.
+    /// The committed offset, or the beginning of the partition.
     pub(crate) committed: i64,
     pub(crate) offset: i64,
 }
 
-/// Configures a client that reads under a group's name to the ends of partitions, and never joins the group.
+/// Configures a client that reads to the ends of partitions with a group's id but never joins the
+/// group.
 pub(super) fn be_outsider<'c>(config: &'c mut ClientConfig, group: &str) -> &'c mut ClientConfig {
     config
         .set("group.id", group)
@@ -36,43 +37,57 @@ pub(super) fn be_outsider<'c>(config: &'c mut ClientConfig, group: &str) -> &'c 
         .set("auto.offset.reset", "earliest")
 }
 
-/// A client under a group's name.
+/// A client that uses a group's id.
 pub(crate) struct GroupReader {
     group: String,
     consumer: Dropped<BaseConsumer<Quiet>>,
 }
 
 impl GroupReader {
+    /// Creates the client.
+    ///
     /// # Errors
-    /// A property that librdkafka refuses.
+    ///
+    /// Returns librdkafka's message if it refuses a property.
     pub(crate) fn new(settings: &Settings, group: &str) -> Result<Self, String> {
         let mut config = settings.client_config();
         be_outsider(&mut config, group)
             .set("fetch.wait.max.ms", "10")
-            // It looks at the first records of a partition only.
+            // Only the first records of a partition are needed.
             .set("queued.min.messages", "1")
             .set("queued.max.messages.kbytes", "1024");
-        let consumer = config.create_with_context(Quiet).map_err(|error| error.to_string())?;
-        Ok(Self { group: group.to_owned(), consumer: Dropped::new(consumer) })
+        let consumer = config
+            .create_with_context(Quiet)
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            group: group.to_owned(),
+            consumer: Dropped::new(consumer),
+        })
     }
 
-    /// Runs a question on a thread of its own.
+    /// Runs a blocking query on its own thread.
     ///
     /// # Errors
-    /// When the client hangs, or the cluster does not answer.
+    ///
+    /// Returns an error if the client hangs or the cluster does not respond.
     pub(crate) async fn ask<T: Send + 'static>(
         self: &std::sync::Arc<Self>,
         question: impl FnOnce(&Self, &Beat) -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
         let reader = self.clone();
-        let asked = watched("fetch_group_progress", ASK_TIMEOUT + OVERDUE, move |beat| question(&reader, beat));
-        asked.await.unwrap_or_else(|unanswered: Unanswered| Err(unanswered.to_string()))
+        let asked = watched("fetch_group_progress", ASK_TIMEOUT + OVERDUE, move |beat| {
+            question(&reader, beat)
+        });
+        asked
+            .await
+            .unwrap_or_else(|unanswered: Unanswered| Err(unanswered.to_string()))
     }
 
-    /// Where the partitions of the topics end at this moment. A topic that does not exist has none.
+    /// Returns the current ends of the topics' partitions. A topic that does not exist has none.
     ///
     /// # Errors
-    /// When a broker does not answer.
+    ///
+    /// Returns an error if a broker does not respond.
     pub(crate) fn ends(&self, topics: &[String], beat: &Beat) -> Result<Ends, String> {
         let mut ends = Ends::new();
         for topic in topics {
@@ -86,11 +101,13 @@ impl GroupReader {
         Ok(ends)
     }
 
-    /// The first record before these ends that is not handled, of each partition that has one. The marks that end transactions take offsets too, so records
-    /// are looked at where a commit is below the end. `is_finished` reads the metadata of a commit.
+    /// Returns the first unhandled record before the given end, for each partition that has one.
+    /// Transaction markers occupy offsets too. Therefore a partition whose commit is below its end
+    /// is read. `is_finished` reads the metadata of a commit.
     ///
     /// # Errors
-    /// When a broker does not answer.
+    ///
+    /// Returns an error if a broker does not respond.
     pub(crate) fn unhandled(
         &self,
         ends: &Ends,
@@ -101,32 +118,50 @@ impl GroupReader {
         for partition in ends.keys() {
             list.add_partition(&partition.topic, partition.number);
         }
-        let answer = self.consumer.get().committed_offsets(list, ASK_TIMEOUT).map_err(|error| self.failed(&error))?;
+        let answer = self
+            .consumer
+            .get()
+            .committed_offsets(list, ASK_TIMEOUT)
+            .map_err(|error| self.failed(&error))?;
         let mut doubtful: BTreeMap<&str, Vec<(&Partition, i64, Committed)>> = BTreeMap::new();
         for element in answer.elements() {
             beat.touch();
-            let asked = Partition { topic: element.topic().into(), number: element.partition() };
-            let Some((partition, end)) = ends.get_key_value(&asked) else { continue };
+            let asked = Partition {
+                topic: element.topic().into(),
+                number: element.partition(),
+            };
+            let Some((partition, end)) = ends.get_key_value(&asked) else {
+                continue;
+            };
             element.error().map_err(|error| self.failed(&error))?;
             let offset = match element.offset() {
                 Offset::Offset(offset) => offset,
-                // The group has never committed: it begins at the first record.
+                // A group that has never committed starts at the first record.
                 _ => self.watermarks(partition)?.0,
             };
             if offset < *end {
-                let committed = Committed { partition: partition.clone(), offset, metadata: element.metadata().to_owned() };
-                doubtful.entry(&partition.topic).or_default().push((partition, *end, committed));
+                let committed = Committed {
+                    partition: partition.clone(),
+                    offset,
+                    metadata: element.metadata().to_owned(),
+                };
+                doubtful
+                    .entry(&partition.topic)
+                    .or_default()
+                    .push((partition, *end, committed));
             }
         }
         let mut unhandled = Vec::new();
-        // The end of a partition is reported without its topic, so one topic is read after the other.
+        // librdkafka reports the end of a partition without its topic, so topics are read one after
+        // another.
         for of_topic in doubtful.into_values() {
             unhandled.extend(self.with_records(&of_topic, is_finished, beat)?);
         }
         Ok(unhandled)
     }
 
-    /// The same for partitions of one topic, from the commit to before the end.
+    /// Same as [`unhandled`](Self::unhandled), for partitions of one topic that have a commit below
+    /// the end.
     fn with_records(
         &self,
         of_topic: &[(&Partition, i64, Committed)],
@@ -136,28 +171,43 @@ impl GroupReader {
         let mut list = TopicPartitionList::new();
         for (partition, _, committed) in of_topic {
             let from = Offset::Offset(committed.offset);
-            list.add_partition_offset(&partition.topic, partition.number, from).map_err(|error| self.failed(&error))?;
+            list.add_partition_offset(&partition.topic, partition.number, from)
+                .map_err(|error| self.failed(&error))?;
         }
         let consumer = self.consumer.get();
-        consumer.assign(&list).map_err(|error| self.failed(&error))?;
-        let mut open: BTreeMap<i32, &(&Partition, i64, Committed)> = of_topic.iter().map(|one| (one.0.number, one)).collect();
+        consumer
+            .assign(&list)
+            .map_err(|error| self.failed(&error))?;
+        let mut open: BTreeMap<i32, &(&Partition, i64, Committed)> =
+            of_topic.iter().map(|one| (one.0.number, one)).collect();
         let (mut found, until) = (Vec::new(), Instant::now() + ASK_TIMEOUT);
         while !open.is_empty() {
             beat.touch();
             match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(record)) => {
-                    let Some((partition, end, committed)) = open.get(&record.partition()) else { continue };
+                    let Some((partition, end, committed)) = open.get(&record.partition()) else {
+                        continue;
+                    };
                     if record.offset() >= *end {
                         open.remove(&record.partition());
                     } else if !is_finished(committed, record.offset()) {
                         let (partition, committed) = ((*partition).clone(), committed.offset);
-                        found.push(Unhandled { partition, committed, offset: record.offset() });
+                        found.push(Unhandled {
+                            partition,
+                            committed,
+                            offset: record.offset(),
+                        });
                         open.remove(&record.partition());
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
                 Some(Err(error)) if Instant::now() > until => return Err(self.failed(&error)),
-                None if Instant::now() > until => return Err(format!("group {}: no record within {ASK_TIMEOUT:?}", self.group)),
+                None if Instant::now() > until => {
+                    return Err(format!(
+                        "group {}: no record within {ASK_TIMEOUT:?}",
+                        self.group
+                    ));
+                }
                 Some(Err(_)) | None => {}
             }
         }
@@ -166,7 +216,10 @@ impl GroupReader {
     }
 
     fn watermarks(&self, partition: &Partition) -> Result<(i64, i64), String> {
-        self.consumer.get().fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT).map_err(|error| self.failed(&error))
+        self.consumer
+            .get()
+            .fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT)
+            .map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &KafkaError) -> String {

@@ -1,8 +1,9 @@
-//! One record as it came, owned.
+//! A received record, owned.
 
 use std::sync::Arc;
 
-/// One record as it came. Its bytes are one allocation, and its headers another: a record has a dozen of them.
+/// A received record. Its bytes are one allocation and its headers another, because a record has a
+/// dozen headers.
 #[derive(Clone, Debug)]
 pub(crate) struct Incoming {
     pub(crate) topic: Arc<str>,
@@ -10,16 +11,17 @@ pub(crate) struct Incoming {
     pub(crate) offset: i64,
     /// Milliseconds since the Unix epoch.
     pub(crate) timestamp: i64,
-    /// The broker stamped the record (`message.timestamp.type=LogAppendTime`), and not its producer.
+    /// The broker, rather than the producer, set the timestamp
+    /// (`message.timestamp.type=LogAppendTime`).
     pub(crate) is_stamped_by_broker: bool,
-    /// Too many header names are not UTF-8: the record has none of its headers.
+    /// Too many header names are not UTF-8, so the record was read without its headers.
     pub(crate) lacks_headers: bool,
     key: Option<Span>,
     value: Option<Span>,
     buffers: Buffers,
 }
 
-/// What a record is copied into: of use again for another one.
+/// The memory of a record, which can be reused for another one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Buffers {
     bytes: Vec<u8>,
@@ -33,10 +35,13 @@ struct Span {
     end: u32,
 }
 
-/// Stands for a header without a value, beside one whose value is empty.
-const NULL: Span = Span { start: u32::MAX, end: u32::MAX };
+/// Marks a header without a value, as opposed to one with an empty value.
+const NULL: Span = Span {
+    start: u32::MAX,
+    end: u32::MAX,
+};
 
-/// Where a record stands.
+/// The place of a record.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) topic: Arc<str>,
@@ -56,23 +61,31 @@ impl Incoming {
         Self::within(Buffers::default(), place, key, value, headers)
     }
 
-    /// Copies a record into what another one was copied into.
+    /// Copies a record into the memory of an earlier one.
     pub(crate) fn within<'h>(
-        Buffers { mut bytes, headers: mut spans }: Buffers,
+        Buffers {
+            mut bytes,
+            headers: mut spans,
+        }: Buffers,
         place: Place,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)> + Clone,
     ) -> Self {
         let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
-        let (count, header_bytes) = headers.clone().fold((0, 0), |(n, bytes), (name, value)| (n + 1, bytes + name.len() + length(value)));
+        let (count, header_bytes) = headers.clone().fold((0, 0), |(n, bytes), (name, value)| {
+            (n + 1, bytes + name.len() + length(value))
+        });
         bytes.clear();
         bytes.reserve_exact(length(key) + length(value) + header_bytes);
         let put = |bytes: &mut Vec<u8>, part: &[u8]| {
             // A record is smaller than 2 GiB: the protocol counts with 32 bits.
             let start = bytes.len() as u32;
             bytes.extend_from_slice(part);
-            Span { start, end: bytes.len() as u32 }
+            Span {
+                start,
+                end: bytes.len() as u32,
+            }
         };
         let key = key.map(|key| put(&mut bytes, key));
         let value = value.map(|value| put(&mut bytes, value));
@@ -82,7 +95,12 @@ impl Incoming {
             let name = put(&mut bytes, name.as_bytes());
             (name, value.map_or(NULL, |value| put(&mut bytes, value)))
         }));
-        let Place { topic, partition, offset, timestamp } = place;
+        let Place {
+            topic,
+            partition,
+            offset,
+            timestamp,
+        } = place;
         Self {
             topic,
             partition,
@@ -92,60 +110,92 @@ impl Incoming {
             lacks_headers: false,
             key,
             value,
-            buffers: Buffers { bytes, headers: spans },
+            buffers: Buffers {
+                bytes,
+                headers: spans,
+            },
         }
     }
 
-    /// Takes what it was copied into out of a record that nobody asks any more: it has no key, no value and no headers then.
+    /// Takes the memory out of a record that is no longer needed. The record then has no key, no
+    /// value and no headers.
     pub(crate) fn take_buffers(&mut self) -> Buffers {
         (self.key, self.value) = (None, None);
         std::mem::take(&mut self.buffers)
     }
 
-    /// The record's key.
+    /// Returns the record's key.
     pub(crate) fn key(&self) -> Option<&[u8]> {
         self.key.map(|span| self.at(span))
     }
 
-    /// The record's value; none for a tombstone.
+    /// Returns the record's value, or `None` for a tombstone.
     pub(crate) fn value(&self) -> Option<&[u8]> {
         self.value.map(|span| self.at(span))
     }
 
-    /// Every header, in the record's order, with `None` for one that has no value.
-    pub(crate) fn headers_with_nulls(&self) -> impl ExactSizeIterator<Item = (&[u8], Option<&[u8]>)> + Clone {
+    /// Returns all headers in the order of the record, with `None` for a header without a value.
+    pub(crate) fn headers_with_nulls(
+        &self,
+    ) -> impl ExactSizeIterator<Item = (&[u8], Option<&[u8]>)> + Clone {
         let value = |span: Span| (span.start != NULL.start).then(|| self.at(span));
-        self.buffers.headers.iter().map(move |(name, span)| (self.at(*name), value(*span)))
+        self.buffers
+            .headers
+            .iter()
+            .map(move |(name, span)| (self.at(*name), value(*span)))
     }
 
-    /// Every header, in the record's order. One without a value is read as empty.
+    /// Returns all headers in the order of the record. A header without a value is returned as
+    /// empty.
     pub(crate) fn headers(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> + Clone {
-        self.buffers.headers.iter().map(|(name, value)| (self.at(*name), self.at(*value)))
+        self.buffers
+            .headers
+            .iter()
+            .map(|(name, value)| (self.at(*name), self.at(*value)))
     }
 
-    /// The value of the last header of this name: what Kafka's clients take where a name is there twice.
+    /// Returns the value of the last header with this name, as Kafka's clients do for repeated
+    /// names.
     pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
-        self.buffers.headers.iter().rev().find(|(key, _)| self.at(*key) == name.as_bytes()).map(|(_, value)| self.at(*value))
+        self.buffers
+            .headers
+            .iter()
+            .rev()
+            .find(|(key, _)| self.at(*key) == name.as_bytes())
+            .map(|(_, value)| self.at(*value))
     }
 
-    /// The value of the header at this place.
+    /// Returns the value of the header at this index.
     pub(crate) fn header_at(&self, at: usize) -> &[u8] {
-        self.buffers.headers.get(at).map_or(&[], |(_, value)| self.at(*value))
+        self.buffers
+            .headers
+            .get(at)
+            .map_or(&[], |(_, value)| self.at(*value))
     }
 
-    /// How many bytes the record has in memory.
+    /// Returns the memory usage of the record in bytes.
     pub(crate) fn size(&self) -> usize {
-        self.buffers.bytes.capacity() + self.buffers.headers.capacity() * size_of::<(Span, Span)>() + size_of::<Self>()
+        self.buffers.bytes.capacity()
+            + self.buffers.headers.capacity() * size_of::<(Span, Span)>()
+            + size_of::<Self>()
     }
 
-    /// Where the record stands.
+    /// Returns the place of the record.
     pub(crate) fn place(&self) -> Place {
-        Place { topic: self.topic.clone(), partition: self.partition, offset: self.offset, timestamp: self.timestamp }
+        Place {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset: self.offset,
+            timestamp: self.timestamp,
+        }
     }
 
-    /// The bytes of a part; none of one that is null.
+    /// Returns the bytes of a part, which are empty if it is null.
     fn at(&self, span: Span) -> &[u8] {
-        self.buffers.bytes.get(span.start as usize..span.end as usize).unwrap_or_default()
+        self.buffers
+            .bytes
+            .get(span.start as usize..span.end as usize)
+            .unwrap_or_default()
     }
 }
 
@@ -155,19 +205,46 @@ mod tests {
 
     #[test]
     fn a_record_gives_back_its_parts() {
-        let place = Place { topic: "t".into(), partition: 1, offset: 2, timestamp: 3 };
+        let place = Place {
+            topic: "t".into(),
+            partition: 1,
+            offset: 2,
+            timestamp: 3,
+        };
         let headers = [("a", Some(&b"1"[..])), ("b", None), ("a", Some(b"2"))];
         let record = Incoming::new(place, Some(b"key"), None, headers.into_iter());
         assert_eq!((record.key(), record.value()), (Some(&b"key"[..]), None));
-        assert_eq!((record.header("a"), record.header("b"), record.header("c")), (Some(&b"2"[..]), Some(&b""[..]), None));
-        assert_eq!(record.headers().collect::<Vec<_>>(), [(&b"a"[..], &b"1"[..]), (b"b", b""), (b"a", b"2")]);
+        assert_eq!(
+            (record.header("a"), record.header("b"), record.header("c")),
+            (Some(&b"2"[..]), Some(&b""[..]), None)
+        );
+        assert_eq!(
+            record.headers().collect::<Vec<_>>(),
+            [(&b"a"[..], &b"1"[..]), (b"b", b""), (b"a", b"2")]
+        );
     }
 
     #[test]
     fn a_header_without_a_value_is_not_one_with_an_empty_value() {
-        let place = Place { topic: "t".into(), partition: 1, offset: 2, timestamp: 3 };
-        let record = Incoming::new(place, None, None, [("null", None), ("empty", Some(&b""[..]))].into_iter());
-        assert_eq!(record.headers_with_nulls().collect::<Vec<_>>(), [(&b"null"[..], None), (b"empty", Some(&b""[..]))]);
-        assert_eq!((record.header("null"), record.header_at(0)), (Some(&b""[..]), &b""[..]));
+        let place = Place {
+            topic: "t".into(),
+            partition: 1,
+            offset: 2,
+            timestamp: 3,
+        };
+        let record = Incoming::new(
+            place,
+            None,
+            None,
+            [("null", None), ("empty", Some(&b""[..]))].into_iter(),
+        );
+        assert_eq!(
+            record.headers_with_nulls().collect::<Vec<_>>(),
+            [(&b"null"[..], None), (b"empty", Some(&b""[..]))]
+        );
+        assert_eq!(
+            (record.header("null"), record.header_at(0)),
+            (Some(&b""[..]), &b""[..])
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Topics that do not exist yet, looked for by the client of a group member.
+//! Checks for missing topics through the client of a group member.
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
@@ -9,7 +9,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::{consumer::partitions_within, member_context::MemberContext};
 
-/// Looks for topics by the client of a member, from another thread. Keeps the client alive only during a call.
+/// Checks whether topics exist through a member's client, from another thread. Keeps the client
+/// alive only during a call.
 #[derive(Clone)]
 pub(crate) struct Lookout(Weak<BaseConsumer<MemberContext>>);
 
@@ -18,27 +19,40 @@ impl Lookout {
         Self(Arc::downgrade(member))
     }
 
-    /// True once after the client reported a subscribed topic as missing.
+    /// Returns `true` once after the client has reported a subscribed topic as missing.
     pub(crate) fn lacks_topic(&self) -> bool {
-        self.0.upgrade().is_some_and(|member| member.context().lacks_topic.swap(false, Ordering::AcqRel))
+        self.0
+            .upgrade()
+            .is_some_and(|member| member.context().lacks_topic.swap(false, Ordering::AcqRel))
     }
 
-    /// True if the topic exists. Creates none. Blocks for up to this time.
+    /// Returns `true` if the topic exists. Does not create it. Blocks for up to `within`.
     ///
     /// # Errors
-    /// When no broker answers, or the topic may not be described.
+    ///
+    /// Returns an error if no broker responds or the topic may not be described.
     pub(crate) fn exists(&self, topic: &str, within: Duration) -> Result<bool, String> {
-        let Some(member) = self.0.upgrade() else { return Err("the member has left".into()) };
+        let Some(member) = self.0.upgrade() else {
+            return Err("the member has left".into());
+        };
         partitions_within(&member, topic, within).map(|partitions| !partitions.is_empty())
     }
 
-    /// Makes the member read the list of topics again, so that it joins with those that are new. Blocks for up to this time.
+    /// Makes the member refresh its list of topics, so that it subscribes to new ones. Blocks for
+    /// up to `within`.
     ///
     /// # Errors
-    /// When no broker answers.
+    ///
+    /// Returns an error if no broker responds.
     pub(crate) fn refresh(&self, within: Duration) -> Result<(), String> {
-        let Some(member) = self.0.upgrade() else { return Ok(()) };
-        // Of all topics: the client does not apply a shorter answer to its subscription.
-        member.fetch_metadata(None, within).map(drop).map_err(|error| error.to_string())
+        let Some(member) = self.0.upgrade() else {
+            return Ok(());
+        };
+        // Requests all topics, because the client does not apply a partial response to its
+        // subscription.
+        member
+            .fetch_metadata(None, within)
+            .map(drop)
+            .map_err(|error| error.to_string())
     }
 }

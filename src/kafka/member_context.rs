@@ -1,4 +1,4 @@
-//! Events of a group member's client: rebalances, errors, and the ends of partitions.
+//! Rebalances, errors and partition ends that a group member's client reports.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,36 +22,45 @@ use super::{
     consumer::{End, is_cooperative},
 };
 
-/// A change that the owner of the partitions has to act on.
+/// A change that the owner of the partitions must handle.
 #[derive(Debug)]
 pub(crate) enum Change {
-    /// The group gave these to this member; [`Member::take`](super::Member::take) starts reading them.
+    /// The group assigned these partitions. [`Member::take`](super::Member::take) starts reading
+    /// them.
     Assigned(Vec<Partition>),
-    /// These are to be given up by [`Member::give_up`](super::Member::give_up).
+    /// The member must give up these partitions with [`Member::give_up`](super::Member::give_up).
     Revoked {
         partitions: Vec<Partition>,
-        /// They have another owner already: nothing can be committed.
+        /// The partitions already have another owner, so nothing can be committed.
         lost: bool,
     },
-    /// The partition has no record at the offset to read next, and is not read until [`Member::restart`](super::Member::restart).
+    /// The partition has no record at the next offset. It is not read until
+    /// [`Member::restart`](super::Member::restart) is called.
     OutOfRange {
         partition: Partition,
-        /// The offset after the last record that was read; `None` if none was read.
+        /// The offset after the last record that was read, or `None` if none was read.
         next: Option<i64>,
     },
 }
 
-/// Changes in their order.
+/// Queue of changes.
 #[derive(Debug, Default)]
 pub(super) struct Changes(Mutex<VecDeque<Change>>);
 
 impl Changes {
     pub(super) fn push(&self, change: Change) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(change);
     }
 
     pub(super) fn take(&self) -> Vec<Change> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+            .collect()
     }
 }
 
@@ -60,7 +69,7 @@ impl Changes {
 pub(crate) struct MemberContext {
     pub(super) changes: Arc<Changes>,
     pub(super) leaving: AtomicBool,
-    /// The coordinator has refused a commit that nobody waited for.
+    /// The coordinator has refused an asynchronous commit.
     pub(super) commit_failed: AtomicBool,
     /// The client reported a subscribed topic as missing.
     pub(super) lacks_topic: AtomicBool,
@@ -74,20 +83,30 @@ impl MemberContext {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs each kind of trouble once rather than at each attempt.
+    /// Logs each kind of error once rather than at each attempt.
     pub(super) fn complain(&self, error: &KafkaError) {
         let code = error.rdkafka_error_code();
         // Topics may be created later, for instance those of replayed events.
-        if matches!(code, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) {
+        if matches!(
+            code,
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
+        ) {
             self.lacks_topic.store(true, Ordering::Release);
             return tracing::debug!(%error, "kafka consumer");
         }
-        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self
+            .complained
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if code != *last || last.is_none() {
             match code {
-                Some(RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed) => tracing::warn!(
+                Some(
+                    RDKafkaErrorCode::GroupAuthorizationFailed
+                    | RDKafkaErrorCode::TopicAuthorizationFailed,
+                ) => tracing::warn!(
                     %error,
-                    "the principal of this subscriber needs Read on its group and Read and Describe on its topics"
+                    "the principal of this subscriber needs Read on its group, and Read and \
+                     Describe on its topics"
                 ),
                 _ => tracing::warn!(%error, "kafka consumer"),
             }
@@ -99,7 +118,10 @@ impl MemberContext {
 impl ClientContext for MemberContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error => {
                 tracing::warn!(target: "librdkafka", facility, "{message}");
             }
             _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
@@ -108,13 +130,21 @@ impl ClientContext for MemberContext {
 
     fn stats(&self, statistics: Statistics) {
         let ends = |partitions: HashMap<i32, PartitionStatistics>| {
-            // Offsets below zero stand for what is not known.
-            let known = partitions.into_iter().filter(|(_, partition)| partition.ls_offset >= 0);
-            let end =
-                |at: PartitionStatistics| End { offset: at.ls_offset, is_reached: at.fetchq_cnt == 0 && at.next_offset >= at.ls_offset };
+            // A negative offset means that the value is unknown.
+            let known = partitions
+                .into_iter()
+                .filter(|(_, partition)| partition.ls_offset >= 0);
+            let end = |at: PartitionStatistics| End {
+                offset: at.ls_offset,
+                is_reached: at.fetchq_cnt == 0 && at.next_offset >= at.ls_offset,
+            };
             known.map(|(number, at)| (number, end(at))).collect()
         };
-        *self.ends() = statistics.topics.into_iter().map(|(name, topic)| (name, ends(topic.partitions))).collect();
+        *self.ends() = statistics
+            .topics
+            .into_iter()
+            .map(|(name, topic)| (name, ends(topic.partitions)))
+            .collect();
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -123,27 +153,46 @@ impl ClientContext for MemberContext {
 }
 
 impl ConsumerContext for MemberContext {
-    /// Notes the change for the owner of the partitions: draining takes time and needs more than this callback has.
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
+    /// Queues the change for the owner of the partitions. Draining takes time and needs more than
+    /// this callback provides.
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
         let elements = list.elements();
-        let partitions = elements.iter().map(|element| Partition { topic: element.topic().into(), number: element.partition() }).collect();
+        let partitions = elements
+            .iter()
+            .map(|element| Partition {
+                topic: element.topic().into(),
+                number: element.partition(),
+            })
+            .collect();
         if self.leaving.load(Ordering::Acquire) {
-            // Everything is drained and committed already.
+            // Everything has already been drained and committed.
             let revoked = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS;
-            let _ = if revoked && is_cooperative(consumer) { consumer.incremental_unassign(list) } else { consumer.unassign() };
+            let _ = if revoked && is_cooperative(consumer) {
+                consumer.incremental_unassign(list)
+            } else {
+                consumer.unassign()
+            };
             return;
         }
         self.changes.push(match err {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assigned(partitions),
-            _ => Change::Revoked { partitions, lost: consumer.assignment_lost() },
+            _ => Change::Revoked {
+                partitions,
+                lost: consumer.assignment_lost(),
+            },
         });
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         if let Err(error) = result {
-            // `NoOffset`: there was nothing to commit.
+            // `NoOffset` means that there was nothing to commit.
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset) {
-                tracing::warn!(%error, "offsets are not committed; the next commit says it again");
+                tracing::warn!(%error, "offsets are not committed; the next commit includes them");
                 self.commit_failed.store(true, Ordering::Release);
             }
         }

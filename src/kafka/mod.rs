@@ -1,26 +1,36 @@
-//! Kafka: the only folder that names rdkafka.
+//! Kafka clients. Only this folder uses rdkafka.
 //!
-//! A record's way out: `Outgoing` (what the outbox row says) → `envelope` (its headers and value) → `partitioner`
-//! (where its key belongs) → `producer` (sent, and later acknowledged). `topics` knows what exists and creates what may be, `log` reads
-//! a topic of the relay's own back.
-//!
-//! Its way in: `consumer` (a member of a group, a feed a partition) → `incoming` (the record, owned) → `reader` (what it says).
-//! `publisher` sends single records and waits for each.
+//! ```text
+//! publish  outgoing (an event of a row) ─▶ envelope (headers, value) ─▶ partitioner
+//!            ─▶ producer, transaction (send, commit) ─▶ acks (acknowledgements)
+//!          publisher sends single records and waits for each
+//! consume  consumer (a group member; member_context reports its rebalances) ─▶ feed (one per
+//!            partition) ─▶ incoming (a record, owned) ─▶ reader (parses it into a message)
+//!          format, foreign_id: records that are not CloudEvents;   gap: removed records
+//! topics   topics, directory (queries), create, admin (changes), lookout (missing ones)
+//! read     log (one topic to its end), shelf (with the commits of a group), group_reader, groups
+//! any      settings, call (time limits), ping, broker, cluster_info, context
+//! ```
 
-// Without the relay or without subscribers, half of this is not called.
-#![cfg_attr(not(all(feature = "relay", feature = "subscriber")), allow(dead_code, unused_imports))]
+// Without the relay or without subscribers, half of this module is unused.
+#![cfg_attr(
+    not(all(feature = "relay", feature = "subscriber")),
+    allow(dead_code, unused_imports)
+)]
 
 mod acks;
 #[cfg(feature = "cli")]
 mod admin;
 mod broker;
 mod call;
+#[cfg(feature = "cli")]
+mod cluster_info;
 mod commit;
 mod consumer;
 mod context;
 mod create;
 mod directory;
-mod dropped;
+mod drop_on_thread;
 mod envelope;
 mod feed;
 mod foreign_id;
@@ -37,17 +47,17 @@ mod outgoing;
 mod partitioner;
 #[cfg(feature = "health")]
 mod ping;
-#[cfg(feature = "cli")]
-mod probe;
 mod producer;
 mod publisher;
-mod quiet;
 mod reader;
 mod settings;
 mod shelf;
+mod silent_context;
 mod topics;
 mod transaction;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::cluster_info::{Cluster, Topic};
 pub(crate) use acks::{Acks, Failure, Refused, Window};
 #[cfg(test)]
 pub(crate) use acks::{Ground, RefusedRecord};
@@ -55,14 +65,15 @@ pub(crate) use acks::{Ground, RefusedRecord};
 pub(crate) use admin::{delete_topic, grow_topic};
 pub(crate) use broker::broker_setting;
 pub(crate) use call::{Beat, OVERDUE, Replaceable, Unanswered, bounded, watched};
-pub(crate) use consumer::{ASK_TIMEOUT, Committed, Known, Member, MemberError, Membership, Partition};
+pub(crate) use consumer::{
+    ASK_TIMEOUT, Committed, Known, Member, MemberError, Membership, Partition,
+};
 pub(crate) use create::{Creation, create_like};
 pub(crate) use directory::Directory;
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 pub(crate) use feed::Feed;
 pub(crate) use foreign_id::identity_by_place;
-pub(crate) use format::foreign_format;
 pub(crate) use gap::Gap;
 pub(crate) use group_reader::{Ends, GroupReader, Unhandled};
 #[cfg(feature = "cli")]
@@ -75,8 +86,6 @@ pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
 #[cfg(feature = "health")]
 pub(crate) use ping::Ping;
-#[cfg(feature = "cli")]
-pub(crate) use probe::{Cluster, Topic};
 pub(crate) use producer::{Headers, Producer, Record, SendError, Transactional};
 pub(crate) use publisher::{Letter, LetterError, Publisher};
 pub use reader::Malformed;
@@ -85,5 +94,7 @@ pub(crate) use reader::Message;
 pub(crate) use reader::fuzz_record;
 pub use settings::{PropertyFault, Settings};
 pub(crate) use shelf::{READ_TIMEOUT, Shelf};
-pub(crate) use topics::{TopicError, Topics, answers, message_bytes_max, partitions_of, retention, topic_names};
+pub(crate) use topics::{
+    TopicError, Topics, answers, message_bytes_max, partitions_of, retention, topic_names,
+};
 pub(crate) use transaction::FenceError;

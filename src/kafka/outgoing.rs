@@ -1,8 +1,8 @@
-//! One event on its way out, borrowed from wherever it was read.
+//! An event to publish, borrowed from the buffer into which it was read.
 
 use uuid::Uuid;
 
-/// One event on its way out. Nothing is copied until librdkafka takes it.
+/// An event to publish. Nothing is copied until librdkafka takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) id: Uuid,
@@ -15,23 +15,23 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) headers: &'a str,
     /// Microseconds since the Unix epoch.
     pub(crate) occurred_at: i64,
-    /// The row's own topic, if it names one.
+    /// The topic that the row names, if any.
     pub(crate) topic: Option<&'a str>,
 }
 
-/// What the event carries.
+/// The payload of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value<'a> {
-    /// JSON text, as it was written.
+    /// JSON text, exactly as written.
     Json(&'a [u8]),
     /// Bytes of another encoding.
     Bytes(&'a [u8]),
-    /// Null: a compacted topic forgets the key.
+    /// Null: a compacted topic deletes the records of the key.
     Tombstone,
 }
 
 impl<'a> Value<'a> {
-    /// The bytes, or none for a tombstone.
+    /// Returns the bytes, or `None` for a tombstone.
     pub(crate) fn bytes(self) -> Option<&'a [u8]> {
         match self {
             Self::Json(bytes) | Self::Bytes(bytes) => Some(bytes),

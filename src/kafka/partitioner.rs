@@ -1,6 +1,7 @@
-//! Which partition a key belongs to: the Java client's rule, so that every other producer and consumer agrees.
+//! Partition of a key, computed as in the Java client, so that all producers and consumers agree.
 
-/// The partition of `key` among `partitions` (at least one), as Java's `DefaultPartitioner` and librdkafka's `murmur2_random` compute it.
+/// Returns the partition of `key` among `partitions` (at least one), as Java's `DefaultPartitioner`
+/// and librdkafka's `murmur2_random` compute it.
 pub(crate) fn partition_of(key: &[u8], partitions: i32) -> i32 {
     (murmur2(key) & 0x7fff_ffff).cast_signed() % partitions.max(1)
 }
@@ -40,7 +41,10 @@ mod tests {
             ("foobar", -790_332_482),
             ("a-little-bit-long-string", -985_981_536),
             ("a-little-bit-longer-string", -1_486_304_829),
-            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            (
+                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+                -58_897_971,
+            ),
             ("abc", 479_470_107),
         ] {
             assert_eq!(murmur2(key.as_bytes()).cast_signed(), hash, "{key}");

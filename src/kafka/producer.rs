@@ -1,7 +1,8 @@
-//! An idempotent producer with a poll thread of its own.
+//! Idempotent producer with its own poll thread.
 //!
-//! `send` never blocks. Acknowledgements arrive on the poll thread in batches and are marked in [`Acks`], where whoever
-//! confirms positions reads them. rdkafka's `FutureProducer` allocates a channel per record; this costs one bit.
+//! `send` never blocks. Acknowledgements arrive on the poll thread in batches and are recorded in
+//! [`Acks`], where the code that confirms positions reads them. rdkafka's `FutureProducer`
+//! allocates a channel per record; this producer needs one bit.
 
 use std::{
     sync::{
@@ -21,35 +22,40 @@ use rdkafka::{
 
 use super::{Acks, Settings, context::Context};
 
-/// How long one poll waits: the delay with which the thread notices that it shall end. Not less: rdkafka spins through the last
-/// millisecond of each poll, which at ten polls a second was all that an idle relay cost, and there are three producers.
+/// Duration of one poll, which is the delay with which the thread notices that it must stop. A
+/// shorter poll costs CPU time: rdkafka spins through the last millisecond of each. At ten polls
+/// per second this was the entire cost of an idle relay, which has three producers.
 const POLL: Duration = Duration::from_secs(5);
 
-/// What the producer sets and a user may not: the guarantees rest on it. Each value has its reason.
+/// Properties that the producer sets and a user cannot override, because the guarantees depend on
+/// them.
 const FIXED: &[(&str, &str)] = &[
     // One copy of each record per partition, in order, whatever is retried (KIP-98).
     ("enable.idempotence", "true"),
     ("acks", "all"),
-    // A batch that cannot be delivered stops the producer instead of letting later records of its keys overtake.
+    // A batch that cannot be delivered stops the producer, so that later records of its keys do not
+    // overtake it.
     ("enable.gapless.guarantee", "true"),
-    // 0 = retry for ever: the default of five minutes drops a record and lets the next ones pass.
+    // Retries without limit (0). The default of five minutes drops a record and delivers the next
+    // ones.
     ("message.timeout.ms", "0"),
-    // Partitions are computed here; this only says the same to whoever reads the configuration.
+    // Partitions are computed in `partitioner`. This setting documents the rule.
     ("partitioner", "murmur2_random"),
 ];
 
-/// What the producer prefers; `[kafka.properties]` may say otherwise.
+/// Properties that the producer sets unless `[kafka.properties]` overrides them.
 const PREFERRED: &[(&str, &str)] = &[
-    // Not even a tenth of a millisecond: librdkafka's timers are as coarse as a millisecond, and a steady stream pays all of it. Behind,
-    // batches fill by themselves while five requests are under way.
+    // Not even a tenth of a millisecond: librdkafka's timers have a resolution of one millisecond,
+    // and a steady stream pays all of it. When the relay is behind, batches fill anyway while five
+    // requests are in flight.
     ("linger.ms", "0"),
     ("batch.size", "1000000"),
     ("batch.num.messages", "10000"),
     ("compression.type", "lz4"),
-    // Bounded by the relay's own window well below this.
+    // The relay's own window is well below this.
     ("queue.buffering.max.messages", "200000"),
     ("queue.buffering.max.kbytes", "262144"),
-    // A broker that went away comes back: try often enough to be felt as quick.
+    // Reconnects soon after a broker has returned.
     ("reconnect.backoff.max.ms", "2000"),
     ("retry.backoff.ms", "50"),
     ("topic.metadata.refresh.interval.ms", "60000"),
@@ -57,7 +63,7 @@ const PREFERRED: &[(&str, &str)] = &[
     ("log.connection.close", "false"),
 ];
 
-/// One record, borrowed.
+/// A record, borrowed.
 pub(crate) struct Record<'a> {
     pub(crate) topic: &'a str,
     pub(crate) partition: i32,
@@ -66,11 +72,11 @@ pub(crate) struct Record<'a> {
     pub(crate) headers: Headers,
     /// Milliseconds since the Unix epoch.
     pub(crate) timestamp: i64,
-    /// By what it is known if the broker refuses it; not sent.
+    /// Identifies the record if the broker refuses it. Not sent.
     pub(crate) label: i64,
 }
 
-/// Headers under construction, in librdkafka's own memory.
+/// Headers under construction, in librdkafka's memory.
 pub(crate) struct Headers(OwnedHeaders);
 
 impl Headers {
@@ -79,24 +85,33 @@ impl Headers {
     }
 
     pub(crate) fn put(self, key: &str, value: &[u8]) -> Self {
-        Self(self.0.insert(Header { key, value: Some(value) }))
+        Self(self.0.insert(Header {
+            key,
+            value: Some(value),
+        }))
     }
 
     pub(crate) fn put_null(self, key: &str) -> Self {
-        Self(self.0.insert(Header { key, value: None::<&[u8]> }))
+        Self(self.0.insert(Header {
+            key,
+            value: None::<&[u8]>,
+        }))
     }
 
-    /// Out of librdkafka's memory, with `None` for a header without a value.
+    /// Copies the headers out of librdkafka's memory, with `None` for a header without a value.
     pub(crate) fn to_owned(&self) -> Vec<(String, Option<Vec<u8>>)> {
         use rdkafka::message::Headers as _;
-        self.0.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+        self.0
+            .iter()
+            .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+            .collect()
     }
 }
 
-/// Why a record was not taken.
+/// Reason why a record was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
-    /// librdkafka's queue is full: poll and try again.
+    /// librdkafka's queue is full. Poll and try again.
     #[error("the producer's queue is full")]
     Full,
     /// The record is larger than `message.max.bytes`.
@@ -106,31 +121,32 @@ pub(crate) enum SendError {
     Kafka(#[source] KafkaError),
 }
 
-/// The transactions of a producer.
+/// Transaction settings of a producer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transactional<'t> {
     pub(crate) id: &'t str,
-    /// How long one may stay open: the coordinator aborts it then.
+    /// The timeout after which the coordinator aborts a transaction.
     pub(crate) timeout: Duration,
 }
 
-/// Sends records and learns of their fate.
+/// Sends records and tracks their acknowledgements.
 pub(crate) struct Producer {
     pub(super) inner: Arc<BaseProducer<Context>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     pub(super) acks: Arc<Acks>,
-    /// Whether a transaction is open that is not being committed.
+    /// `true` while a transaction is open and its commit has not started.
     pub(super) open: Mutex<bool>,
     pub(super) transaction_timeout: Duration,
 }
 
 impl Producer {
-    /// A producer for these brokers, with batches of `batch_bytes_max` at most, which tells `acks` what becomes of its records; nothing is
-    /// connected before the first record or question.
+    /// Creates a producer for these brokers, with batches of at most `batch_bytes_max`. Results are
+    /// recorded in `acks`. Connects at the first record or request.
     ///
     /// # Errors
-    /// A property that librdkafka refuses.
+    ///
+    /// Returns librdkafka's error if it refuses a property.
     pub(crate) fn open(
         settings: &Settings,
         message_bytes_max: usize,
@@ -146,39 +162,62 @@ impl Producer {
             let milliseconds = timeout.as_millis().to_string();
             config.set("transactional.id", id);
             config.set("transaction.timeout.ms", &milliseconds);
-            // A record does not outlive its transaction, which is aborted and sent anew as a whole.
+            // A record does not outlive its transaction, which is aborted and sent again as a
+            // whole.
             config.set("message.timeout.ms", milliseconds);
-            // librdkafka refuses a request time-out that is longer than a transaction.
+            // librdkafka refuses a request timeout that is longer than a transaction.
             let longest = timeout.as_millis();
-            if config.get("socket.timeout.ms").and_then(|given| given.parse().ok()).is_some_and(|given: u128| given > longest) {
+            if config
+                .get("socket.timeout.ms")
+                .and_then(|given| given.parse().ok())
+                .is_some_and(|given: u128| given > longest)
+            {
                 config.set("socket.timeout.ms", longest.to_string());
             }
         }
         config.set("message.max.bytes", message_bytes_max.to_string());
-        if config.get("batch.size").and_then(|size| size.parse().ok()).is_none_or(|size: usize| size > batch_bytes_max) {
+        if config
+            .get("batch.size")
+            .and_then(|size| size.parse().ok())
+            .is_none_or(|size: usize| size > batch_bytes_max)
+        {
             config.set("batch.size", batch_bytes_max.max(1).to_string());
         }
         config.set_log_level(RDKafkaLogLevel::Warning);
         let stop = Arc::new(AtomicBool::new(false));
         let context = Context::new(acks.clone(), stop.clone());
         let inner: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(context)?);
-        let thread = std::thread::Builder::new().name("tidings-kafka".into()).spawn({
-            let (inner, stop) = (inner.clone(), stop.clone());
-            move || {
-                while !stop.load(Ordering::Acquire) {
-                    inner.poll(POLL);
+        let thread = std::thread::Builder::new()
+            .name("tidings-kafka".into())
+            .spawn({
+                let (inner, stop) = (inner.clone(), stop.clone());
+                move || {
+                    while !stop.load(Ordering::Acquire) {
+                        inner.poll(POLL);
+                    }
                 }
-            }
-        });
-        let thread = thread.map_err(|_| KafkaError::ClientCreation("no thread for the producer".into()))?;
-        let transaction_timeout = transactional.map_or(Duration::ZERO, |transactional| transactional.timeout);
-        Ok(Self { inner, stop, thread: Some(thread), acks, open: Mutex::new(false), transaction_timeout })
+            });
+        let thread =
+            thread.map_err(|_| KafkaError::ClientCreation("cannot start a thread".into()))?;
+        let transaction_timeout =
+            transactional.map_or(Duration::ZERO, |transactional| transactional.timeout);
+        Ok(Self {
+            inner,
+            stop,
+            thread: Some(thread),
+            acks,
+            open: Mutex::new(false),
+            transaction_timeout,
+        })
     }
 
-    /// Takes a record; `tag` comes back in [`Acks`]. Tags count up by one ([`Acks::admit`]).
+    /// Queues a record. [`Acks`] records its acknowledgement under `tag`. Tags increase by one
+    /// ([`Acks::admit`]).
     ///
     /// # Errors
-    /// When the queue is full, the record too large, or the producer has failed for good.
+    ///
+    /// Returns [`SendError`] if the queue is full, the record is too large, or the producer has
+    /// failed permanently.
     pub(crate) fn send(&self, record: Record<'_>, tag: u64) -> Result<(), SendError> {
         let mut base = BaseRecord::<[u8], [u8], usize>::with_opaque_to(record.topic, tag as usize)
             .partition(record.partition)
@@ -188,19 +227,22 @@ impl Producer {
         if let Some(value) = record.value {
             base = base.payload(value);
         }
-        self.inner.send(base).map_err(|(error, _)| match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::QueueFull) => SendError::Full,
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) => SendError::TooLarge,
-            _ => SendError::Kafka(error),
-        })
+        self.inner
+            .send(base)
+            .map_err(|(error, _)| match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) => SendError::Full,
+                Some(RDKafkaErrorCode::MessageSizeTooLarge) => SendError::TooLarge,
+                _ => SendError::Kafka(error),
+            })
     }
 
-    /// What was acknowledged.
+    /// Returns the acknowledgements.
     pub(crate) fn acks(&self) -> &Arc<Acks> {
         &self.acks
     }
 
-    /// The client, for questions about the cluster. They block: ask on a blocking thread.
+    /// Returns the client for requests to the cluster. They block, so call them on a blocking
+    /// thread.
     pub(super) fn client(&self) -> Arc<BaseProducer<Context>> {
         self.inner.clone()
     }
@@ -209,19 +251,22 @@ impl Producer {
 // === impl Drop ===
 
 impl Drop for Producer {
-    /// Ends the poll thread and destroys the client on a thread of its own: destroying blocks.
+    /// Stops the poll thread and destroys the client on a separate thread, because destroying
+    /// blocks.
     fn drop(&mut self) {
         use rdkafka::producer::PurgeConfig;
         self.stop.store(true, Ordering::Release);
         let (inner, thread) = (self.inner.clone(), self.thread.take());
         let destroy = move || {
-            // What is still queued was not acknowledged and will be read again.
+            // Queued records were not acknowledged and will be read again.
             inner.purge(PurgeConfig::default().queue().inflight());
             if let Some(thread) = thread {
                 let _ = thread.join();
             }
             drop(inner);
         };
-        let _ = std::thread::Builder::new().name("tidings-kafka-end".into()).spawn(destroy);
+        let _ = std::thread::Builder::new()
+            .name("tidings-kafka-end".into())
+            .spawn(destroy);
     }
 }

@@ -1,4 +1,4 @@
-//! Where the brokers are, and the librdkafka properties that pass through.
+//! Addresses of the brokers, and librdkafka properties.
 
 use std::collections::BTreeMap;
 
@@ -7,32 +7,34 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 use rdkafka::types::RDKafkaConfRes;
 
-/// What is printed for a secret.
+/// Printed in place of a secret.
 const HIDDEN: &str = "***";
 
-/// Shortest part of a secret that is hidden by itself: shorter ones are words of any message.
+/// Minimum length of a part of a secret that is hidden by itself. Shorter parts occur in any
+/// message.
 const SECRET_PART_MIN: usize = 4;
 
-/// What Tidings tells the broker about itself unless `client.id` is given; quotas and broker logs show it.
+/// Default of `client.id`, which quotas and broker logs show.
 const CLIENT_ID: &str = "tidings";
 
-/// Where the brokers are, and the librdkafka properties that pass through.
+/// Addresses of the brokers, and librdkafka properties.
 #[derive(Clone, Default)]
 pub struct Settings {
     /// `bootstrap.servers`: `host:port` pairs, comma-separated.
     pub brokers: String,
-    /// Any librdkafka property (`security.protocol`, `sasl.username`, …), passed through as it is.
+    /// Any librdkafka properties (`security.protocol`, `sasl.username`, …), passed through
+    /// unchanged.
     pub properties: BTreeMap<String, String>,
 }
 
-/// One librdkafka property that cannot be used, and why.
+/// A librdkafka property that cannot be used, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PropertyFault {
-    /// The property's name.
+    /// The name of the property.
     pub property: String,
-    /// The value as given, `***` if it is a secret.
+    /// The value as given, or `***` if it is a secret.
     pub value: String,
-    /// What is wrong with it and what to do.
+    /// The fault and a remedy.
     pub reason: String,
 }
 
@@ -42,98 +44,158 @@ const RECEIVED_BYTES_MAX: usize = 100_000_000;
 /// Largest `message.max.bytes` that librdkafka accepts.
 const MESSAGE_BYTES_MAX: usize = 1_000_000_000;
 
-/// Bound of the headers that a dead letter adds: the error text twice with 2,000 bytes each, names of a topic and a group
-/// with 249 bytes each, id and source, and numbers.
+/// Limit of the headers that a dead letter adds: the error text twice with 2,000 bytes each, names
+/// of a topic and a group with 249 bytes each, id and source, and numbers.
 const LETTER_HEADER_BYTES_MAX: usize = 64 * 1024;
 
 impl Settings {
-    /// Checks every property with librdkafka: unknown names, values out of range, and those Tidings sets itself.
+    /// Checks all properties with librdkafka: unknown names, values out of range, and properties
+    /// that Tidings sets itself.
     pub fn faults(&self) -> Vec<PropertyFault> {
         self.properties
             .iter()
             .filter_map(|(property, value)| {
-                let reason = reserved(property).map(String::from).or_else(|| refused_by_librdkafka(property, value))?;
+                let reason = reserved(property)
+                    .map(String::from)
+                    .or_else(|| refused_by_librdkafka(property, value))?;
                 let value = Self::shown(property, value).to_owned();
-                Some(PropertyFault { property: property.clone(), value, reason })
+                Some(PropertyFault {
+                    property: property.clone(),
+                    value,
+                    reason,
+                })
             })
             .collect()
     }
 
-    /// What librdkafka says of the properties *together* (a SASL mechanism without its user name, a certificate file that
-    /// is not there), which it tells only when a client is made. Connects to nothing. Worth asking when [`faults`](Self::faults) is empty.
+    /// Returns librdkafka's error about the combination of properties (a SASL mechanism without its
+    /// user name, a certificate file that does not exist). librdkafka checks it only when a client
+    /// is created. Does not connect. Call it if [`faults`](Self::faults) returns nothing.
     pub fn combination_fault(&self) -> Option<String> {
         let mut config = self.client_config();
         config.remove("bootstrap.servers");
-        config.create::<BaseProducer>().err().map(|error| match error {
-            KafkaError::ClientCreation(text) | KafkaError::ClientConfig(_, text, _, _) => self.without_secrets(&text),
-            other => self.without_secrets(&other.to_string()),
-        })
+        config
+            .create::<BaseProducer>()
+            .err()
+            .map(|error| match error {
+                KafkaError::ClientCreation(text) | KafkaError::ClientConfig(_, text, _, _) => {
+                    self.without_secrets(&text)
+                }
+                other => self.without_secrets(&other.to_string()),
+            })
     }
 
-    /// Returns a text of librdkafka, which may quote a value or a part of it, with `***` for every secret.
+    /// Replaces every secret with `***` in a message of librdkafka, which may quote a value or a
+    /// part of it.
     fn without_secrets(&self, text: &str) -> String {
-        let secrets = self.properties.iter().filter(|(property, _)| Self::is_secret(property)).map(|(_, value)| value.as_str());
-        let is_part = |character: char| character.is_whitespace() || matches!(character, '=' | ',' | ';' | '"' | '\'');
-        let parts = secrets.clone().flat_map(|secret| secret.split(is_part)).filter(|part| part.len() >= SECRET_PART_MIN);
-        let mut hidden: Vec<&str> = secrets.filter(|secret| !secret.is_empty()).chain(parts).collect();
+        let secrets = self
+            .properties
+            .iter()
+            .filter(|(property, _)| Self::is_secret(property))
+            .map(|(_, value)| value.as_str());
+        let is_part = |character: char| {
+            character.is_whitespace() || matches!(character, '=' | ',' | ';' | '"' | '\'')
+        };
+        let parts = secrets
+            .clone()
+            .flat_map(|secret| secret.split(is_part))
+            .filter(|part| part.len() >= SECRET_PART_MIN);
+        let mut hidden: Vec<&str> = secrets
+            .filter(|secret| !secret.is_empty())
+            .chain(parts)
+            .collect();
         hidden.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        hidden.iter().fold(text.to_owned(), |text, secret| text.replace(secret, HIDDEN))
+        hidden
+            .iter()
+            .fold(text.to_owned(), |text, secret| text.replace(secret, HIDDEN))
     }
 
-    /// What is wrong with the list of brokers, if anything.
+    /// Returns the fault in the list of brokers, if any.
     pub fn brokers_fault(&self) -> Option<String> {
         self.brokers.split(',').map(str::trim).find_map(|broker| {
-            let address = broker.split_once("://").map_or(broker, |(_, address)| address);
+            let address = broker
+                .split_once("://")
+                .map_or(broker, |(_, address)| address);
             let (host, port) = match address.rsplit_once(':') {
-                Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+                Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+                    (host, Some(port))
+                }
                 _ => (address, None),
             };
             match port {
-                // Somebody's URL with somebody's password: not quoted.
-                _ if broker.contains('@') => Some("a broker has an @; Kafka's user and password go into kafka.properties".to_owned()),
-                _ if host.is_empty() => Some("a broker is empty; write host:port, several separated by commas".to_owned()),
+                // It may be a URL that contains a password, so it is not quoted.
+                _ if broker.contains('@') => Some(
+                    "a broker contains an @; set Kafka's user and password in kafka.properties"
+                        .to_owned(),
+                ),
+                _ if host.is_empty() => Some(
+                    "a broker is empty; write host:port, several separated by commas".to_owned(),
+                ),
                 _ if host.contains(['/', ' ']) => Some(format!("{broker:?} is not host:port")),
-                Some(port) if !matches!(port.parse::<u16>(), Ok(1..)) => {
-                    Some(format!("{broker:?} has no port between 1 and 65535; write host:port"))
-                }
+                Some(port) if !matches!(port.parse::<u16>(), Ok(1..)) => Some(format!(
+                    "{broker:?} has no port between 1 and 65535; write host:port"
+                )),
                 _ => None,
             }
         })
     }
 
-    /// Returns the value as it may be printed: `***` for a secret, and for an address that holds a user's password.
+    /// Returns the value as it may be printed: `***` for a secret, and for an address that contains
+    /// a password.
     pub(crate) fn shown<'v>(property: &str, value: &'v str) -> &'v str {
-        if Self::is_secret(property) || value.contains('@') { HIDDEN } else { value }
+        if Self::is_secret(property) || value.contains('@') {
+            HIDDEN
+        } else {
+            value
+        }
     }
 
-    /// True if the property's value must never be printed (`sasl.password`, `ssl.key.pem`, …).
+    /// Returns `true` if the property's value must never be printed (`sasl.password`,
+    /// `ssl.key.pem`, …).
     ///
-    /// The value of a property that librdkafka does not know is a secret, because the name may be a misspelt one of a secret.
+    /// The value of a property that librdkafka does not have is treated as a secret, because the
+    /// name may be the misspelt name of one.
     pub fn is_secret(property: &str) -> bool {
         if !is_known(property) {
             return true;
         }
-        // By part of the name, so that a property librdkafka adds later is covered too.
+        // Matches parts of the name, so that properties of later librdkafka versions are covered
+        // too.
         let property = property.to_ascii_lowercase().replace(['_', '-'], ".");
-        const MARKS: [&str; 8] = ["password", "passphrase", "secret", "key.pem", "token", "jaas", "credential", "oauthbearer.config"];
-        // An address and a count are no secrets, whatever they are the address of.
-        let plain = property.ends_with(".url") || property.ends_with("client.id") || property.ends_with(".seconds");
+        const MARKS: [&str; 8] = [
+            "password",
+            "passphrase",
+            "secret",
+            "key.pem",
+            "token",
+            "jaas",
+            "credential",
+            "oauthbearer.config",
+        ];
+        // Addresses and numbers are not secrets, whatever they refer to.
+        let plain = property.ends_with(".url")
+            || property.ends_with("client.id")
+            || property.ends_with(".seconds");
         !plain && MARKS.iter().any(|mark| property.contains(mark))
     }
 
-    /// How a producer compresses: librdkafka's word for it. LZ4 unless a property says otherwise.
+    /// Returns librdkafka's name of the compression that producers use. Defaults to `lz4`.
     pub(crate) fn compression(&self) -> &str {
-        let given = ["compression.type", "compression.codec"].iter().find_map(|property| self.properties.get(*property));
+        let given = ["compression.type", "compression.codec"]
+            .iter()
+            .find_map(|property| self.properties.get(*property));
         given.map_or("lz4", String::as_str)
     }
 
-    /// A client configuration with the brokers, the properties and a `client.id`: what every client of Tidings starts from.
+    /// Returns a client configuration with the brokers, the properties and a `client.id`. Every
+    /// client of Tidings starts with it.
     pub(crate) fn client_config(&self) -> ClientConfig {
         self.client_config_over(&[])
     }
 
-    /// The same, over what the caller prefers: a property that is given wins. (Copying out of a `ClientConfig` instead would
-    /// not do: its `config_map` blanks passwords.)
+    /// Same as [`client_config`](Self::client_config), with the caller's preferred values for
+    /// properties that are not set. (Copying the values from a `ClientConfig` would not work,
+    /// because its `config_map` hides passwords.)
     pub(crate) fn client_config_over(&self, preferred: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
         for (property, value) in preferred {
@@ -147,18 +209,32 @@ impl Settings {
         config
     }
 
-    /// Limit for a record that is written back with headers about its failure: every record that a consumer with these
-    /// settings reads, and [`LETTER_HEADER_BYTES_MAX`].
+    /// Returns the size limit for a record that is written back with headers about its failure. It
+    /// covers every record that a consumer with these settings can read, plus
+    /// [`LETTER_HEADER_BYTES_MAX`].
     ///
-    /// A consumer reads what fits a response (`receive.message.max.bytes`), which librdkafka raises to `fetch.max.bytes` and
-    /// `message.max.bytes`. A smaller limit would refuse a record that is read already. It protects nothing either: the
-    /// record is in memory, and the broker has its own limit. A much larger limit would send requests above the broker's
-    /// `socket.request.max.bytes` (104,857,600), which it answers by closing the connection.
+    /// A consumer reads whatever fits into a response (`receive.message.max.bytes`), which
+    /// librdkafka raises to `fetch.max.bytes` and `message.max.bytes`. A smaller limit would refuse
+    /// records that have already been read. It would not protect anything: the record is in memory,
+    /// and the broker has its own limit. A much larger limit would send requests above the broker's
+    /// `socket.request.max.bytes` (104,857,600), for which the broker closes the connection.
     pub(crate) fn letter_bytes_max(&self) -> usize {
-        let given = |property: &str| self.properties.get(property).and_then(|value| value.trim().parse().ok());
-        let readable = ["receive.message.max.bytes", "fetch.max.bytes", "message.max.bytes"].iter().filter_map(|name| given(name));
+        let given = |property: &str| {
+            self.properties
+                .get(property)
+                .and_then(|value| value.trim().parse().ok())
+        };
+        let readable = [
+            "receive.message.max.bytes",
+            "fetch.max.bytes",
+            "message.max.bytes",
+        ]
+        .iter()
+        .filter_map(|name| given(name));
         let readable: usize = readable.max().unwrap_or(0).max(RECEIVED_BYTES_MAX);
-        readable.saturating_add(LETTER_HEADER_BYTES_MAX).min(MESSAGE_BYTES_MAX)
+        readable
+            .saturating_add(LETTER_HEADER_BYTES_MAX)
+            .min(MESSAGE_BYTES_MAX)
     }
 }
 
@@ -166,92 +242,155 @@ impl Settings {
 
 impl std::fmt::Debug for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let properties: BTreeMap<_, _> = self.properties.iter().map(|(name, value)| (name, Self::shown(name, value))).collect();
-        f.debug_struct("Settings").field("brokers", &self.brokers).field("properties", &properties).finish()
+        let properties: BTreeMap<_, _> = self
+            .properties
+            .iter()
+            .map(|(name, value)| (name, Self::shown(name, value)))
+            .collect();
+        f.debug_struct("Settings")
+            .field("brokers", &self.brokers)
+            .field("properties", &properties)
+            .finish()
     }
 }
 
-/// Why a property is not for users to set: a guarantee, or a setting of Tidings' own, depends on it.
+/// Returns why a user cannot set a property: a guarantee, or a setting of Tidings, depends on it.
 fn reserved(property: &str) -> Option<&'static str> {
     Some(match property {
-        "bootstrap.servers" | "metadata.broker.list" => "set by Tidings; give the brokers as kafka.brokers",
-        "enable.idempotence" => "always true: without it a retry repeats and reorders events; remove it",
-        "acks" | "request.required.acks" => "always all: fewer acknowledgements lose events when a broker fails; remove it",
-        "transactional.id" => "set by Tidings from the relay's name: it is the fence between two relays; remove it",
+        "bootstrap.servers" | "metadata.broker.list" => {
+            "set by Tidings; give the brokers as kafka.brokers"
+        }
+        "enable.idempotence" => {
+            "always true: without it a retry repeats and reorders events; remove it"
+        }
+        "acks" | "request.required.acks" => {
+            "always all: fewer acknowledgements lose events when a broker fails; remove it"
+        }
+        "transactional.id" => {
+            "set by Tidings from the relay's name, to fence off another relay; remove it"
+        }
         "transaction.timeout.ms" => "set by Tidings; remove it",
         "partitioner" | "msg_order_cmp" | "partitioner_cb" => {
-            "set by Tidings: partitions are computed as the Java client does (murmur2), so that consumers and other producers agree; remove it"
+            "set by Tidings: partitions are computed as the Java client does (murmur2), so that \
+             consumers and other producers agree; remove it"
         }
         "max.in.flight" | "max.in.flight.requests.per.connection" => {
-            "set by the idempotent producer: more than 5 requests in flight lose the order; remove it"
+            "set by the idempotent producer: more than 5 requests in flight lose the order; remove \
+             it"
         }
         "retries" | "message.send.max.retries" | "delivery.timeout.ms" | "message.timeout.ms" => {
-            "set by Tidings: an event is retried until it is delivered, an outage costs none; remove it"
+            "set by Tidings: an event is retried until it is delivered, so that an outage loses \
+             none; remove it"
         }
         "queue.buffering.max.messages" | "queue.buffering.max.kbytes" => {
             "set by Tidings; use limits.in_flight_events and limits.in_flight_bytes"
         }
-        "queuing.strategy" | "delivery.report.only.error" | "enable.gapless.guarantee" | "produce.offset.report" | "log.queue" => {
+        "queuing.strategy"
+        | "delivery.report.only.error"
+        | "enable.gapless.guarantee"
+        | "produce.offset.report"
+        | "log.queue" => {
             "set by Tidings: positions follow the broker's acknowledgements in order; remove it"
         }
         "allow.auto.create.topics" => "set by Tidings; use topics.create",
-        "group.id" | "enable.auto.commit" | "enable.auto.offset.store" | "auto.commit.enable" | "isolation.level" => {
-            "a consumer's property that Tidings sets itself; remove it"
-        }
+        "group.id"
+        | "enable.auto.commit"
+        | "enable.auto.offset.store"
+        | "auto.commit.enable"
+        | "isolation.level" => "a consumer's property that Tidings sets itself; remove it",
         _ => return None,
     })
 }
 
-/// True if librdkafka has a property of this name. A value that none of them takes is refused for another reason.
+/// Returns `true` if librdkafka has a property of this name. The value is invalid for every
+/// property, but librdkafka reports an unknown name with a different error.
 fn is_known(property: &str) -> bool {
     let mut config = ClientConfig::new();
     config.set(property, "\u{1}");
-    !matches!(config.create_native_config(), Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)))
+    !matches!(
+        config.create_native_config(),
+        Err(KafkaError::ClientConfig(
+            RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN,
+            ..
+        ))
+    )
 }
 
-/// Tries the property alone. The text of librdkafka is kept where it says more than "invalid".
+/// Checks one property by itself. Returns librdkafka's message if it refuses the property.
 fn refused_by_librdkafka(property: &str, value: &str) -> Option<String> {
-    if let Some(instead) = JAVA.iter().find_map(|(java, instead)| (*java == property).then_some(*instead)) {
-        return Some(format!("a property of the Java client, which librdkafka does not know; {instead}"));
+    if let Some(instead) = JAVA
+        .iter()
+        .find_map(|(java, instead)| (*java == property).then_some(*instead))
+    {
+        return Some(format!(
+            "librdkafka has no such property, it belongs to the Java client; {instead}"
+        ));
     }
     let mut config = ClientConfig::new();
     config.set(property, value);
     match config.create_native_config() {
         Ok(_) => None,
-        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => Some(unknown(property)),
-        Err(KafkaError::ClientConfig(_, text, _, _)) if text.contains("not supported in this build") => Some(format!(
-            "this build of Tidings cannot do it ({text}); build with the feature kafka-tls for TLS and SASL/SCRAM, or remove it"
-        )),
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
+            Some(unknown(property))
+        }
+        Err(KafkaError::ClientConfig(_, text, _, _))
+            if text.contains("not supported in this build") =>
+        {
+            Some(format!(
+                "this build of Tidings does not support it ({text}); build with the feature \
+                 kafka-tls for TLS and SASL/SCRAM, or remove it"
+            ))
+        }
         Err(KafkaError::ClientConfig(_, text, _, _)) if Settings::is_secret(property) => {
             // librdkafka may quote the value.
-            Some(if text.contains(value) { "librdkafka refuses the value".to_owned() } else { format!("librdkafka refuses it: {text}") })
+            Some(if text.contains(value) {
+                "librdkafka refuses the value".to_owned()
+            } else {
+                format!("librdkafka refuses it: {text}")
+            })
         }
-        Err(KafkaError::ClientConfig(_, text, _, _)) => Some(format!("librdkafka refuses it: {text}")),
-        Err(error) => Some(format!("librdkafka cannot take it: {error}")),
+        Err(KafkaError::ClientConfig(_, text, _, _)) => {
+            Some(format!("librdkafka refuses it: {text}"))
+        }
+        Err(error) => Some(format!("librdkafka cannot apply it: {error}")),
     }
 }
 
 fn unknown(property: &str) -> String {
     let wanted = property.to_ascii_lowercase().replace(['_', '-'], ".");
-    let nearest = KNOWN.iter().map(|known| (strsim::jaro_winkler(known, &wanted), *known)).max_by(|a, b| a.0.total_cmp(&b.0));
+    let nearest = KNOWN
+        .iter()
+        .map(|known| (strsim::jaro_winkler(known, &wanted), *known))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
-        Some((likeness, known)) if likeness > 0.9 => format!("librdkafka does not know it; did you mean {known}?"),
-        _ => "librdkafka does not know it; its CONFIGURATION.md lists every property".to_owned(),
+        Some((likeness, known)) if likeness > 0.9 => {
+            format!("librdkafka has no such property; did you mean {known}?")
+        }
+        _ => "librdkafka has no such property; its CONFIGURATION.md lists all of them".to_owned(),
     }
 }
 
-/// What people bring along from the Java client, and what does the same here.
+/// Common properties of the Java client, and their replacements.
 const JAVA: [(&str, &str); 7] = [
     ("sasl.jaas.config", "use sasl.username and sasl.password"),
-    ("ssl.truststore.location", "use ssl.ca.location with a PEM file"),
-    ("ssl.truststore.password", "use ssl.ca.location with a PEM file, which needs no password"),
+    (
+        "ssl.truststore.location",
+        "use ssl.ca.location with a PEM file",
+    ),
+    (
+        "ssl.truststore.password",
+        "use ssl.ca.location with a PEM file, which needs no password",
+    ),
     ("ssl.truststore.type", "use ssl.ca.location with a PEM file"),
-    ("ssl.key.store.location", "use ssl.keystore.location (PKCS#12) or ssl.key.location (PEM)"),
+    (
+        "ssl.key.store.location",
+        "use ssl.keystore.location (PKCS#12) or ssl.key.location (PEM)",
+    ),
     ("buffer.memory", "use limits.in_flight_bytes"),
     ("max.request.size", "use kafka.max_message_bytes"),
 ];
 
-/// The properties somebody may want to set for Tidings: what a misspelt one is compared with.
+/// Properties that users are likely to set, with which a misspelt name is compared.
 const KNOWN: [&str; 58] = [
     "acks",
     "batch.num.messages",
@@ -318,8 +457,14 @@ mod tests {
     use super::*;
 
     fn settings(properties: &[(&str, &str)]) -> Settings {
-        let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Settings { brokers: "localhost:9092".into(), properties }
+        let properties = properties
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        Settings {
+            brokers: "localhost:9092".into(),
+            properties,
+        }
     }
 
     #[test]
@@ -327,7 +472,11 @@ mod tests {
         for (property, value, expected) in [
             ("security.protocl", "SSL", "did you mean security.protocol?"),
             ("sasl_mechanism", "PLAIN", "did you mean sasl.mechanism"),
-            ("compression.type", "brotli", "librdkafka refuses it: Invalid value \"brotli\""),
+            (
+                "compression.type",
+                "brotli",
+                "librdkafka refuses it: Invalid value \"brotli\"",
+            ),
             ("linger.ms", "soon", "librdkafka refuses it"),
             ("linger.ms", "-1", "librdkafka refuses it"),
             ("acks", "1", "always all"),
@@ -336,16 +485,37 @@ mod tests {
             ("transactional.id", "x", "fence"),
             ("partitioner", "random", "murmur2"),
             ("message.max.bytes", "1", "librdkafka refuses it"),
-            ("sasl.jaas.config", "x", "use sasl.username and sasl.password"),
+            (
+                "sasl.jaas.config",
+                "x",
+                "use sasl.username and sasl.password",
+            ),
             ("quite.another.thing", "x", "CONFIGURATION.md"),
         ] {
             let faults = settings(&[(property, value)]).faults();
             assert_eq!(faults.len(), 1, "{property}");
-            assert!(faults[0].reason.contains(expected), "{property}: {}", faults[0].reason);
+            assert!(
+                faults[0].reason.contains(expected),
+                "{property}: {}",
+                faults[0].reason
+            );
         }
         let both = settings(&[("acks", "1"), ("client.id", "me"), ("linger.ms", "soon")]).faults();
-        assert_eq!(both.iter().map(|fault| fault.property.as_str()).collect::<Vec<_>>(), ["acks", "linger.ms"]);
-        assert_eq!(settings(&[("linger.ms", "5"), ("compression.type", "lz4"), ("client.id", "me")]).faults(), []);
+        assert_eq!(
+            both.iter()
+                .map(|fault| fault.property.as_str())
+                .collect::<Vec<_>>(),
+            ["acks", "linger.ms"]
+        );
+        assert_eq!(
+            settings(&[
+                ("linger.ms", "5"),
+                ("compression.type", "lz4"),
+                ("client.id", "me")
+            ])
+            .faults(),
+            []
+        );
     }
 
     #[test]
@@ -358,9 +528,16 @@ mod tests {
             (&[("fetch.max.bytes", "400000000")], 400_000_000),
             (&[("message.max.bytes", "500000000")], 500_000_000),
         ] {
-            assert_eq!(settings(properties).letter_bytes_max(), readable + LETTER_HEADER_BYTES_MAX, "{properties:?}");
+            assert_eq!(
+                settings(properties).letter_bytes_max(),
+                readable + LETTER_HEADER_BYTES_MAX,
+                "{properties:?}"
+            );
         }
-        assert_eq!(settings(&[("message.max.bytes", "1000000000")]).letter_bytes_max(), MESSAGE_BYTES_MAX);
+        assert_eq!(
+            settings(&[("message.max.bytes", "1000000000")]).letter_bytes_max(),
+            MESSAGE_BYTES_MAX
+        );
         let largest = MESSAGE_BYTES_MAX.to_string();
         assert_eq!(settings(&[("message.max.bytes", &largest)]).faults(), []);
     }
@@ -369,7 +546,7 @@ mod tests {
     fn a_known_property_is_one_librdkafka_or_tidings_knows() {
         for known in KNOWN {
             let text = refused_by_librdkafka(known, "\u{1}").unwrap_or_default();
-            assert!(!text.contains("does not know"), "{known}");
+            assert!(!text.contains("no such property"), "{known}");
         }
     }
 
@@ -397,7 +574,13 @@ mod tests {
         ] {
             assert!(Settings::is_secret(secret), "{secret}");
         }
-        for plain in ["sasl.username", "ssl.key.location", "sasl.oauthbearer.token.endpoint.url", "client.id", "ssl.ca.pem"] {
+        for plain in [
+            "sasl.username",
+            "ssl.key.location",
+            "sasl.oauthbearer.token.endpoint.url",
+            "client.id",
+            "ssl.ca.pem",
+        ] {
             assert!(!Settings::is_secret(plain), "{plain}");
         }
         let settings = settings(&[
@@ -405,17 +588,29 @@ mod tests {
             ("sasl.password", "hunter2"),
             ("sasl.pasword", "hunter2"),
             ("sasl.jaas.config", "x password=hunter2"),
-            ("sasl.oauthbearer.token.endpoint.url", "https://ann:hunter2@login"),
+            (
+                "sasl.oauthbearer.token.endpoint.url",
+                "https://ann:hunter2@login",
+            ),
         ]);
         assert!(!format!("{settings:?} {:?}", settings.faults()).contains("hunter2"));
     }
 
     #[test]
     fn what_librdkafka_quotes_of_a_secret_is_hidden() {
-        let settings = settings(&[("sasl.oauthbearer.config", "principal=ann hunter2=x"), ("sasl.password", "ab")]);
+        let settings = settings(&[
+            ("sasl.oauthbearer.config", "principal=ann hunter2=x"),
+            ("sasl.password", "ab"),
+        ]);
         for (text, expected) in [
-            ("unrecognized config beginning at: hunter2=x", "unrecognized config beginning at: ***=x"),
-            ("value \"principal=ann hunter2=x\" is wrong", "value \"***\" is wrong"),
+            (
+                "unrecognized config beginning at: hunter2=x",
+                "unrecognized config beginning at: ***=x",
+            ),
+            (
+                "value \"principal=ann hunter2=x\" is wrong",
+                "value \"***\" is wrong",
+            ),
             ("password ab is wrong", "password *** is wrong"),
             ("nothing of it", "nothing of it"),
         ] {
@@ -426,18 +621,45 @@ mod tests {
     #[test]
     fn what_is_wrong_with_the_properties_together_is_told_too() {
         assert_eq!(settings(&[("client.id", "me")]).combination_fault(), None);
-        let missing_file = settings(&[("security.protocol", "SSL"), ("ssl.ca.location", "/no/such/file.pem")]);
-        let text = missing_file.combination_fault().expect("a missing certificate is a fault");
+        let missing_file = settings(&[
+            ("security.protocol", "SSL"),
+            ("ssl.ca.location", "/no/such/file.pem"),
+        ]);
+        let text = missing_file
+            .combination_fault()
+            .expect("a missing certificate is a fault");
         assert!(text.contains("ssl.ca.location"), "{text}");
     }
 
     #[test]
     fn brokers_are_host_and_port() {
-        let fault = |brokers: &str| Settings { brokers: brokers.into(), ..Settings::default() }.brokers_fault();
-        for good in ["localhost", "a:9092", "a:9092, b:9093", "[::1]:9092", "::1", "SSL://a:9092"] {
+        let fault = |brokers: &str| {
+            Settings {
+                brokers: brokers.into(),
+                ..Settings::default()
+            }
+            .brokers_fault()
+        };
+        for good in [
+            "localhost",
+            "a:9092",
+            "a:9092, b:9093",
+            "[::1]:9092",
+            "::1",
+            "SSL://a:9092",
+        ] {
             assert_eq!(fault(good), None, "{good}");
         }
-        for bad in ["", "a:9092,", "a:port", "a:0", "a:99999", ":9092", "a/b:1", "http://a/b"] {
+        for bad in [
+            "",
+            "a:9092,",
+            "a:port",
+            "a:0",
+            "a:99999",
+            ":9092",
+            "a/b:1",
+            "http://a/b",
+        ] {
             assert!(fault(bad).is_some(), "{bad}");
         }
     }
@@ -448,8 +670,21 @@ mod tests {
         assert_eq!(config.get("bootstrap.servers"), Some("localhost:9092"));
         assert_eq!(config.get("linger.ms"), Some("7"));
         assert_eq!(config.get("client.id"), Some("tidings"));
-        assert_eq!(settings(&[("client.id", "mine")]).client_config().get("client.id"), Some("mine"));
-        let over = settings(&[("linger.ms", "7"), ("sasl.password", "s")]).client_config_over(&[("linger.ms", "1"), ("batch.size", "9")]);
-        assert_eq!([over.get("linger.ms"), over.get("batch.size"), over.get("sasl.password")], [Some("7"), Some("9"), Some("s")]);
+        assert_eq!(
+            settings(&[("client.id", "mine")])
+                .client_config()
+                .get("client.id"),
+            Some("mine")
+        );
+        let over = settings(&[("linger.ms", "7"), ("sasl.password", "s")])
+            .client_config_over(&[("linger.ms", "1"), ("batch.size", "9")]);
+        assert_eq!(
+            [
+                over.get("linger.ms"),
+                over.get("batch.size"),
+                over.get("sasl.password")
+            ],
+            [Some("7"), Some("9"), Some("s")]
+        );
     }
 }

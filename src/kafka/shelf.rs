@@ -1,4 +1,5 @@
-//! Reads a whole topic once, and remembers which of its records are done with: in the commits of a group that has no members.
+//! Reader of a whole topic. The commits of a group without members record which of its records are
+//! finished.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,17 +12,18 @@ use rdkafka::{
 use super::{
     Beat, Settings,
     consumer::{ASK_TIMEOUT, Committed, Partition, partitions_of},
-    dropped::Dropped,
+    drop_on_thread::Dropped,
     feed::incoming,
     group_reader::be_outsider,
     incoming::{Buffers, Incoming},
-    quiet::Quiet,
+    silent_context::Quiet,
 };
 
-/// How long the next record may take before the topic is taken for unreadable.
+/// Maximum time to wait for the next record before the topic is treated as unreadable.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A topic that is read from the committed offsets to its end. Every function blocks; run it by [`watched`](super::watched).
+/// A topic that is read from the committed offsets to its end. All functions block; call them
+/// through [`watched`](super::watched).
 pub(crate) struct Shelf {
     consumer: Dropped<BaseConsumer<Quiet>>,
     topic: Arc<str>,
@@ -29,47 +31,80 @@ pub(crate) struct Shelf {
 }
 
 impl Shelf {
-    /// Finds the topic.
+    /// Creates a reader of the topic.
     ///
     /// # Errors
-    /// What the cluster says; that the topic is not there.
+    ///
+    /// Returns the cluster's error, or an error if the topic does not exist.
     pub(crate) fn open(settings: &Settings, group: &str, topic: &str) -> Result<Self, String> {
         let mut config = settings.client_config_over(&[("fetch.wait.max.ms", "50")]);
         be_outsider(&mut config, group);
-        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|error: KafkaError| error.to_string())?;
+        let consumer: BaseConsumer<Quiet> = config
+            .create_with_context(Quiet)
+            .map_err(|error: KafkaError| error.to_string())?;
         let partitions = partitions_of(&consumer, topic)?;
         if partitions.is_empty() {
             return Err(format!("topic `{topic}` does not exist"));
         }
-        Ok(Self { consumer: Dropped::new(consumer), topic: topic.into(), partitions })
+        Ok(Self {
+            consumer: Dropped::new(consumer),
+            topic: topic.into(),
+            partitions,
+        })
     }
 
-    /// What is committed.
+    /// Returns the committed offsets.
     ///
     /// # Errors
-    /// What the cluster says.
+    ///
+    /// Returns the cluster's error.
     pub(crate) fn committed(&self) -> Result<Vec<Committed>, String> {
-        let list = self.consumer.get().committed_offsets(self.list(|_| Offset::Invalid), ASK_TIMEOUT).map_err(|error| error.to_string())?;
+        let list = self
+            .consumer
+            .get()
+            .committed_offsets(self.list(|_| Offset::Invalid), ASK_TIMEOUT)
+            .map_err(|error| error.to_string())?;
         let committed = list.elements().into_iter().filter_map(|element| {
             let offset = element.offset().to_raw().filter(|offset| *offset >= 0)?;
-            let partition = Partition { topic: self.topic.clone(), number: element.partition() };
-            Some(Committed { partition, offset, metadata: element.metadata().to_owned() })
+            let partition = Partition {
+                topic: self.topic.clone(),
+                number: element.partition(),
+            };
+            Some(Committed {
+                partition,
+                offset,
+                metadata: element.metadata().to_owned(),
+            })
         });
         Ok(committed.collect())
     }
 
-    /// Reads every record from what is committed to the end, partition by partition in their order.
+    /// Reads all records from the committed offsets to the end, one partition after another.
     ///
     /// # Errors
-    /// What the cluster says.
-    pub(crate) fn read(&self, committed: &[Committed], beat: &Beat, mut each: impl FnMut(Incoming)) -> Result<(), String> {
+    ///
+    /// Returns the cluster's error, or an error if no record arrives within [`READ_TIMEOUT`].
+    pub(crate) fn read(
+        &self,
+        committed: &[Committed],
+        beat: &Beat,
+        mut each: impl FnMut(Incoming),
+    ) -> Result<(), String> {
         for partition in &self.partitions {
             beat.touch();
-            let from = committed.iter().find(|committed| committed.partition == *partition);
+            let from = committed
+                .iter()
+                .find(|committed| committed.partition == *partition);
             let mut only = TopicPartitionList::new();
-            let offset = from.map_or(Offset::Beginning, |committed| Offset::Offset(committed.offset));
-            only.add_partition_offset(&partition.topic, partition.number, offset).map_err(|error| error.to_string())?;
-            self.consumer.get().assign(&only).map_err(|error| error.to_string())?;
+            let offset = from.map_or(Offset::Beginning, |committed| {
+                Offset::Offset(committed.offset)
+            });
+            only.add_partition_offset(&partition.topic, partition.number, offset)
+                .map_err(|error| error.to_string())?;
+            self.consumer
+                .get()
+                .assign(&only)
+                .map_err(|error| error.to_string())?;
             loop {
                 match self.consumer.get().poll(READ_TIMEOUT) {
                     Some(Ok(message)) => {
@@ -78,17 +113,20 @@ impl Shelf {
                     }
                     Some(Err(KafkaError::PartitionEOF(_))) => break,
                     Some(Err(error)) => return Err(error.to_string()),
-                    None => return Err(format!("topic `{}` cannot be read to its end", self.topic)),
+                    None => {
+                        return Err(format!("topic `{}` cannot be read to its end", self.topic));
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// Commits, and waits for the answer.
+    /// Commits offsets and waits for the coordinator's response.
     ///
     /// # Errors
-    /// What the coordinator says.
+    ///
+    /// Returns the coordinator's error.
     pub(crate) fn commit(&self, commits: &[Committed]) -> Result<(), String> {
         if commits.is_empty() {
             return Ok(());
@@ -96,16 +134,22 @@ impl Shelf {
         let mut list = TopicPartitionList::new();
         for commit in commits {
             let mut element = list.add_partition(&commit.partition.topic, commit.partition.number);
-            element.set_offset(Offset::Offset(commit.offset)).map_err(|error| error.to_string())?;
+            element
+                .set_offset(Offset::Offset(commit.offset))
+                .map_err(|error| error.to_string())?;
             element.set_metadata(&commit.metadata);
         }
-        self.consumer.get().commit(&list, CommitMode::Sync).map_err(|error| error.to_string())
+        self.consumer
+            .get()
+            .commit(&list, CommitMode::Sync)
+            .map_err(|error| error.to_string())
     }
 
     fn list(&self, offset: impl Fn(&Partition) -> Offset) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for partition in &self.partitions {
-            list.add_partition_offset(&partition.topic, partition.number, offset(partition)).expect("a partition that Kafka named");
+            list.add_partition_offset(&partition.topic, partition.number, offset(partition))
+                .expect("a partition that Kafka named");
         }
         list
     }

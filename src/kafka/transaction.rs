@@ -1,4 +1,4 @@
-//! The transactions of a producer: begun, committed, and asked whether they have failed.
+//! Transactions of a producer: start, commit, and detection of failures.
 
 use std::{
     sync::{MutexGuard, PoisonError},
@@ -12,91 +12,118 @@ use rdkafka::{
 
 use super::{Failure, Producer};
 
-/// How long one question to the transaction coordinator may take before it is asked again.
+/// Timeout of one request to the transaction coordinator, after which it is repeated.
 const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often to look whether librdkafka has ticked off what is acknowledged: rdkafka's own wait for it is 100 ms long.
+/// Interval of the checks whether librdkafka has removed the acknowledged records from its queue.
+/// rdkafka's own wait takes 100 ms.
 const IN_FLIGHT_LOOK: Duration = Duration::from_micros(50);
 
-/// Most looks; after them rdkafka waits.
+/// Maximum number of checks, after which rdkafka waits.
 const IN_FLIGHT_LOOKS: u32 = 2_000;
 
-/// Why earlier producers are not fenced off.
+/// Reason why earlier producers are not fenced off.
 #[derive(Debug)]
 pub(crate) enum FenceError {
-    /// The cluster has not answered yet: ask again.
+    /// The cluster has not responded yet. Retry.
     NoAnswer,
-    /// The cluster does not allow transactions as long as the producer's.
+    /// The cluster does not allow transactions that are as long as the producer's.
     TimeoutTooLong,
-    /// It does not pass by asking again.
+    /// A retry would not succeed.
     Failed(Failure),
 }
 
 impl Producer {
-    /// How long a call of [`fence`](Self::fence) takes at most, if the client keeps its own time-outs.
+    /// Maximum duration of [`fence`](Self::fence), if the client keeps its own timeouts.
     pub(crate) const FENCE_TIMEOUT: Duration = COORDINATOR_TIMEOUT;
 
-    /// How long a call of [`commit`](Self::commit) takes at most, if the client keeps its own time-outs.
+    /// Returns the maximum duration of [`commit`](Self::commit), if the client keeps its own
+    /// timeouts.
     pub(crate) fn commit_timeout(&self) -> Duration {
         self.transaction_timeout + COORDINATOR_TIMEOUT
     }
 
-    /// How long a transaction may stay open.
+    /// Returns the transaction timeout.
     pub(crate) fn transaction_timeout(&self) -> Duration {
         self.transaction_timeout
     }
 
-    /// Begins a transaction; nothing is asked of the cluster.
+    /// Begins a transaction without a request to the cluster.
     ///
     /// # Errors
-    /// When the producer has failed.
+    ///
+    /// Returns [`Failure`] if the producer has failed.
     pub(crate) fn begin(&self) -> Result<(), Failure> {
         let mut open = self.is_open();
-        self.inner.begin_transaction().map_err(|error| failure("beginning a transaction", &error))?;
+        self.inner
+            .begin_transaction()
+            .map_err(|error| failure("beginning a transaction", &error))?;
         *open = true;
         Ok(())
     }
 
-    /// Asks the client whether it can go no further; nothing is asked of the cluster. While a transaction is committed, its end reports that.
+    /// Returns why the producer cannot continue, if it has failed, without a request to the
+    /// cluster. During a commit, the commit itself reports the failure.
     pub(crate) fn fault(&self) -> Option<Failure> {
         if let Some((code, reason)) = self.inner.client().fatal_error() {
-            return Some(if is_fencing(code) { Failure::Fenced } else { Failure::Broken(reason) });
+            return Some(if is_fencing(code) {
+                Failure::Fenced
+            } else {
+                Failure::Broken(reason)
+            });
         }
         let open = self.is_open();
         if !*open {
             return None;
         }
-        // It refuses a second transaction, by the error of the open one if that has failed.
+        // The client refuses a second transaction. If the open one has failed, it returns that
+        // error.
         match self.inner.begin_transaction() {
-            Err(KafkaError::Transaction(cause)) if is_fencing(cause.code()) => Some(Failure::Fenced),
-            Err(KafkaError::Transaction(cause)) if cause.is_fatal() || cause.txn_requires_abort() => {
+            Err(KafkaError::Transaction(cause)) if is_fencing(cause.code()) => {
+                Some(Failure::Fenced)
+            }
+            Err(KafkaError::Transaction(cause))
+                if cause.is_fatal() || cause.txn_requires_abort() =>
+            {
                 let reason = self.inner.context().why(|| cause.to_string());
-                Some(Failure::Broken(format!("the Kafka transaction failed: {reason}")))
+                Some(Failure::Broken(format!(
+                    "the Kafka transaction failed: {reason}"
+                )))
             }
             _ => None,
         }
     }
 
-    /// Has the cluster fence off every earlier producer of the same transactional id, and end what it left open. Blocks.
+    /// Fences off all earlier producers with the same transactional id and ends their open
+    /// transactions. Blocks.
     ///
     /// # Errors
-    /// [`FenceError`].
+    ///
+    /// Returns [`FenceError`].
     pub(crate) fn fence(&self) -> Result<(), FenceError> {
-        self.inner.init_transactions(COORDINATOR_TIMEOUT).map_err(|error| match &error {
-            KafkaError::Transaction(cause) if cause.code() == RDKafkaErrorCode::InvalidTransactionTimeout => FenceError::TimeoutTooLong,
-            KafkaError::Transaction(cause) if cause.is_retriable() => FenceError::NoAnswer,
-            _ => FenceError::Failed(failure("fencing off earlier producers", &error)),
-        })
+        self.inner
+            .init_transactions(COORDINATOR_TIMEOUT)
+            .map_err(|error| match &error {
+                KafkaError::Transaction(cause)
+                    if cause.code() == RDKafkaErrorCode::InvalidTransactionTimeout =>
+                {
+                    FenceError::TimeoutTooLong
+                }
+                KafkaError::Transaction(cause) if cause.is_retriable() => FenceError::NoAnswer,
+                _ => FenceError::Failed(failure("fencing off earlier producers", &error)),
+            })
     }
 
-    /// Commits the transaction. Everything sent must be acknowledged: rdkafka waits in steps of 100 ms for what is not. Blocks.
+    /// Commits the transaction. All records must be acknowledged, because rdkafka waits in steps of
+    /// 100 ms for others. Blocks.
     ///
     /// # Errors
-    /// When it is not certain that the transaction is committed.
+    ///
+    /// Returns [`Failure`] if it is not certain that the transaction is committed.
     pub(crate) fn commit(&self) -> Result<(), Failure> {
-        // From here on the commit itself reports a transaction that failed.
+        // From now on, the commit itself reports a failed transaction.
         *self.is_open() = false;
-        // An acknowledgement is told before librdkafka has ticked its record off.
+        // librdkafka reports an acknowledgement before it removes the record from its queue.
         for _ in 0..IN_FLIGHT_LOOKS {
             if self.inner.in_flight_count() == 0 {
                 break;
@@ -107,9 +134,12 @@ impl Producer {
         loop {
             match self.inner.commit_transaction(COORDINATOR_TIMEOUT) {
                 Ok(()) => return Ok(()),
-                // Asked again it goes on waiting for the same answer, until the coordinator has aborted the transaction by itself.
-                Err(KafkaError::Transaction(cause)) if cause.is_retriable() && begun.elapsed() < self.transaction_timeout => {
-                    tracing::warn!("kafka has not committed yet: {cause}; asks again");
+                // A repeated call continues to wait for the same response, until the coordinator
+                // aborts the transaction by itself.
+                Err(KafkaError::Transaction(cause))
+                    if cause.is_retriable() && begun.elapsed() < self.transaction_timeout =>
+                {
+                    tracing::warn!("kafka has not committed yet: {cause}; retrying");
                     self.acks.unreachable(&cause.to_string());
                 }
                 Err(error) => return Err(failure("committing to Kafka", &error)),
@@ -122,7 +152,7 @@ impl Producer {
     }
 }
 
-/// What an error of a transaction means.
+/// Converts an error of a transaction.
 fn failure(doing: &str, error: &KafkaError) -> Failure {
     match error {
         KafkaError::Transaction(cause) if is_fencing(cause.code()) => Failure::Fenced,
@@ -132,5 +162,10 @@ fn failure(doing: &str, error: &KafkaError) -> Failure {
 }
 
 fn is_fencing(code: RDKafkaErrorCode) -> bool {
-    matches!(code, RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch)
+    matches!(
+        code,
+        RDKafkaErrorCode::Fenced
+            | RDKafkaErrorCode::ProducerFenced
+            | RDKafkaErrorCode::InvalidProducerEpoch
+    )
 }

@@ -1,4 +1,4 @@
-//! An event that is not published yet: data plus what travels with it.
+//! Builder of an event before it is published: data and metadata.
 
 use std::{fmt::Display, time::Duration};
 
@@ -11,7 +11,8 @@ use crate::event::{Envelope, EventId, headers};
 
 /// An event that is not published yet, from [`Outbox::event`] or [`Outbox::tombstone`].
 ///
-/// A fault of the event itself (no id, no JSON form) is reported by [`publish`](Self::publish).
+/// An error of the event itself (no id, no JSON representation) is returned by
+/// [`publish`](Self::publish).
 ///
 /// ```no_run
 /// # use serde::{Deserialize, Serialize};
@@ -19,7 +20,10 @@ use crate::event::{Envelope, EventId, headers};
 /// # #[derive(Serialize, Deserialize, DomainEvent)]
 /// # #[event(aggregate = "order", id = "order_id")]
 /// # struct OrderPlaced { order_id: i64 }
-/// # async fn example(outbox: Outbox, mut tx: sqlx::PgTransaction<'_>) -> Result<(), tidings::PublishError> {
+/// # async fn example(
+/// #     outbox: Outbox,
+/// #     mut tx: sqlx::PgTransaction<'_>,
+/// # ) -> Result<(), tidings::PublishError> {
 /// outbox
 ///     .event(&OrderPlaced { order_id: 7 })
 ///     .correlation_id("checkout-123")
@@ -35,13 +39,17 @@ use crate::event::{Envelope, EventId, headers};
 pub struct Draft<'o> {
     outbox: &'o Outbox,
     envelope: Result<Envelope, PublishError>,
-    /// Its time was set.
+    /// `occurred_at` was set explicitly.
     dated: bool,
 }
 
 impl<'o> Draft<'o> {
     pub(super) fn new(outbox: &'o Outbox, envelope: Result<Envelope, PublishError>) -> Self {
-        Self { outbox, envelope, dated: false }
+        Self {
+            outbox,
+            envelope,
+            dated: false,
+        }
     }
 
     /// Sets a header.
@@ -50,108 +58,123 @@ impl<'o> Draft<'o> {
     }
 
     /// Sets several headers.
-    pub fn headers<N: Into<String>, V: Into<String>>(self, headers: impl IntoIterator<Item = (N, V)>) -> Self {
+    pub fn headers<N: Into<String>, V: Into<String>>(
+        self,
+        headers: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
         self.with(|envelope| envelope.headers.extend(headers))
     }
 
-    /// Which conversation the event belongs to: equal in everything that one request set off.
+    /// Sets the correlation id. All events that result from one request have the same.
     pub fn correlation_id(self, id: impl Display) -> Self {
         self.header(headers::CORRELATION_ID, id.to_string())
     }
 
-    /// The id of the event or command that caused this one.
+    /// Sets the id of the event or command that caused this one.
     pub fn causation_id(self, id: impl Display) -> Self {
         self.header(headers::CAUSATION_ID, id.to_string())
     }
 
-    /// Takes correlation, causation and trace from the event that caused this one, see [`Envelope::set_cause`].
+    /// Sets correlation, causation and trace headers from the event that caused this one. See
+    /// [`Envelope::set_cause`].
     pub fn caused_by(self, cause: &Envelope) -> Self {
         self.with(|envelope| envelope.set_cause(cause))
     }
 
-    /// The trace context, as W3C Trace Context writes it.
+    /// Sets the trace context, in the format of W3C Trace Context.
     pub fn traceparent(self, traceparent: impl Into<String>) -> Self {
         self.header(headers::TRACEPARENT, traceparent)
     }
 
-    /// What tracing systems add to the trace context.
+    /// Sets the vendor-specific part of the trace context.
     pub fn tracestate(self, tracestate: impl Into<String>) -> Self {
         self.header(headers::TRACESTATE, tracestate)
     }
 
-    /// Sends the event to this topic in place of the one the relay would choose.
+    /// Publishes the event to this topic rather than the one that the relay derives.
     pub fn topic(self, topic: impl Into<String>) -> Self {
         self.with(|envelope| envelope.topic = Some(topic.into()))
     }
 
-    /// When it happened, if not now (or, for a scheduled event, when it is due).
+    /// Sets the time of the event. Defaults to now, or to the due time of a scheduled event.
     pub fn occurred_at(mut self, time: DateTime<Utc>) -> Self {
         self.dated = true;
         self.with(|envelope| envelope.occurred_at = time)
     }
 
-    /// An id of the caller's: publishing the same id twice fails the second time, for as long as the outbox keeps the first.
+    /// Sets the event id. While the outbox keeps the first event, publishing the same id again
+    /// fails.
     pub fn id(self, id: impl Into<EventId>) -> Self {
         self.with(|envelope| envelope.id = id.into())
     }
 
-    /// The event's name in place of its own, e.g. `CustomerErased` for a tombstone.
+    /// Sets the event type, e.g. `CustomerErased` for a tombstone.
     pub fn event_type(self, name: impl Into<String>) -> Self {
         self.with(|envelope| envelope.event_type = name.into().into())
     }
 
-    /// The envelope, for [`Outbox::publish_envelopes`].
+    /// Returns the envelope, for [`Outbox::publish_envelopes`].
     ///
     /// # Errors
     ///
-    /// [`PublishError`] if the event cannot be encoded or its aggregate id cannot be a key.
+    /// Returns [`PublishError`] if the event cannot be encoded or its aggregate id cannot be a key.
     pub fn build(self) -> Result<Envelope, PublishError> {
         self.envelope
     }
 
-    /// Publishes the event in the transaction of `conn`, as [`Outbox::publish`] does.
+    /// Publishes the event in the transaction of `conn`. See [`Outbox::publish`].
     ///
     /// # Errors
     ///
-    /// [`PublishError`].
+    /// Returns [`PublishError`] if the event is not published.
     ///
     /// # Cancel safety
     ///
-    /// As [`Outbox::publish`].
+    /// See [`Outbox::publish`].
     pub async fn publish(self, conn: &mut PgConnection) -> Result<EventId, PublishError> {
         self.outbox.publish_envelope(conn, &self.envelope?).await
     }
 
-    /// Publishes the event at a later time, as [`Outbox::publish_at`] does.
+    /// Publishes the event at a later time. See [`Outbox::publish_at`].
     ///
     /// # Errors
     ///
-    /// [`PublishError`].
+    /// Returns [`PublishError`] if the event is not scheduled.
     ///
     /// # Cancel safety
     ///
-    /// As [`Outbox::publish`].
-    pub async fn publish_at(self, conn: &mut PgConnection, when: DateTime<Utc>) -> Result<EventId, PublishError> {
+    /// See [`Outbox::publish`].
+    pub async fn publish_at(
+        self,
+        conn: &mut PgConnection,
+        when: DateTime<Utc>,
+    ) -> Result<EventId, PublishError> {
         self.schedule(conn, Due::At(when)).await
     }
 
-    /// Publishes the event after this much time, as [`Outbox::publish_after`] does.
+    /// Publishes the event after a delay. See [`Outbox::publish_after`].
     ///
     /// # Errors
     ///
-    /// [`PublishError`].
+    /// Returns [`PublishError`] if the event is not scheduled.
     ///
     /// # Cancel safety
     ///
-    /// As [`Outbox::publish`].
-    pub async fn publish_after(self, conn: &mut PgConnection, delay: Duration) -> Result<EventId, PublishError> {
+    /// See [`Outbox::publish`].
+    pub async fn publish_after(
+        self,
+        conn: &mut PgConnection,
+        delay: Duration,
+    ) -> Result<EventId, PublishError> {
         self.schedule(conn, Due::After(delay)).await
     }
 
     async fn schedule(self, conn: &mut PgConnection, due: Due) -> Result<EventId, PublishError> {
         let envelope = self.envelope?;
         let occurred_at = self.dated.then_some(envelope.occurred_at);
-        self.outbox.schedule(conn, &envelope, Terms { due, occurred_at }).await
+        self.outbox
+            .schedule(conn, &envelope, Terms { due, occurred_at })
+            .await
     }
 
     fn with(mut self, change: impl FnOnce(&mut Envelope)) -> Self {

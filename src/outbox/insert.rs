@@ -1,12 +1,16 @@
-//! All SQL that writes the outbox, but for the relay's that moves scheduled events there.
+//! SQL of publishers that inserts into the outbox. The relay's move of scheduled events is
+//! elsewhere.
 //!
-//! The statements run on the application's connections, whose `search_path` is the application's. So functions are named with their schema and
-//! arguments have the types of the functions' parameters: a function of a user that fits better is never called.
+//! The statements run on the application's connections with the application's `search_path`.
+//! Functions are therefore qualified with their schema, and arguments have exactly the types of the
+//! parameters. Otherwise Postgres could choose a user-defined function that matches better.
 //!
-//! Each outbox has four statements: one event or many, with or without the lock. Their text never changes, so each connection prepares them once.
+//! Each outbox has four statements: for one event or many, with or without the lock. Their text is
+//! constant, so each connection prepares them once.
 //!
-//! The lock and the insert are one statement, and the lock comes first: `seq` is drawn when a row is inserted, so it is drawn under the lock,
-//! and order of `seq` is order of commit within an aggregate. (In a trigger the lock would come too late: `seq` is already drawn there.)
+//! The lock and the insert are one statement, and the lock is taken first. `seq` is assigned at the
+//! insert and thus under the lock, so the order of `seq` is the commit order within an aggregate.
+//! (A trigger would take the lock too late, because `seq` has already been assigned.)
 
 use std::sync::Arc;
 
@@ -19,12 +23,13 @@ use super::PublishError;
 use crate::event::{Envelope, EventId, Headers};
 use crate::postgres::SchemaName;
 
-/// Seed of the locks' keys, so that they differ from the application's own advisory locks: "tidings" in ASCII.
-/// Publishers by SQL take the same lock, so it is part of the interface.
+/// Seed of the lock keys, which separates them from the application's advisory locks: "tidings" in
+/// ASCII. Publishers in SQL take the same lock, so the seed is part of the interface.
 const LOCK_SEED: i64 = 0x0074_6964_696e_6773;
 
-/// What a publisher writes of a row.
-pub(crate) const COLUMNS: &str = "id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic";
+/// The columns of a row that a publisher writes.
+pub(crate) const COLUMNS: &str = "id, aggregatetype, aggregateid, type, version, payload, \
+                                  payload_bytes, headers, occurred_at, topic";
 
 /// The statements of one schema.
 #[derive(Clone, Debug)]
@@ -37,7 +42,7 @@ pub(super) struct Statements {
     prepared: bool,
 }
 
-/// Whether the statement takes a lock on the aggregate first.
+/// Advisory lock that the statement takes before the insert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lock {
     None,
@@ -47,28 +52,43 @@ pub(super) enum Lock {
 impl Statements {
     pub(super) fn new(schema: SchemaName) -> Self {
         let insert = format!(r#"insert into "{schema}".outbox ({COLUMNS})"#);
-        // Text goes in as text and is cast: sqlx's own JSON encoding would not keep it byte for byte.
+        // JSON is sent as text and cast, because sqlx's JSON encoding would not preserve it byte
+        // for byte.
         let one = "$1, $2, $3, $4, $5, $6::text::json, $7, $8::text::jsonb, $9, $10";
-        let many = "e.id, e.aggregatetype, e.aggregateid, e.type, e.version, e.payload::json, e.payload_bytes, e.headers::jsonb, e.occurred_at, e.topic";
-        // The parser replaces an unqualified `unnest` of several arguments by `pg_catalog.unnest` of each.
-        // `with ordinality … order by`: rows get their `seq` in the order given.
-        let events = "unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[], $6::text[], $7::bytea[], $8::text[], $9::timestamptz[], $10::text[]) \
-            with ordinality as e (id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic, position)";
-        let key = |ty: &str, id: &str| format!("pg_catalog.hashtextextended({id}, pg_catalog.hashtextextended({ty}, {LOCK_SEED}::bigint))");
-        // Always in ascending order, so that two batches cannot wait for each other.
-        let keys =
-            format!("select distinct {} as key from unnest($2::text[], $3::text[]) as a (type, id) order by key", key("a.type", "a.id"));
+        let many = "e.id, e.aggregatetype, e.aggregateid, e.type, e.version, e.payload::json, \
+                    e.payload_bytes, e.headers::jsonb, e.occurred_at, e.topic";
+        // The parser replaces an unqualified `unnest` of several arguments with `pg_catalog.unnest`
+        // of each. `with ordinality … order by` assigns `seq` in the given order.
+        let events = "unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[], \
+                      $6::text[], $7::bytea[], $8::text[], $9::timestamptz[], $10::text[]) \
+                      with ordinality as e (id, aggregatetype, aggregateid, type, version, \
+                      payload, payload_bytes, headers, occurred_at, topic, position)";
+        let key = |ty: &str, id: &str| {
+            format!(
+                "pg_catalog.hashtextextended({id}, \
+                 pg_catalog.hashtextextended({ty}, {LOCK_SEED}::bigint))"
+            )
+        };
+        // Locks in ascending order, so that two batches cannot deadlock.
+        let keys = format!(
+            "select distinct {} as key from unnest($2::text[], $3::text[]) as a (type, id) \
+             order by key",
+            key("a.type", "a.id")
+        );
         Self {
             one: format!("{insert} values ({one})").into(),
             one_locked: format!(
-                "with lock as materialized (select pg_catalog.pg_advisory_xact_lock({})) {insert} select {one} from lock",
+                "with lock as materialized (select pg_catalog.pg_advisory_xact_lock({})) \
+                 {insert} select {one} from lock",
                 key("$2", "$3")
             )
             .into(),
             many: format!("{insert} select {many} from {events} order by e.position").into(),
             many_locked: format!(
-                "with lock as materialized (select pg_catalog.pg_advisory_xact_lock(k.key) from ({keys}) as k) \
-                 {insert} select {many} from (select pg_catalog.count(*) from lock) as locked, {events} order by e.position"
+                "with lock as materialized \
+                 (select pg_catalog.pg_advisory_xact_lock(k.key) from ({keys}) as k) \
+                 {insert} select {many} from (select pg_catalog.count(*) from lock) as locked, \
+                 {events} order by e.position"
             )
             .into(),
             schema,
@@ -76,12 +96,12 @@ impl Statements {
         }
     }
 
-    /// The same statements, kept prepared or not.
+    /// Sets whether the statements stay prepared.
     pub(super) fn prepared(self, prepared: bool) -> Self {
         Self { prepared, ..self }
     }
 
-    /// The schema, and whether statements are kept prepared.
+    /// Returns the schema, and whether statements stay prepared.
     pub(super) fn schema_and_preparation(&self) -> (&SchemaName, bool) {
         (&self.schema, self.prepared)
     }
@@ -94,7 +114,11 @@ impl Statements {
         defaults: &Headers,
         lock: Lock,
     ) -> Result<EventId, PublishError> {
-        let sql = if lock == Lock::None { &self.one } else { &self.one_locked };
+        let sql = if lock == Lock::None {
+            &self.one
+        } else {
+            &self.one_locked
+        };
         let query = sqlx::query(AssertSqlSafe(Arc::clone(sql))).persistent(self.prepared);
         bind(query, envelope, defaults, Some(envelope.occurred_at))
             .execute(conn)
@@ -103,7 +127,7 @@ impl Statements {
         Ok(envelope.id)
     }
 
-    /// Inserts any number of events by one statement, in the order given.
+    /// Inserts any number of events with one statement, in the given order.
     pub(super) async fn insert_all(
         &self,
         conn: &mut PgConnection,
@@ -114,7 +138,11 @@ impl Statements {
         if envelopes.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = if lock == Lock::None { &self.many } else { &self.many_locked };
+        let sql = if lock == Lock::None {
+            &self.many
+        } else {
+            &self.many_locked
+        };
         sqlx::query(AssertSqlSafe(Arc::clone(sql)))
             .persistent(self.prepared)
             .bind(column(envelopes, |e| e.id.as_uuid()))
@@ -169,7 +197,7 @@ fn payload_bytes(envelope: &Envelope) -> Option<&[u8]> {
     }
 }
 
-/// The headers as JSON text; a default gives way to the event's own.
+/// Returns the headers as JSON text. The event's own headers override the defaults.
 fn headers_text(own: &Headers, defaults: &Headers) -> String {
     if own.is_empty() && defaults.is_empty() {
         return "{}".to_owned();
@@ -192,7 +220,10 @@ mod tests {
     fn a_default_header_gives_way_to_the_events_own() {
         let defaults = Headers::from_iter([("region", "eu"), ("tenant", "none")]);
         let own = Headers::from_iter([("tenant", "acme")]);
-        assert_eq!(headers_text(&own, &defaults), r#"{"region":"eu","tenant":"acme"}"#);
+        assert_eq!(
+            headers_text(&own, &defaults),
+            r#"{"region":"eu","tenant":"acme"}"#
+        );
         assert_eq!(headers_text(&own, &Headers::new()), r#"{"tenant":"acme"}"#);
         assert_eq!(headers_text(&Headers::new(), &Headers::new()), "{}");
     }

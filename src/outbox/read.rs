@@ -1,4 +1,4 @@
-//! Reads what was published, and moves what was scheduled: for tests, which have no relay.
+//! Reads of published events and moves of scheduled ones, for tests that run without a relay.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -11,22 +11,28 @@ use super::insert::COLUMNS;
 use crate::event::{AggregateId, Envelope, EventId, Headers, Payload};
 use crate::postgres::SchemaName;
 
-/// What was read of an outbox. A later `seq` may be committed before an earlier one, so the last `seq` alone would lose events.
+/// The part of an outbox that was read. A later `seq` may commit before an earlier one, so the last
+/// `seq` alone would lose events.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    /// Everything up to here.
+    /// All `seq` up to this one were read.
     floor: i64,
     beyond: HashSet<i64>,
 }
 
 impl Seen {
-    /// Everything that is there is left alone.
+    /// Marks all existing events as read.
     pub(crate) async fn all(pool: &PgPool, schema: &SchemaName) -> Result<Self, sqlx::Error> {
         let sql = format!(r#"select coalesce(pg_catalog.max(seq), 0) from "{schema}".outbox"#);
-        Ok(Self { floor: sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await?, beyond: HashSet::new() })
+        Ok(Self {
+            floor: sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(pool)
+                .await?,
+            beyond: HashSet::new(),
+        })
     }
 
-    /// Remembers one; false if it was seen before.
+    /// Marks one event as read. Returns `false` if it already was.
     fn insert(&mut self, seq: i64) -> bool {
         let new = self.beyond.insert(seq);
         while self.beyond.remove(&(self.floor + 1)) {
@@ -36,29 +42,49 @@ impl Seen {
     }
 }
 
-/// The events that were not seen, in the order of `seq`.
-pub(crate) async fn published_since(pool: &PgPool, schema: &SchemaName, seen: &mut Seen) -> Result<Vec<Envelope>, sqlx::Error> {
+/// Returns the events that were not read before, ordered by `seq`.
+pub(crate) async fn published_since(
+    pool: &PgPool,
+    schema: &SchemaName,
+    seen: &mut Seen,
+) -> Result<Vec<Envelope>, sqlx::Error> {
     let sql = format!(
-        r#"select seq, id, aggregatetype, aggregateid, type, version, payload::text as payload, payload_bytes, headers::text as headers, occurred_at, topic
+        r#"select seq, id, aggregatetype, aggregateid, type, version, payload::text as payload,
+                  payload_bytes, headers::text as headers, occurred_at, topic
            from "{schema}".outbox where seq > $1 order by seq"#
     );
     let mut envelopes = Vec::new();
-    for row in sqlx::query(AssertSqlSafe(sql)).bind(seen.floor).fetch_all(pool).await? {
+    for row in sqlx::query(AssertSqlSafe(sql))
+        .bind(seen.floor)
+        .fetch_all(pool)
+        .await?
+    {
         if !seen.insert(row.try_get("seq")?) {
             continue;
         }
         let decode = |source: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(source);
-        let payload = match (row.try_get::<Option<String>, _>("payload")?, row.try_get::<Option<Vec<u8>>, _>("payload_bytes")?) {
-            (Some(json), _) => Payload::Json(RawValue::from_string(json).map_err(|error| decode(error.into()))?),
+        let payload = match (
+            row.try_get::<Option<String>, _>("payload")?,
+            row.try_get::<Option<Vec<u8>>, _>("payload_bytes")?,
+        ) {
+            (Some(json), _) => {
+                Payload::Json(RawValue::from_string(json).map_err(|error| decode(error.into()))?)
+            }
             (None, Some(bytes)) => Payload::Bytes(bytes),
             (None, None) => Payload::Tombstone,
         };
-        let aggregate_id = AggregateId::new(row.try_get::<String, _>("aggregateid")?).map_err(|error| decode(error.into()))?;
-        let mut envelope =
-            Envelope::new(row.try_get::<String, _>("aggregatetype")?, aggregate_id, row.try_get::<String, _>("type")?, payload);
+        let aggregate_id = AggregateId::new(row.try_get::<String, _>("aggregateid")?)
+            .map_err(|error| decode(error.into()))?;
+        let mut envelope = Envelope::new(
+            row.try_get::<String, _>("aggregatetype")?,
+            aggregate_id,
+            row.try_get::<String, _>("type")?,
+            payload,
+        );
         envelope.id = EventId::from(row.try_get::<Uuid, _>("id")?);
         envelope.version = row.try_get::<i32, _>("version")?.cast_unsigned();
-        envelope.headers = serde_json::from_str::<Headers>(&row.try_get::<String, _>("headers")?).map_err(|error| decode(error.into()))?;
+        envelope.headers = serde_json::from_str::<Headers>(&row.try_get::<String, _>("headers")?)
+            .map_err(|error| decode(error.into()))?;
         envelope.occurred_at = row.try_get("occurred_at")?;
         envelope.topic = row.try_get("topic")?;
         envelopes.push(envelope);
@@ -66,42 +92,60 @@ pub(crate) async fn published_since(pool: &PgPool, schema: &SchemaName, seen: &m
     Ok(envelopes)
 }
 
-/// The longest time for which an event is taken to be scheduled: a clock can add it.
+/// Maximum time until a scheduled event is due. Longer times are shortened to it, so that a clock
+/// can add it.
 const DUE_IN_MAX: Duration = Duration::from_secs(1_000 * 366 * 86_400);
 
 /// An event that is not due yet.
 #[derive(Debug)]
 pub(crate) struct Scheduled {
     pub(crate) id: Uuid,
-    /// The order of events that are due at the same time.
+    /// The order of events with the same due time.
     pub(crate) number: i64,
-    /// By the server's clock; zero if it is due.
+    /// Time until the event is due by the server's clock, zero if it is due.
     pub(crate) due_in: Duration,
 }
 
-/// The events that are scheduled.
-pub(crate) async fn scheduled(pool: &PgPool, schema: &SchemaName) -> Result<Vec<Scheduled>, sqlx::Error> {
+/// Returns the scheduled events.
+pub(crate) async fn scheduled(
+    pool: &PgPool,
+    schema: &SchemaName,
+) -> Result<Vec<Scheduled>, sqlx::Error> {
     let sql = format!(
-        r#"select id, number, greatest(extract(epoch from due_at - pg_catalog.clock_timestamp()), 0)::float8 from "{schema}".scheduled order by due_at, number"#
+        r#"select id, number,
+                  greatest(extract(epoch from due_at - pg_catalog.clock_timestamp()), 0)::float8
+           from "{schema}".scheduled order by due_at, number"#
     );
     let rows: Vec<(Uuid, i64, f64)> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(pool).await?;
     let scheduled = |(id, number, due_in)| Scheduled {
         id,
         number,
-        due_in: Duration::try_from_secs_f64(due_in).unwrap_or(Duration::MAX).min(DUE_IN_MAX),
+        due_in: Duration::try_from_secs_f64(due_in)
+            .unwrap_or(Duration::MAX)
+            .min(DUE_IN_MAX),
     };
     Ok(rows.into_iter().map(scheduled).collect())
 }
 
-/// Moves a scheduled event to the outbox, as a relay does when it is due. One that was cancelled is not there any more.
-pub(crate) async fn move_scheduled(pool: &PgPool, schema: &SchemaName, id: Uuid) -> Result<(), sqlx::Error> {
+/// Moves a scheduled event to the outbox, as a relay does when it is due. Does nothing if the event
+/// was cancelled.
+pub(crate) async fn move_scheduled(
+    pool: &PgPool,
+    schema: &SchemaName,
+    id: Uuid,
+) -> Result<(), sqlx::Error> {
     let sql = format!(
         r#"with moved as (delete from "{schema}".scheduled where id = $1 returning *)
            insert into "{schema}".outbox ({COLUMNS})
-           select id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, coalesce(occurred_at, due_at), topic from moved
+           select id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers,
+                  coalesce(occurred_at, due_at), topic from moved
            on conflict (id) do nothing"#
     );
-    sqlx::query(AssertSqlSafe(sql)).bind(id).execute(pool).await.map(drop)
+    sqlx::query(AssertSqlSafe(sql))
+        .bind(id)
+        .execute(pool)
+        .await
+        .map(drop)
 }
 
 #[cfg(test)]
@@ -110,8 +154,14 @@ mod tests {
 
     #[test]
     fn an_earlier_event_that_is_committed_later_is_still_new() {
-        let mut seen = Seen { floor: 4, beyond: HashSet::new() };
-        assert_eq!([7, 5, 7, 6, 8].map(|seq| seen.insert(seq)), [true, true, false, true, true]);
+        let mut seen = Seen {
+            floor: 4,
+            beyond: HashSet::new(),
+        };
+        assert_eq!(
+            [7, 5, 7, 6, 8].map(|seq| seen.insert(seq)),
+            [true, true, false, true, true]
+        );
         assert_eq!((seen.floor, seen.beyond.len()), (8, 0));
     }
 }

@@ -1,28 +1,34 @@
-//! Server certificates that are refused: the reason and its remedy, in the words of the database URL.
+//! Refused server certificates: the reason, and the remedy in terms of the database URL.
 //!
-//! Both the replication connection and sqlx verify with rustls, so one table serves both. A certificate that has expired is renewed on the server and the
-//! connection then succeeds; every other refusal stays until a person changes the server's certificate or the URL.
+//! Both the replication connection and sqlx verify with rustls, so one table covers both. A
+//! certificate that has expired or is not valid yet is a temporary refusal: a later attempt
+//! succeeds once the server has a new certificate or the clock is right. Other refusals last until
+//! the operator changes the server's certificate or the URL.
 
 use std::error::Error;
 
 use tokio_rustls::rustls::{self, CertificateError};
 
-/// Why a server's certificate is refused.
+/// Reason why a server's certificate is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     /// The reason and the remedy.
     pub(crate) text: &'static str,
-    /// A later attempt may succeed although nobody changes the settings.
+    /// A later attempt may succeed without a change of the settings.
     pub(crate) passes: bool,
 }
 
-/// Finds a refused certificate among an error's causes.
+/// Returns the refusal if a cause of the error is a refused certificate.
 pub(crate) fn refusal(error: &(dyn Error + 'static)) -> Option<Refusal> {
     let mut next = Some(error);
     while let Some(error) = next {
-        // `io::Error` displays the error that it wraps and does not return it as a source.
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let found = wrapped.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref::<rustls::Error>());
+        // `io::Error` displays the error that it wraps but does not return it as a source.
+        let wrapped = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        let found = wrapped
+            .and_then(|inner| inner.downcast_ref())
+            .or_else(|| error.downcast_ref::<rustls::Error>());
         if let Some(rustls::Error::InvalidCertificate(error)) = found {
             return Some(judge(error));
         }
@@ -32,33 +38,53 @@ pub(crate) fn refusal(error: &(dyn Error + 'static)) -> Option<Refusal> {
 }
 
 fn judge(error: &CertificateError) -> Refusal {
-    let lasting = |text| Refusal { text, passes: false };
+    let lasting = |text| Refusal {
+        text,
+        passes: false,
+    };
     let passing = |text| Refusal { text, passes: true };
     match error {
         CertificateError::UnknownIssuer => lasting(
-            "no trusted authority has signed the server's certificate: name the PEM file of the authority that has, sslrootcert=FILE (managed services offer it for download)",
+            "no trusted authority has signed the server's certificate: set sslrootcert=FILE to \
+             the PEM file of the authority that has (managed services offer it for download)",
         ),
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => lasting(
-            "the server's certificate is for another host name: write a name that the certificate lists into the URL, or use sslmode=verify-ca, which checks the authority and not the name",
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            lasting(
+                "the server's certificate is for another host name: write a name that the \
+                 certificate lists into the URL, or use sslmode=verify-ca, which checks the \
+                 authority but not the name",
+            )
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => passing(
+            "the server's certificate has expired: renew it on the server; if it is still valid, \
+             set this machine's clock",
         ),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            passing("the server's certificate has expired: renew it on the server; if it is still valid, set this machine's clock")
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => passing(
+            "the server's certificate is not valid yet: compare the clocks of this machine and of \
+             the server",
+        ),
+        CertificateError::Revoked => {
+            lasting("the server's certificate has been revoked: install a new one on the server")
         }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            passing("the server's certificate is not valid yet: compare the clocks of this machine and of the server")
-        }
-        CertificateError::Revoked => lasting("the server's certificate has been revoked: install a new one on the server"),
         CertificateError::BadSignature => lasting(
-            "a trusted authority has the name of the one that signed the server's certificate, and another key: name the current file, sslrootcert=FILE",
+            "a trusted authority has the name of the one that signed the server's certificate, but \
+             another key: set sslrootcert=FILE to the current file",
         ),
-        // webpki's own error, which rustls passes on as text.
+        // webpki's own error, which rustls forwards as text.
         other if format!("{other:?}").contains("CaUsedAsEndEntity") => lasting(
-            "the server presents the certificate of an authority (basicConstraints CA:TRUE, as `openssl req -x509` makes it) as its own: sign a certificate for the server with that authority, or make the self-signed one with -addext basicConstraints=critical,CA:FALSE; sslmode=require encrypts without checking it",
+            "the server presents the certificate of an authority (basicConstraints CA:TRUE, as \
+             `openssl req -x509` creates it) as its own: sign a certificate for the server with \
+             that authority, or create the self-signed one with -addext \
+             basicConstraints=critical,CA:FALSE; sslmode=require encrypts without checking it",
         ),
         other if format!("{other:?}").contains("UnsupportedCertVersion") => lasting(
-            "the server's certificate is of X.509 version 1, which cannot be verified: make one of version 3 (with a subjectAltName)",
+            "the server's certificate is of X.509 version 1, which cannot be verified: create one \
+             of version 3 (with a subjectAltName)",
         ),
-        _ => lasting("the server's certificate cannot be verified: compare it with sslrootcert, or see the message before this one"),
+        _ => lasting(
+            "the server's certificate cannot be verified: compare it with sslrootcert, or see the \
+             previous message",
+        ),
     }
 }
 
@@ -67,7 +93,10 @@ mod tests {
     use super::*;
 
     fn through_sqlx(error: CertificateError) -> sqlx::Error {
-        sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, rustls::Error::InvalidCertificate(error)))
+        sqlx::Error::Io(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            rustls::Error::InvalidCertificate(error),
+        ))
     }
 
     #[test]
@@ -82,7 +111,10 @@ mod tests {
             let tls: Box<dyn Error> = Box::new(rustls::Error::InvalidCertificate(error.clone()));
             for found in [refusal(&through_sqlx(error.clone())), refusal(&*tls)] {
                 let found = found.unwrap_or_else(|| panic!("{error:?}"));
-                assert!(found.text.contains(remedy) && found.passes == passes, "{error:?}: {found:?}");
+                assert!(
+                    found.text.contains(remedy) && found.passes == passes,
+                    "{error:?}: {found:?}"
+                );
             }
         }
         assert_eq!(refusal(&sqlx::Error::PoolTimedOut), None);

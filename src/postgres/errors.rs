@@ -1,14 +1,15 @@
-//! Database errors as text for people.
+//! Text of database errors.
 //!
-//! sqlx appends the line of PostgreSQL's own C source to each error of the server ("… does not exist at line 1449"). That line is left out wherever an
-//! error becomes text: [`cleaned`] where an error is kept as a source, [`with_causes`] where it is printed.
+//! sqlx appends the line of PostgreSQL's C source to each error of the server ("… does not
+//! exist at line 1449"). That line is removed wherever an error becomes text: [`cleaned`] for
+//! an error that is kept as a source, [`with_causes`] for one that is printed.
 
 use std::error::Error;
 use std::fmt;
 
 use sqlx::error::{DatabaseError, ErrorKind};
 
-/// The same error, displayed without the server's source line.
+/// Returns the error with a text that does not contain the server's source line.
 pub(crate) fn cleaned(error: sqlx::Error) -> sqlx::Error {
     match error {
         sqlx::Error::Database(error) => sqlx::Error::Database(Box::new(Cleaned(error))),
@@ -16,7 +17,8 @@ pub(crate) fn cleaned(error: sqlx::Error) -> sqlx::Error {
     }
 }
 
-/// An error and its causes in one line, leaving out a cause that the text before it already contains, and the server's source lines.
+/// Returns an error and its causes in one line. Omits causes that the text already contains, and
+/// the server's source lines.
 #[cfg(any(feature = "relay", feature = "subscriber", feature = "health"))]
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let (mut text, mut next) = (String::new(), Some(error));
@@ -25,7 +27,7 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
         let mut inner = Some(error);
         while let Some(error) = inner {
             if let Some(sqlx::Error::Database(error)) = error.downcast_ref() {
-                // Its own text, wherever an error that wraps it has quoted that.
+                // Removes the source line, also if a wrapping error has quoted the text.
                 cause = cause.replace(&error.to_string(), error.message());
             }
             inner = error.source();
@@ -40,7 +42,7 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// The cause of an error. The server's own error is part of sqlx's text already.
+/// Returns the cause of an error. The server's error is omitted, because sqlx's text contains it.
 #[cfg(any(feature = "relay", feature = "subscriber", feature = "health"))]
 fn without_database<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     match error.downcast_ref() {
@@ -49,7 +51,7 @@ fn without_database<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Err
     }
 }
 
-/// A server's error that is displayed as its message alone.
+/// An error of the server that is displayed as its message alone.
 #[derive(Debug)]
 struct Cleaned(Box<dyn DatabaseError>);
 
@@ -72,7 +74,7 @@ impl DatabaseError for Cleaned {
         self.0.code()
     }
 
-    // The server's own error, so that callers find it by `downcast_ref` as in sqlx.
+    // Returns the server's error, so that callers can downcast it as in sqlx.
     fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
         self.0.as_error()
     }
@@ -106,7 +108,7 @@ impl DatabaseError for Cleaned {
 mod tests {
     use super::*;
 
-    /// An error of the server as sqlx displays it.
+    /// An error of the server, displayed as by sqlx.
     #[derive(Debug)]
     struct Server(&'static str);
 
@@ -152,15 +154,33 @@ mod tests {
     #[cfg(any(feature = "relay", feature = "subscriber", feature = "health"))]
     #[test]
     fn the_line_of_the_servers_source_is_in_no_text() {
-        assert!(server().to_string().ends_with("at line 948"), "sqlx appends it");
-        for error in [Wrapping::Source(server()), Wrapping::Quoting(server()), Wrapping::Source(cleaned(server()))] {
+        assert!(
+            server().to_string().ends_with("at line 948"),
+            "sqlx appends it"
+        );
+        for error in [
+            Wrapping::Source(server()),
+            Wrapping::Quoting(server()),
+            Wrapping::Source(cleaned(server())),
+        ] {
             let text = with_causes(&error);
-            assert_eq!(text, "doing something: error returned from database: relation \"a\" at line 2 does not exist", "{error:?}");
+            assert_eq!(
+                text,
+                "doing something: error returned from database: relation \"a\" at line 2 does not \
+                 exist",
+                "{error:?}"
+            );
         }
         let cleaned = cleaned(server());
         assert!(cleaned.to_string().ends_with("does not exist"));
-        let inner = cleaned.as_database_error().expect("the server's").try_downcast_ref::<Server>();
-        assert!(inner.is_some(), "callers still find the server's own error");
-        assert_eq!(with_causes(&sqlx::Error::PoolTimedOut), sqlx::Error::PoolTimedOut.to_string());
+        let inner = cleaned
+            .as_database_error()
+            .expect("the server's")
+            .try_downcast_ref::<Server>();
+        assert!(inner.is_some(), "callers can still find the server's error");
+        assert_eq!(
+            with_causes(&sqlx::Error::PoolTimedOut),
+            sqlx::Error::PoolTimedOut.to_string()
+        );
     }
 }

@@ -1,14 +1,17 @@
-//! Sessions of sqlx for URLs that ask for more than sqlx has: `channel_binding=require`, `require_auth`, `sslnegotiation=direct`, `sslsni=0`.
+//! Sessions of sqlx for URLs with parameters that sqlx does not support: `channel_binding=require`,
+//! `require_auth`, `sslnegotiation=direct`, `sslsni=0`.
 //!
 //! ```text
 //! sqlx ──Unix socket, this process only──▶ gateway ──TLS, SCRAM-SHA-256-PLUS──▶ Postgres
 //! ```
 //!
-//! The gateway opens each connection itself, by the same code as the replication connection, and then copies bytes in both directions. So no session of
-//! these settings exists that was not authenticated as the URL demands. sqlx has no way to be given a connection, but it connects to Unix sockets.
+//! The gateway opens each connection with the code of the replication connection, and then copies
+//! bytes in both directions. With these settings, every session is therefore authenticated as the
+//! URL demands. sqlx cannot use an existing connection, but it can connect to Unix sockets.
 //!
-//! On Linux the socket has an abstract name, which leaves no file behind. Elsewhere it is in a folder of the user's own. On both, a connection is accepted
-//! from this process alone, by the peer's credentials.
+//! On Linux the socket has an abstract name, which leaves no file behind. Elsewhere it is in a
+//! directory that only the user can access. On both, the gateway checks the peer's credentials and
+//! accepts connections from this process alone.
 
 use std::{
     io,
@@ -21,10 +24,11 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::{Settings, replication};
 
-/// The folder of the socket of each settings that are in use. One per database URL of the process.
+/// Directory of the socket for each of the settings in use. One per database URL of the process.
 static FOLDERS: Mutex<Vec<(Settings, PathBuf)>> = Mutex::new(Vec::new());
 
-/// Returns the socket folder for sqlx. The gateway is started with the first call, and lives as long as the process.
+/// Returns the socket directory for sqlx. Starts the gateway at the first call for these settings.
+/// It runs as long as the process.
 pub(super) fn directory(settings: &Settings) -> PathBuf {
     let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, folder)) = folders.iter().find(|(known, _)| known == settings) {
@@ -36,7 +40,10 @@ pub(super) fn directory(settings: &Settings) -> PathBuf {
             folder
         }
         Err(error) => {
-            tracing::error!("the gateway for channel_binding and require_auth cannot be started: {error}; sessions fail until it can");
+            tracing::error!(
+                "the gateway for channel_binding and require_auth cannot be started: {error}; \
+                 sessions fail until it can"
+            );
             PathBuf::from("/nonexistent")
         }
     }
@@ -46,18 +53,26 @@ fn start(settings: Settings) -> io::Result<PathBuf> {
     let id = uuid::Uuid::now_v7().simple();
     let (listener, folder) = listen(&format!("tidings-{id}"), settings.port())?;
     listener.set_nonblocking(true)?;
-    // A thread of its own: runtimes of the process come and go.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("tidings-gateway".into()).spawn(move || runtime.block_on(serve(listener, settings)))?;
+    // Runs on its own thread, because a runtime of the process may end before the gateway.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("tidings-gateway".into())
+        .spawn(move || runtime.block_on(serve(listener, settings)))?;
     Ok(folder)
 }
 
 #[cfg(target_os = "linux")]
 fn listen(name: &str, port: u16) -> io::Result<(StdListener, PathBuf)> {
     use std::os::linux::net::SocketAddrExt as _;
-    let address = std::os::unix::net::SocketAddr::from_abstract_name(format!("{name}/.s.PGSQL.{port}"))?;
-    // A path that starts with a NUL is how tokio names an abstract socket.
-    Ok((StdListener::bind_addr(&address)?, PathBuf::from(format!("\0{name}"))))
+    let address =
+        std::os::unix::net::SocketAddr::from_abstract_name(format!("{name}/.s.PGSQL.{port}"))?;
+    // tokio represents an abstract socket as a path that starts with a NUL.
+    Ok((
+        StdListener::bind_addr(&address)?,
+        PathBuf::from(format!("\0{name}")),
+    ))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -65,11 +80,16 @@ fn listen(name: &str, port: u16) -> io::Result<(StdListener, PathBuf)> {
     use std::os::unix::fs::DirBuilderExt as _;
     let folder = std::env::temp_dir().join(name);
     std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
-    Ok((StdListener::bind(folder.join(format!(".s.PGSQL.{port}")))?, folder))
+    Ok((
+        StdListener::bind(folder.join(format!(".s.PGSQL.{port}")))?,
+        folder,
+    ))
 }
 
 async fn serve(listener: StdListener, settings: Settings) {
-    let Ok(listener) = UnixListener::from_std(listener) else { return };
+    let Ok(listener) = UnixListener::from_std(listener) else {
+        return;
+    };
     loop {
         match listener.accept().await {
             Ok((client, _)) if is_own(&client) => {
@@ -77,12 +97,14 @@ async fn serve(listener: StdListener, settings: Settings) {
                 tokio::spawn(async move { replication::relay_session(&settings, client).await });
             }
             Ok(_) => tracing::warn!("another process has tried to connect to the gateway: refused"),
-            // No descriptor is left: wait for one.
+            // No file descriptor is available. Wait for one.
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
         }
     }
 }
 
 fn is_own(client: &UnixStream) -> bool {
-    client.peer_cred().is_ok_and(|peer| peer.pid() == i32::try_from(std::process::id()).ok())
+    client
+        .peer_cred()
+        .is_ok_and(|peer| peer.pid() == i32::try_from(std::process::id()).ok())
 }

@@ -1,12 +1,12 @@
-//! A position in the write-ahead log.
+//! Position in the write-ahead log.
 
 use std::{fmt, str::FromStr};
 
-/// A position in the write-ahead log, written as Postgres writes `pg_lsn`: `16/B374D848`.
+/// A position in the write-ahead log, in the text format of `pg_lsn`: `16/B374D848`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
-/// Text that is no `pg_lsn`.
+/// Error of text that is not a `pg_lsn`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a WAL position: expected two hexadecimal numbers such as 16/B374D848")]
 pub struct LsnError(String);
@@ -23,7 +23,10 @@ impl FromStr for Lsn {
     fn from_str(text: &str) -> Result<Self, LsnError> {
         let parse = || {
             let (high, low) = text.split_once('/')?;
-            Some((u64::from(u32::from_str_radix(high, 16).ok()?) << 32) | u64::from(u32::from_str_radix(low, 16).ok()?))
+            Some(
+                (u64::from(u32::from_str_radix(high, 16).ok()?) << 32)
+                    | u64::from(u32::from_str_radix(low, 16).ok()?),
+            )
         };
         parse().map(Self).ok_or_else(|| LsnError(text.to_owned()))
     }
@@ -37,7 +40,9 @@ impl serde::Serialize for Lsn {
 
 impl<'de> serde::Deserialize<'de> for Lsn {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        <String as serde::Deserialize>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        <String as serde::Deserialize>::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 

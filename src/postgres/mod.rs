@@ -1,4 +1,14 @@
-//! Postgres: where it is, how to connect, and the replication protocol.
+//! Postgres: settings, sessions, migrations and the replication protocol.
+//!
+//! | file | content |
+//! |---|---|
+//! | `settings` | the database URL, and its form for sqlx |
+//! | `gateway` | sessions of sqlx for parameters that sqlx does not support |
+//! | `session`, `session_fault` | sessions of Tidings; sessions that cannot be used any more |
+//! | `replication` | own connections: authentication, TLS, the stream of the log |
+//! | `copy` | rows of a table in binary form |
+//! | `migrate`, `schema` | the tables of Tidings, and the name of their schema |
+//! | `errors`, `certificate` | texts and remedies |
 
 #[cfg(any(feature = "relay", all(feature = "health", feature = "outbox")))]
 mod age;

@@ -1,11 +1,13 @@
-//! The schema that holds the tables of Tidings.
+//! Name of the schema that holds the tables of Tidings.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of the schema that holds the tables of Tidings: lower-case letters, digits and underscores.
+/// The name of the schema that holds the tables of Tidings: lower-case letters, digits and
+/// underscores.
 ///
-/// Narrower than what Postgres accepts, so that the name means the same quoted, unquoted, in `psql` and in a URL.
+/// The rule is stricter than that of Postgres, so that the name has the same meaning quoted,
+/// unquoted, in `psql` and in a URL.
 ///
 /// ```
 /// use tidings::postgres::SchemaName;
@@ -19,28 +21,34 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SchemaName(String);
 
-/// Why a schema name is refused.
+/// Reason why a schema name is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchemaNameError {
-    /// It has a character that would need quoting, or starts with a digit, or is empty.
+    /// The name is empty, starts with a digit, or contains a character that requires quoting.
     #[error(
-        "the schema name {0:?} is not usable: start with a lower-case letter or an underscore, go on with lower-case letters, digits and underscores"
+        "the schema name {0:?} is invalid: start with a lower-case letter or an underscore, \
+         continue with lower-case letters, digits and underscores"
     )]
     Characters(String),
-    /// Postgres would cut it off.
-    #[error("the schema name {0:?} is longer than {max} bytes, where Postgres cuts names off: choose a shorter one", max = SchemaName::BYTES_MAX)]
+    /// Postgres would truncate the name.
+    #[error(
+        "the schema name {0:?} is longer than {max} bytes, the limit of Postgres: \
+         choose a shorter one",
+        max = SchemaName::BYTES_MAX
+    )]
     Length(String),
-    /// `pg_…` is Postgres's own.
-    #[error("the schema name {0:?} starts with `pg_`, which Postgres keeps for itself: choose another")]
+    /// Postgres reserves names that start with `pg_`.
+    #[error("the schema name {0:?} starts with `pg_`, which Postgres reserves: choose another")]
     Reserved(String),
 }
 
 impl SchemaName {
-    /// `NAMEDATALEN - 1`: Postgres silently cuts a longer identifier off.
+    /// The maximum length of a name, in bytes. It is `NAMEDATALEN - 1`, because Postgres silently
+    /// truncates longer identifiers.
     pub const BYTES_MAX: usize = 63;
 
-    /// The name as text. Safe to put into SQL between double quotes.
+    /// Returns the name as text. It is safe in SQL between double quotes.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -59,7 +67,11 @@ impl FromStr for SchemaName {
 
     fn from_str(name: &str) -> Result<Self, SchemaNameError> {
         let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
-        if !starts_well || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+        if !starts_well
+            || !name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        {
             return Err(SchemaNameError::Characters(name.to_owned()));
         }
         if name.len() > Self::BYTES_MAX {
@@ -84,15 +96,27 @@ mod tests {
 
     #[test]
     fn a_name_that_would_need_quoting_is_refused() {
-        for name in ["", "1st", "Tidings", "a-b", "a.b", "a b", "a\"b", "ä", "x;drop"] {
-            assert_eq!(name.parse::<SchemaName>(), Err(SchemaNameError::Characters(name.into())), "{name}");
+        for name in [
+            "", "1st", "Tidings", "a-b", "a.b", "a b", "a\"b", "ä", "x;drop",
+        ] {
+            assert_eq!(
+                name.parse::<SchemaName>(),
+                Err(SchemaNameError::Characters(name.into())),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn a_name_postgres_would_cut_off_or_keeps_for_itself_is_refused() {
         assert!("a".repeat(63).parse::<SchemaName>().is_ok());
-        assert!(matches!("a".repeat(64).parse::<SchemaName>(), Err(SchemaNameError::Length(_))));
-        assert!(matches!("pg_mine".parse::<SchemaName>(), Err(SchemaNameError::Reserved(_))));
+        assert!(matches!(
+            "a".repeat(64).parse::<SchemaName>(),
+            Err(SchemaNameError::Length(_))
+        ));
+        assert!(matches!(
+            "pg_mine".parse::<SchemaName>(),
+            Err(SchemaNameError::Reserved(_))
+        ));
     }
 }

@@ -1,8 +1,9 @@
-//! Where the database is and how to authenticate, from one URL.
+//! Address and authentication of a database, parsed from one URL.
 //!
-//! The URL is read here, not by sqlx, for two reasons: the replication connection is not sqlx's and must go to the same
-//! place in the same way, and sqlx ignores a parameter it does not know, where `sslmod=verify-full` must be an error.
-//! What the URL leaves out comes from libpq's environment variables and password file. Not read: `pg_service.conf`, several hosts.
+//! Tidings parses the URL itself rather than with sqlx, for two reasons. The replication connection
+//! does not use sqlx but must connect in the same way. And sqlx ignores unknown parameters, whereas
+//! `sslmod=verify-full` must be an error. Parts that the URL omits come from libpq's environment
+//! variables and password file. `pg_service.conf` and several hosts are not supported.
 
 mod parameters;
 mod passfile;
@@ -19,10 +20,10 @@ use url::Url;
 
 use super::gateway;
 
-/// How long a connection attempt may take unless `connect_timeout` says otherwise. libpq waits for ever; a relay tries again.
+/// Default of `connect_timeout`. libpq waits indefinitely, but a relay retries.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where a Postgres database is and how to authenticate, parsed from a `postgres://` URL.
+/// Address and authentication of a Postgres database, parsed from a `postgres://` URL.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
     host: String,
@@ -44,7 +45,7 @@ pub struct Settings {
     connect_timeout: Duration,
 }
 
-/// How the connection is encrypted, named as libpq names it.
+/// Encryption of the connection, with libpq's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum SslMode {
@@ -55,35 +56,39 @@ pub enum SslMode {
     VerifyFull,
 }
 
-/// How TLS is begun (`sslnegotiation`).
+/// Start of TLS (`sslnegotiation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum SslNegotiation {
     /// After a request in the Postgres protocol, which a server may decline.
     #[default]
     Postgres,
-    /// At once, as HTTPS does (PostgreSQL 17 and newer).
+    /// Immediately, as in HTTPS (PostgreSQL 17 and later).
     Direct,
 }
 
-/// Why a database URL is refused. Never quotes a password.
+/// Reason why a database URL is refused. Never quotes a password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[error("{0}")]
 pub struct SettingsError(String);
 
 impl Settings {
-    /// Parses `postgres://user:password@host:port/database?sslmode=…`; what the URL leaves out comes from `PGPASSWORD` and the like.
+    /// Parses `postgres://user:password@host:port/database?sslmode=…`. Parts that the URL omits
+    /// come from environment variables such as `PGPASSWORD`.
     ///
-    /// A Unix socket is `postgres://user@%2Fvar%2Frun%2Fpostgresql/database` or `postgres:///database?host=/var/run/postgresql`.
+    /// A URL for a Unix socket is `postgres://user@%2Fvar%2Frun%2Fpostgresql/database` or
+    /// `postgres:///database?host=/var/run/postgresql`.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with the URL, in one text.
+    /// Returns [`SettingsError`] with all faults of the URL in one text.
     pub fn parse(url: &str) -> Result<Self, SettingsError> {
-        resolve(url, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        resolve(url, |name| {
+            std::env::var(name).ok().filter(|value| !value.is_empty())
+        })
     }
 
-    /// The URL with the password replaced by `***`, for people to read.
+    /// Returns the URL with the password replaced by `***`, for display.
     pub fn redacted(&self) -> String {
         let password = if self.password.is_some() { ":***" } else { "" };
         let host = match &self.socket_dir {
@@ -91,15 +96,24 @@ impl Settings {
             None if self.host.contains(':') => format!("[{}]", self.host),
             None => self.host.clone(),
         };
-        format!("postgres://{}{password}@{host}:{}/{}?sslmode={}", self.user, self.port, self.database, self.ssl_mode.name())
+        format!(
+            "postgres://{}{password}@{host}:{}/{}?sslmode={}",
+            self.user,
+            self.port,
+            self.database,
+            self.ssl_mode.name()
+        )
     }
 
-    /// The same settings for sqlx, under the application name `tidings` unless the URL gives one. The session's `search_path` is the role's.
+    /// Returns the settings for sqlx, with the application name `tidings` unless the URL sets one.
+    /// The session keeps the `search_path` of its role.
     pub fn connect_options(&self) -> PgConnectOptions {
         self.connect_options_as("")
     }
 
-    /// The same, under the application name `tidings <role>`: what `pg_stat_activity` shows. For [`session`](super::session), which prepares it.
+    /// Same as [`connect_options`](Self::connect_options), with the application name `tidings
+    /// <role>`, which `pg_stat_activity` shows. For [`session`](super::session), which prepares the
+    /// session.
     pub(super) fn connect_options_as(&self, role: &str) -> PgConnectOptions {
         let mut options = PgConnectOptions::new_without_pgpass()
             .host(&self.host)
@@ -122,15 +136,17 @@ impl Settings {
             options = options.ssl_client_cert(certificate).ssl_client_key(key);
         }
         if self.needs_gateway() {
-            options = options.socket(gateway::directory(self)).ssl_mode(PgSslMode::Disable);
+            options = options
+                .socket(gateway::directory(self))
+                .ssl_mode(PgSslMode::Disable);
         }
         options
     }
 }
 
-// What the replication connection, which is not sqlx's, is made from.
+// Settings of the replication connection, which does not use sqlx.
 impl Settings {
-    /// The host to connect to; `localhost` when a socket is used.
+    /// Returns the host to connect to, or `localhost` for a socket.
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
@@ -139,16 +155,20 @@ impl Settings {
         self.port
     }
 
-    /// Where the server is, as messages name it: `host:port`, or the socket.
+    /// Returns the server's address for messages: `host:port`, or the path of the socket.
     pub(crate) fn address(&self) -> String {
         match &self.socket_dir {
-            Some(directory) => directory.join(format!(".s.PGSQL.{}", self.port)).display().to_string(),
+            Some(directory) => directory
+                .join(format!(".s.PGSQL.{}", self.port))
+                .display()
+                .to_string(),
             None if self.host.contains(':') => format!("[{}]:{}", self.host, self.port),
             None => format!("{}:{}", self.host, self.port),
         }
     }
 
-    /// The directory of the Unix socket `.s.PGSQL.<port>`, instead of the host.
+    /// Returns the directory of the Unix socket `.s.PGSQL.<port>`, if the URL names a socket rather
+    /// than a host.
     pub(crate) fn socket_dir(&self) -> Option<&Path> {
         self.socket_dir.as_deref()
     }
@@ -169,21 +189,23 @@ impl Settings {
         self.ssl_mode
     }
 
-    /// The PEM file of the authorities to trust; `None` is the system's.
+    /// Returns the PEM file of the trusted authorities, or `None` for those of the system.
     pub(crate) fn ssl_root_cert(&self) -> Option<&Path> {
         self.ssl_root_cert.as_deref()
     }
 
-    /// The PEM files of the client's certificate and of its key.
+    /// Returns the PEM files of the client's certificate and key.
     pub(crate) fn ssl_client_identity(&self) -> Option<(&Path, &Path)> {
-        self.ssl_client_identity.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()))
+        self.ssl_client_identity
+            .as_ref()
+            .map(|(certificate, key)| (certificate.as_path(), key.as_path()))
     }
 
     pub(crate) fn ssl_negotiation(&self) -> SslNegotiation {
         self.ssl_negotiation
     }
 
-    /// Whether the host name is sent before the TLS channel is encrypted.
+    /// Returns `true` if the host name is sent before the TLS channel is encrypted.
     pub(crate) fn ssl_sni(&self) -> bool {
         self.ssl_sni
     }
@@ -196,32 +218,40 @@ impl Settings {
         &self.require_auth
     }
 
-    /// Whether the kernel probes an idle connection.
+    /// Returns `true` if the kernel probes an idle connection.
     pub(crate) fn keepalives(&self) -> bool {
         self.keepalives
     }
 
-    /// Whether a server that asks for the password, or for an MD5 hash of it, is sent it.
+    /// Returns `true` if the password, or an MD5 hash of it, is sent to a server that requests it.
     #[cfg(feature = "cli")]
     pub(crate) fn may_send_password(&self) -> bool {
-        let accepted = self.require_auth.accepts(Method::Password) || self.require_auth.accepts(Method::Md5);
+        let accepted =
+            self.require_auth.accepts(Method::Password) || self.require_auth.accepts(Method::Md5);
         accepted && self.channel_binding != ChannelBinding::Require
     }
 
-    /// Whether the server is on this machine.
+    /// Returns `true` if the server is on this machine.
     #[cfg(feature = "cli")]
     pub(crate) fn is_local(&self) -> bool {
-        let loopback = self.host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        let loopback = self
+            .host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback());
         self.socket_dir.is_some() || self.host == "localhost" || loopback
     }
 
-    /// Whether the URL asks for what sqlx does not have: its sessions then go through the [gateway].
+    /// Returns `true` if the URL has parameters that sqlx does not support, so that sqlx's sessions
+    /// use the [gateway].
     pub(crate) fn needs_gateway(&self) -> bool {
         let binds = self.channel_binding == ChannelBinding::Require;
-        binds || self.require_auth.is_set() || self.ssl_negotiation == SslNegotiation::Direct || !self.ssl_sni
+        binds
+            || self.require_auth.is_set()
+            || self.ssl_negotiation == SslNegotiation::Direct
+            || !self.ssl_sni
     }
 
-    /// Server settings for the session, as given by `options=-c name=value`.
+    /// Returns the server settings of the session, from `options=-c name=value`.
     pub(crate) fn options(&self) -> &[(String, String)] {
         &self.options
     }
@@ -230,14 +260,16 @@ impl Settings {
         self.connect_timeout
     }
 
-    /// What the server calls us: the URL's `application_name`, else `tidings <role>`.
+    /// Returns the application name: the URL's `application_name`, or `tidings <role>`.
     pub(crate) fn application_name(&self, role: &str) -> String {
-        self.application_name.clone().unwrap_or_else(|| format!("tidings {role}").trim_end().to_owned())
+        self.application_name
+            .clone()
+            .unwrap_or_else(|| format!("tidings {role}").trim_end().to_owned())
     }
 }
 
 impl SslMode {
-    /// libpq's name of the mode.
+    /// Returns libpq's name of the mode.
     pub fn name(self) -> &'static str {
         match self {
             SslMode::Disable => "disable",
@@ -249,11 +281,19 @@ impl SslMode {
     }
 
     fn parse(name: &str) -> Result<Self, String> {
-        // libpq's `allow` tries without TLS first. To try with TLS first encrypts no less.
+        // libpq's `allow` tries without TLS first. Trying with TLS first is at least as secure.
         let name = if name == "allow" { "prefer" } else { name };
-        let modes = [SslMode::Disable, SslMode::Prefer, SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull];
+        let modes = [
+            SslMode::Disable,
+            SslMode::Prefer,
+            SslMode::Require,
+            SslMode::VerifyCa,
+            SslMode::VerifyFull,
+        ];
         let found = modes.into_iter().find(|mode| mode.name() == name);
-        found.ok_or_else(|| format!("sslmode is {name:?}; use disable, prefer, require, verify-ca or verify-full"))
+        found.ok_or_else(|| {
+            format!("sslmode is {name:?}; use disable, prefer, require, verify-ca or verify-full")
+        })
     }
 }
 
@@ -277,7 +317,7 @@ impl From<SslMode> for PgSslMode {
     }
 }
 
-/// What the URL and the environment give, as text; each field from the first place that has it.
+/// Values of the URL and the environment, as text. The URL takes precedence.
 #[derive(Default)]
 struct Given {
     host: Option<String>,
@@ -327,34 +367,61 @@ fn resolve(url: &str, env: impl Fn(&str) -> Option<String>) -> Result<Settings, 
     if let Some(options) = env("PGOPTIONS") {
         given.options = format!("{options} {}", given.options);
     }
-    for (name, variable) in [("gssencmode", "PGGSSENCMODE"), ("target_session_attrs", "PGTARGETSESSIONATTRS")] {
+    for (name, variable) in [
+        ("gssencmode", "PGGSSENCMODE"),
+        ("target_session_attrs", "PGTARGETSESSIONATTRS"),
+    ] {
         faults.extend(env(variable).and_then(|value| parameters::fault(name, &value)));
     }
     let default_passfile = env("HOME").map(|home| Path::new(&home).join(".pgpass"));
     let settings = given.into_settings(&mut faults, default_passfile.as_deref());
-    if faults.is_empty() { Ok(settings) } else { Err(SettingsError(faults.join("; "))) }
+    if faults.is_empty() {
+        Ok(settings)
+    } else {
+        Err(SettingsError(faults.join("; ")))
+    }
 }
 
-/// Takes the URL apart. Nothing of it is quoted unless it cannot be part of a password.
+/// Splits the URL into its parts. A message quotes a part only if it cannot belong to a password.
 fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, String> {
-    const ENCODE: &str = "write @ : / ? # % in a user name or password percent-encoded (%40 %3A %2F %3F %23 %25)";
+    const ENCODE: &str =
+        "write @ : / ? # % in a user name or password percent-encoded (%40 %3A %2F %3F %23 %25)";
     let url = match Url::parse(text.trim()) {
         Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => url,
         Ok(_) | Err(url::ParseError::RelativeUrlWithoutBase) => {
-            return Err("not a database URL; write postgres://user:password@host:5432/database".into());
+            return Err(
+                "not a database URL; write postgres://user:password@host:5432/database".into(),
+            );
         }
         Err(url::ParseError::EmptyHost) => {
-            return Err("the URL has a user and no host; write postgres://user@host/database, or for a socket postgres:///database?host=/directory&user=…".into());
+            return Err(
+                "the URL has a user but no host; write postgres://user@host/database, or for a \
+                 socket postgres:///database?host=/directory&user=…"
+                    .into(),
+            );
         }
-        Err(error) => return Err(format!("not a valid URL ({error}); {ENCODE}; several hosts are not supported")),
+        Err(error) => {
+            return Err(format!(
+                "not a valid URL ({error}); {ENCODE}; several hosts are not supported"
+            ));
+        }
     };
-    // Such a URL has a password with a character that ended it too early, so that part of it would pass for something else.
+    // In such a URL, a character of the password has ended the password too early, so that the rest
+    // of it would be taken for another part.
     let path = url.path().strip_prefix('/').unwrap_or(url.path());
-    if url.fragment().is_some() || path.contains(['/', '@']) || url.query().is_some_and(|query| query.contains('@')) {
-        return Err(format!("the URL has a character in the wrong place; {ENCODE}"));
+    if url.fragment().is_some()
+        || path.contains(['/', '@'])
+        || url.query().is_some_and(|query| query.contains('@'))
+    {
+        return Err(format!(
+            "the URL has a character in the wrong place; {ENCODE}"
+        ));
     }
     let mut given = Given {
-        host: decoded(url.host_str().unwrap_or_default().trim_matches(['[', ']']), faults),
+        host: decoded(
+            url.host_str().unwrap_or_default().trim_matches(['[', ']']),
+            faults,
+        ),
         port: url.port().map(|port| port.to_string()),
         user: decoded(url.username(), faults),
         password: decoded(url.password().unwrap_or_default(), faults),
@@ -362,7 +429,12 @@ fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, String> {
         ..Given::default()
     };
     let mut has_password = false;
-    for pair in url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+    for pair in url
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+    {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = decoded(value, faults);
         match name {
@@ -384,7 +456,9 @@ fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, String> {
             "require_auth" => given.require_auth = value,
             "passfile" => given.passfile = value,
             "application_name" => given.application_name = value,
-            "fallback_application_name" => given.application_name = given.application_name.or(value),
+            "fallback_application_name" => {
+                given.application_name = given.application_name.or(value)
+            }
             "options" => given.options = value.unwrap_or_default(),
             "connect_timeout" => given.connect_timeout = value,
             known if parameters::KNOWN.contains(&known) => {
@@ -394,8 +468,9 @@ fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, String> {
                     given.keepalives = Some(value);
                 }
             }
-            // What follows the password may be the rest of it, so it is not quoted.
-            _ if has_password => faults.push("an unknown parameter follows password; write & in a password as %26".into()),
+            // The rest may belong to the password, so it is not quoted.
+            _ if has_password => faults
+                .push("an unknown parameter follows password; write & in a password as %26".into()),
             unknown => faults.push(parameters::unknown(unknown)),
         }
     }
@@ -413,7 +488,11 @@ fn decoded(text: &str, faults: &mut Vec<String>) -> Option<String> {
 }
 
 impl Given {
-    fn into_settings(mut self, faults: &mut Vec<String>, default_passfile: Option<&Path>) -> Settings {
+    fn into_settings(
+        mut self,
+        faults: &mut Vec<String>,
+        default_passfile: Option<&Path>,
+    ) -> Settings {
         let mut settings = self.places(faults);
         self.secure(&mut settings, faults);
         if settings.password.is_none() {
@@ -422,7 +501,7 @@ impl Given {
         settings
     }
 
-    /// What the server may ask for, and how TLS is begun.
+    /// Sets the accepted authentication methods and the start of TLS.
     fn secure(&self, settings: &mut Settings, faults: &mut Vec<String>) {
         let mut fault = |text: String| faults.push(text);
         match self.channel_binding.as_deref().map(ChannelBinding::parse) {
@@ -437,15 +516,24 @@ impl Given {
         }
         let encrypts = settings.ssl_mode != SslMode::Disable && settings.socket_dir.is_none();
         if settings.channel_binding == ChannelBinding::Require && !encrypts {
-            fault("channel_binding=require needs TLS, which sslmode=disable and a Unix socket exclude".into());
+            fault(
+                "channel_binding=require needs TLS, which sslmode=disable and a Unix socket \
+                 exclude"
+                    .into(),
+            );
         }
         match self.ssl_negotiation.as_deref() {
             None | Some("postgres") => {}
             Some("direct") if matches!(settings.ssl_mode, SslMode::Disable | SslMode::Prefer) => {
-                fault(format!("sslnegotiation=direct needs sslmode=require or stronger, not {}", settings.ssl_mode.name()));
+                fault(format!(
+                    "sslnegotiation=direct needs sslmode=require or stronger, not {}",
+                    settings.ssl_mode.name()
+                ));
             }
             Some("direct") => settings.ssl_negotiation = SslNegotiation::Direct,
-            Some(other) => fault(format!("sslnegotiation is {other:?}; use postgres or direct")),
+            Some(other) => fault(format!(
+                "sslnegotiation is {other:?}; use postgres or direct"
+            )),
         }
         match self.ssl_sni.as_deref() {
             None | Some("1") => {}
@@ -455,10 +543,26 @@ impl Given {
         settings.keepalives = self.keepalives.as_deref() != Some("0");
     }
 
-    /// The password from the password file. A file that was not asked for and cannot be used is passed over.
-    fn filed_password(&self, settings: &Settings, faults: &mut Vec<String>, default: Option<&Path>) -> Option<String> {
-        let (host, port, database, user) = (&*settings.host, settings.port, &*settings.database, &*settings.user);
-        let wanted = passfile::Wanted { host, port, database, user };
+    /// Returns the password from the password file. A file that other accounts may access is an
+    /// error if the URL or the environment names it, and is ignored otherwise.
+    fn filed_password(
+        &self,
+        settings: &Settings,
+        faults: &mut Vec<String>,
+        default: Option<&Path>,
+    ) -> Option<String> {
+        let (host, port, database, user) = (
+            &*settings.host,
+            settings.port,
+            &*settings.database,
+            &*settings.user,
+        );
+        let wanted = passfile::Wanted {
+            host,
+            port,
+            database,
+            user,
+        };
         match &self.passfile {
             None => default.and_then(|file| passfile::lookup(file, wanted).ok()?),
             Some(file) => passfile::lookup(Path::new(file), wanted).unwrap_or_else(|text| {
@@ -468,22 +572,40 @@ impl Given {
         }
     }
 
-    /// Where the database is, and how the connection is encrypted.
+    /// Sets the address of the database and the encryption of the connection.
     fn places(&mut self, faults: &mut Vec<String>) -> Settings {
         let mut fault = |text: String| faults.push(text);
-        // sqlx's choice where nothing is said: the machine's socket directory if a server listens there, and the account's name.
+        // sqlx's defaults: the machine's socket directory if a server listens there, and the
+        // account's name.
         let otherwise = PgConnectOptions::new_without_pgpass();
-        let host = self.host.take().unwrap_or_else(|| otherwise.get_host().to_owned());
+        let host = self
+            .host
+            .take()
+            .unwrap_or_else(|| otherwise.get_host().to_owned());
         if host.contains(',') {
-            fault("several hosts are not supported; name the one that is the primary, or a name that follows it".into());
+            fault(
+                "several hosts are not supported; use the host of the primary, or a name that \
+                 follows the primary"
+                    .into(),
+            );
         }
-        let port = self.port.as_deref().map_or(Ok(5432), str::parse::<u16>).ok().filter(|port| *port > 0).unwrap_or_else(|| {
-            fault("the port is not a number between 1 and 65535".into());
-            5432
-        });
-        let user = self.user.take().unwrap_or_else(|| otherwise.get_username().to_owned());
+        let port = self
+            .port
+            .as_deref()
+            .map_or(Ok(5432), str::parse::<u16>)
+            .ok()
+            .filter(|port| *port > 0)
+            .unwrap_or_else(|| {
+                fault("the port is not a number between 1 and 65535".into());
+                5432
+            });
+        let user = self
+            .user
+            .take()
+            .unwrap_or_else(|| otherwise.get_username().to_owned());
         let system_roots = self.ssl_root_cert.as_deref() == Some("system");
-        // As libpq does: trusting every public authority makes sense only when the host name is checked too.
+        // As in libpq: trusting every public authority is safe only if the host name is verified
+        // too.
         let ssl_mode = match self.ssl_mode.as_deref() {
             None if system_roots => SslMode::VerifyFull,
             None => SslMode::Prefer,
@@ -493,9 +615,12 @@ impl Given {
             }),
         };
         if system_roots && ssl_mode != SslMode::VerifyFull {
-            fault(format!("sslrootcert=system needs sslmode=verify-full, not {}", ssl_mode.name()));
+            fault(format!(
+                "sslrootcert=system needs sslmode=verify-full, not {}",
+                ssl_mode.name()
+            ));
         }
-        // As libpq does: who names the authority wants it checked.
+        // As in libpq: with a root certificate, `require` verifies the authority.
         let ssl_mode = match ssl_mode {
             SslMode::Require if self.ssl_root_cert.is_some() => SslMode::VerifyCa,
             mode => mode,
@@ -526,13 +651,21 @@ impl Given {
         });
         Settings {
             socket_dir: host.starts_with('/').then(|| PathBuf::from(&host)),
-            host: if host.starts_with('/') { "localhost".into() } else { host },
+            host: if host.starts_with('/') {
+                "localhost".into()
+            } else {
+                host
+            },
             port,
             database: self.database.take().unwrap_or_else(|| user.clone()),
             user,
             password: self.password.take(),
             ssl_mode,
-            ssl_root_cert: self.ssl_root_cert.take().filter(|_| !system_roots).map(PathBuf::from),
+            ssl_root_cert: self
+                .ssl_root_cert
+                .take()
+                .filter(|_| !system_roots)
+                .map(PathBuf::from),
             ssl_client_identity,
             ssl_negotiation: SslNegotiation::default(),
             ssl_sni: true,
@@ -546,7 +679,8 @@ impl Given {
     }
 }
 
-/// Reads `-c name=value --name=value`, with `\` before a space that belongs to the value, as the server does.
+/// Parses `-c name=value --name=value`, where `\` precedes a space that belongs to the value, as
+/// the server does.
 fn session_options(text: &str) -> Result<Vec<(String, String)>, String> {
     let mut words = vec![String::new()];
     let mut characters = text.chars();
@@ -564,11 +698,13 @@ fn session_options(text: &str) -> Result<Vec<(String, String)>, String> {
         let assignment = match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
             Some("") => words.next().unwrap_or_default(),
             Some(rest) => rest.to_owned(),
-            // Neon's, for clients that send no host name by TLS.
+            // A Neon option for clients that do not send a host name in TLS.
             None if word.starts_with("endpoint=") || word.starts_with("project=") => continue,
             None => return Err("options is not of the form -c name=value".into()),
         };
-        let (name, value) = assignment.split_once('=').ok_or("options is not of the form -c name=value")?;
+        let (name, value) = assignment
+            .split_once('=')
+            .ok_or("options is not of the form -c name=value")?;
         options.push((name.replace('-', "_"), value.to_owned()));
     }
     Ok(options)

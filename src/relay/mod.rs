@@ -1,53 +1,41 @@
-//! OUT: from a committed transaction to a Kafka topic.
+//! The relay: the path of events from committed transactions to Kafka topics.
 //!
 //! ```text
-//! drive: source (table | wal) ──▶ forward: route ─▶ envelope ──▶ sink ──▶ books: what is safe ──▶ ledger, slot
+//! supervisor: one session after the other
+//!   leadership ─▶ startup ─▶ source (table | log | parked) ─▶ row ─▶ pipeline ─▶ sink ─▶ Kafka
+//!                                                             routing ─┘  │
+//!               position topic, Postgres, slot ◀─ checkpoint ◀────────────┘
 //! ```
 //!
-//! `run` supervises sessions, `carried` is the state that one session leaves to the next, `pooler` sees that they are the relay's own, `lease` says which relay of a name works, `resume` decides where it
-//! goes on, `position_topic` reads the positions that Kafka has, `preflight` whether a relay may start, `continuity` whether this is still the same database, `names` what its objects are called, `drive` which source is read, `slot` makes the log follow the outbox, `leave` what a relay that ends leaves in it, `ledger` is
-//! the relay's row in Postgres, `parked` what cannot be delivered and waits.
-//! `debezium` is all that a table made for Debezium needs instead. `retention` deletes what every relay has published, `scheduled` moves events to the outbox when they are due. `operator` is what a
-//! person does with relays by commands. `position`, `route` and the row decoder are pure.
+//! | folder | content |
+//! |---|---|
+//! | `supervisor` | sessions, the back-off between them, and the state passed between them |
+//! | `leadership` | the lease, and the relay's row in Postgres |
+//! | `startup` | conditions of a start, and the start position |
+//! | `source` | the table, the log and released events, and the choice between them |
+//! | `row` | decoding of the outbox's rows. Pure |
+//! | `pipeline` | publishing with back-pressure, and checkpoints |
+//! | `routing` | the topic of an event. Pure |
+//! | `sink` | producers and transactions |
+//! | `parked` | undeliverable events and the events behind them |
+//! | `position` | the position of a relay. Pure |
+//! | `maintenance` | retention and scheduled events |
+//! | `monitor` | stalls, readiness, metrics |
 
-mod access;
-mod books;
-mod carried;
-pub(crate) mod clock;
-mod continuity;
-mod debezium;
-mod drive;
 mod error;
-mod forward;
-mod holder;
-mod lease;
-mod leave;
-mod ledger;
-mod names;
-mod observe;
-#[cfg(feature = "cli")]
-pub(crate) mod operator;
+pub(crate) mod leadership;
+pub(crate) mod maintenance;
+mod monitor;
 mod options;
 mod parked;
-mod pooler;
-mod position;
-mod position_topic;
-mod preflight;
-mod pulse;
-mod readiness;
-mod resume;
-mod retention;
-mod rewrite;
-mod route;
-mod run;
-mod scheduled;
-mod server;
+pub(crate) mod pipeline;
+pub(crate) mod position;
+mod routing;
+mod row;
 mod sink;
-mod slot;
 mod source;
-pub(crate) mod transaction_timeout;
-mod watchdog;
-mod watched;
+pub(crate) mod startup;
+mod supervisor;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use {
@@ -56,19 +44,25 @@ pub(crate) use {
 };
 
 pub use crate::kafka::EnvelopeFormat;
-#[cfg(feature = "cli")]
-pub(crate) use debezium::ADDITIONAL_MAX;
-pub use debezium::{AdditionalColumn, DebeziumOutbox, ExistingRows, HandOver, Offset, OffsetError, OutboxField, OutboxRows, Placement};
 pub use error::RelayError;
 #[cfg(feature = "cli")]
-pub(crate) use holder::{Holder, holder};
-pub use observe::{Check, CheckState, Observer};
-pub use options::{Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicLimits, TopicOptions, UndeliverableOptions};
+pub(crate) use leadership::holder::{Holder, holder};
+pub use maintenance::retention::RetentionOptions;
+pub use monitor::metrics::{Check, CheckState, RelayMetrics};
+#[cfg(feature = "cli")]
+pub(crate) use options::debezium::ADDITIONAL_MAX;
+pub use options::debezium::{
+    AdditionalColumn, DebeziumOutbox, ExistingRows, HandOver, OutboxField, OutboxRows, Placement,
+};
+pub use options::{
+    Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicLimits, TopicOptions,
+    UndeliverableOptions,
+};
 #[cfg(feature = "cli")]
 pub(crate) use options::{is_dead_letter_topic, is_relay_name};
+pub use routing::rewrite::{RewriteError, TopicRewrite};
+pub use routing::template::{TemplateError, TopicTemplate};
+pub use source::connector_handover::{Offset, OffsetError};
 #[cfg(feature = "cli")]
-pub(crate) use preflight::{Condition, Level, examine_all, examine_positions};
-pub use retention::RetentionOptions;
-pub use rewrite::{RewriteError, TopicRewrite};
-pub use route::{TemplateError, TopicTemplate};
-pub use run::Relay;
+pub(crate) use startup::preflight::{Condition, Level, examine_all, examine_positions};
+pub use supervisor::Relay;

@@ -1,36 +1,39 @@
-//! What a relay is told: every option with its default and the reason for it.
+//! Options of a relay, each with its default and the reason for it.
+
+pub(crate) mod debezium;
 
 use std::time::Duration;
 
 use super::RetentionOptions;
 use crate::kafka::EnvelopeFormat;
 
-/// Where events are read from.
+/// Source of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SourceKind {
-    /// The log at its head, the table while behind: the table is twice as fast then and costs the server less. The table alone where there is no
-    /// logical replication.
+    /// The log at its head, and the table while the relay is behind. The table is then twice as
+    /// fast and costs the server less. Without logical replication, only the table.
     Auto,
-    /// The write-ahead log (logical replication), in commit order. What the log does not hold (before the first start, after a lost slot)
-    /// comes from the table.
+    /// The write-ahead log (logical replication), in commit order. Events that the log does not
+    /// contain (before the first start, after a lost slot) come from the table.
     Wal,
-    /// The table alone: needs no logical replication and no slot.
+    /// Only the table. Needs neither logical replication nor a slot.
     Poll,
 }
 
-/// What a consumer may see twice.
+/// Delivery guarantee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Delivery {
-    /// Nothing, with `isolation.level=read_committed`: events and position are committed to Kafka together.
+    /// Consumers with `isolation.level=read_committed` see each event once: events and position are
+    /// committed to Kafka together.
     ExactlyOnce,
-    /// What was in flight when the relay died is sent again.
+    /// Events in flight at the end of a relay may be sent again.
     AtLeastOnce,
 }
 
 impl Delivery {
-    /// The word for it.
+    /// Returns the name of the guarantee in the configuration.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::ExactlyOnce => "exactly-once",
@@ -39,7 +42,7 @@ impl Delivery {
     }
 }
 
-/// Whether and how the relay creates topics.
+/// Creation of topics by the relay.
 #[derive(Clone, Debug)]
 pub struct TopicOptions {
     /// Create a topic when its first event arrives.
@@ -50,50 +53,59 @@ pub struct TopicOptions {
     pub replication: Option<i32>,
 }
 
-/// How long topics that cannot be used are waited for, and how many are created.
+/// Limits for topics that cannot be used and for the creation of topics.
 #[derive(Clone, Copy, Debug)]
 pub struct TopicLimits {
-    /// How long a topic that is missing, forbidden or otherwise unusable is a reason against readiness. Its events are set aside at once
-    /// and follow in order when it can be used; after this time they count as parked. A minute is more than a deployment needs that
-    /// creates topic and ACL beside the relay, and half of it is soon enough for an alarm.
+    /// Time for which a missing, forbidden or otherwise unusable topic makes the relay not ready.
+    /// The relay sets the topic's events aside at once, and publishes them in order when the topic
+    /// becomes usable. After this time the events count as parked. Defaults to 30 s: a deployment
+    /// that creates the topic and its ACL beside the relay takes less than a minute, and half a
+    /// minute is soon enough for an alert.
     pub give_up_after: Duration,
-    /// Most topics that are created in a minute. Types are data: one insert with an id in place of a type would fill the cluster
-    /// otherwise. A hundred are more than a service has, and take the broker ten seconds.
+    /// Maximum number of topics created per minute. Types are data: inserts with an id in place of
+    /// a type would otherwise fill the cluster with topics. Defaults to 100, which is more than a
+    /// service uses; the broker needs ten seconds to create them.
     pub create_max_per_minute: u32,
 }
 
 impl Default for TopicLimits {
     fn default() -> Self {
-        Self { give_up_after: Duration::from_secs(30), create_max_per_minute: 100 }
+        Self {
+            give_up_after: Duration::from_secs(30),
+            create_max_per_minute: 100,
+        }
     }
 }
 
-/// What becomes of an event that can never be delivered: no topic can have its name, it is larger than a record may be, or the broker refuses it
-/// for good.
+/// Policy for an event that can never be delivered: its topic name is invalid, it exceeds the
+/// maximum record size, or the broker refuses it permanently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnUndeliverable {
-    /// It waits, with every later event of its aggregate, until somebody decides; other aggregates go on. Not for a Debezium table: nothing
-    /// keeps its rows.
+    /// The event and every later event of its aggregate wait for an operator's decision. Other
+    /// aggregates continue. Not available for a Debezium table, whose rows may be deleted at any
+    /// time.
     Park,
-    /// It goes to a topic of dead letters with the reason; its aggregate goes on without it.
+    /// The event goes to a dead letter topic with the reason. Its aggregate continues without it.
     DeadLetter,
-    /// The relay stops before it.
+    /// The relay stops before the event.
     Stop,
 }
 
-/// What becomes of events that cannot be delivered, and how many may wait.
+/// Handling of events that cannot be delivered, and limits on waiting events.
 #[derive(Clone, Debug)]
 pub struct UndeliverableOptions {
-    /// What becomes of one.
+    /// The policy.
     pub policy: OnUndeliverable,
-    /// The topic of dead letters: text, with `{topic}` for the one the event was for.
+    /// Name of the dead letter topic. `{topic}` stands for the topic of the event.
     pub dead_letter_topic: String,
-    /// Most events of one aggregate that are listed one by one. Those after them are parked as one range of the outbox.
+    /// Maximum number of events of one aggregate that are listed one by one. Later events are
+    /// parked as one range of the outbox.
     pub parked_per_aggregate_max: usize,
-    /// Most events and ranges that are parked in all, without those that wait for a topic. The relay reads no further before there is
-    /// room, and is not ready: so many are no single bad event. From half of it on what waits behind another event is part of a range.
-    /// Bounds memory: at most a key and 100 bytes each.
+    /// Maximum number of parked events and ranges in total, without those that wait for a topic. At
+    /// the limit, the relay stops reading and is not ready, because the cause is then unlikely to
+    /// be a single bad event. Above half of the limit, events behind an undeliverable event become
+    /// part of a range. Bounds memory: at most a key and 100 bytes each.
     pub parked_max: usize,
 }
 
@@ -108,10 +120,11 @@ impl Default for UndeliverableOptions {
     }
 }
 
-/// Everything a relay is told.
+/// Options of a relay.
 #[derive(Clone)]
 pub struct RelayOptions {
-    /// The relay's name: its slot, its lease and its row in `tidings.relay` carry it. Lower case letters, digits, underscore, at most 40.
+    /// Name of the relay, used for its slot, its lease and its row in `tidings.relay`. At most 40
+    /// lower case letters, digits and underscores.
     pub name: String,
     /// The database that holds the outbox.
     pub database: crate::postgres::Settings,
@@ -119,84 +132,112 @@ pub struct RelayOptions {
     pub kafka: crate::kafka::Settings,
     /// The schema of the outbox.
     pub schema: String,
-    /// The outbox is a table that was made for Debezium's EventRouter; `tidings.outbox` unless given. Events that cannot
-    /// be delivered are not parked then: choose another policy in `undeliverable`.
+    /// A table for Debezium's EventRouter that serves as the outbox. Defaults to `tidings.outbox`.
+    /// Undeliverable events of such a table are not parked: choose another policy in
+    /// `undeliverable`.
     pub debezium: Option<super::DebeziumOutbox>,
-    /// Where events are read from.
+    /// Source of events.
     pub source: SourceKind,
-    /// What a consumer may see twice.
+    /// Delivery guarantee.
     pub delivery: Delivery,
-    /// How an event becomes a record.
+    /// Format of records.
     pub envelope: EnvelopeFormat,
-    /// The topic of an event whose row names none: a template over `{aggregatetype}` and `{type}`.
+    /// Topic template over `{aggregatetype}` and `{type}`, for events whose row names no topic.
     pub topic: String,
-    /// The topic is this rewriting of the aggregate type, and not the template.
+    /// Rewrite rule that derives the topic from the aggregate type. Replaces the template.
     pub topic_rewrite: Option<super::TopicRewrite>,
-    /// `ce_source` of every record: who these events come from, a URI reference. If it is empty, it is `/tidings/<database>`, or
-    /// `/tidings` for a relay that has published under that name before the database became part of it.
+    /// `ce_source` of every record, a URI reference that identifies the origin of the events. If it
+    /// is empty, the relay uses `/tidings/<database>`, or `/tidings` if it already published under
+    /// that name in an earlier version.
     pub event_source: String,
-    /// Whether and how topics are created.
+    /// Creation of topics.
     pub topics: TopicOptions,
-    /// How long topics are waited for, and how many are created.
+    /// Limits for unusable topics and for the creation of topics.
     pub topic_limits: TopicLimits,
-    /// What becomes of events that cannot be delivered.
+    /// Handling of events that cannot be delivered.
     pub undeliverable: UndeliverableOptions,
-    /// What is kept of the published events.
+    /// Retention of published events.
     pub retention: RetentionOptions,
-    /// How long SIGTERM waits for what is in flight.
+    /// Maximum time for which SIGTERM waits for events in flight.
     pub shutdown_grace: Duration,
-    /// How long events may be pending without an acknowledgement before the relay is not ready and warns. Longer than the
-    /// election of a partition leader, shorter than two failed probes of an orchestrator (every 10 s by default).
+    /// Time for which events may be pending without an acknowledgement. After it, the relay is not
+    /// ready and warns. Defaults to 15 s: longer than the election of a partition leader, and
+    /// shorter than two failed probes of an orchestrator (every 10 s by default).
     pub stall_after: Duration,
-    /// Most events sent and not yet acknowledged. Bounds memory: about a kilobyte each beside its payload. More than 8,192 was not
-    /// faster against a broker on the same machine; one that is 20 ms away still takes 400,000 a second.
+    /// Maximum number of events that are sent and not yet acknowledged. Bounds memory: about a
+    /// kilobyte each, plus the payload. More than 8,192 was not faster with a broker on the same
+    /// machine. With a broker 20 ms away, 8,192 still allow 400,000 events per second.
     pub in_flight_events_max: usize,
-    /// Most bytes sent and not yet acknowledged. Bounds memory.
+    /// Maximum number of bytes that are sent and not yet acknowledged. Bounds memory.
     pub in_flight_bytes_max: usize,
-    /// The largest record that is sent, bytes. The topic's `max.message.bytes` must allow it.
+    /// Maximum size of a record in bytes. The topic's `max.message.bytes` must allow it.
     pub message_bytes_max: usize,
 }
 
-/// Whether this can be a relay's name: it becomes part of a slot's, for which Postgres allows lower case letters, digits and `_`.
+/// Returns `true` if `name` is a valid relay name. It becomes part of a slot name, where Postgres
+/// allows lower case letters, digits and `_`.
 pub(crate) fn is_relay_name(name: &str) -> bool {
-    (1..=40).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+    (1..=40).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
-/// Whether dead letters can go there: with a topic's name for `{topic}` it must be the name of another topic.
+/// Returns `true` if the template yields valid dead letter topics: with a topic's name for
+/// `{topic}`, the result must be a valid name of another topic.
 pub(crate) fn is_dead_letter_topic(template: &str) -> bool {
     let sample = template.replace("{topic}", "t");
-    template != "{topic}" && crate::event::check_topic_name(&sample).is_ok() && !crate::event::is_reserved_topic(&sample)
+    template != "{topic}"
+        && crate::event::check_topic_name(&sample).is_ok()
+        && !crate::event::is_reserved_topic(&sample)
 }
 
-/// The source of events of a database, if nothing else is configured.
+/// Returns the default event source of a database.
 pub(super) fn default_event_source(database: &str) -> String {
     use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-    /// What a segment of a URI's path has as it is (RFC 3986, unreserved characters).
-    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-    format!("{SOURCE_BEFORE_DATABASES}/{}", utf8_percent_encode(database, ENCODED))
+    /// Characters to encode in a segment of a URI's path: all but the unreserved ones (RFC 3986).
+    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+    format!(
+        "{SOURCE_BEFORE_DATABASES}/{}",
+        utf8_percent_encode(database, ENCODED)
+    )
 }
 
-/// The default from before the database became part of it.
+/// The default of versions that did not include the database.
 pub(super) const SOURCE_BEFORE_DATABASES: &str = "/tidings";
 
 impl RelayOptions {
-    /// The table that events are read from: schema and name.
+    /// Returns the schema and the name of the table that events are read from.
     pub(super) fn table(&self) -> (&str, &str) {
-        self.debezium.as_ref().map_or((&self.schema, "outbox"), |outbox| (&outbox.schema, &outbox.table))
+        self.debezium
+            .as_ref()
+            .map_or((&self.schema, "outbox"), |outbox| {
+                (&outbox.schema, &outbox.table)
+            })
     }
 
-    /// The same for SQL, in quotes.
+    /// Returns the same table as a quoted SQL identifier.
     pub(super) fn quoted_table(&self) -> String {
         let (schema, table) = self.table();
-        format!("\"{}\".\"{}\"", schema.replace('"', "\"\""), table.replace('"', "\"\""))
+        format!(
+            "\"{}\".\"{}\"",
+            schema.replace('"', "\"\""),
+            table.replace('"', "\"\"")
+        )
     }
 
-    /// The publication that the operator names, instead of the relay's own.
+    /// Returns the publication that the operator configured instead of the relay's own.
     pub(super) fn configured_publication(&self) -> Option<&str> {
-        self.debezium.as_ref().and_then(|outbox| outbox.publication.as_deref())
+        self.debezium
+            .as_ref()
+            .and_then(|outbox| outbox.publication.as_deref())
     }
 
-    /// The defaults for this database and these brokers.
+    /// Returns the default options for this database and these brokers.
     pub fn new(database: crate::postgres::Settings, kafka: crate::kafka::Settings) -> Self {
         Self {
             name: "tidings".into(),
@@ -210,7 +251,11 @@ impl RelayOptions {
             topic: "{aggregatetype}".into(),
             topic_rewrite: None,
             event_source: String::new(),
-            topics: TopicOptions { create: false, partitions: None, replication: None },
+            topics: TopicOptions {
+                create: false,
+                partitions: None,
+                replication: None,
+            },
             topic_limits: TopicLimits::default(),
             undeliverable: UndeliverableOptions::default(),
             retention: RetentionOptions::default(),
@@ -229,9 +274,12 @@ mod tests {
 
     #[test]
     fn the_default_source_names_the_database() {
-        for (database, source) in
-            [("shop", "/tidings/shop"), ("Shop 2", "/tidings/Shop%202"), ("a/b", "/tidings/a%2Fb"), ("ä", "/tidings/%C3%A4")]
-        {
+        for (database, source) in [
+            ("shop", "/tidings/shop"),
+            ("Shop 2", "/tidings/Shop%202"),
+            ("a/b", "/tidings/a%2Fb"),
+            ("ä", "/tidings/%C3%A4"),
+        ] {
             assert_eq!(default_event_source(database), source);
         }
     }

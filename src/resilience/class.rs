@@ -1,4 +1,4 @@
-//! What an outcome means: decided in one place, for the retry and for the circuit breaker.
+//! Classification of outcomes, shared by the retry and the circuit breaker.
 
 use std::any::Any;
 use std::error::Error;
@@ -9,49 +9,61 @@ use tower::BoxError;
 use super::bulkhead::BulkheadError;
 use super::circuit_breaker::CircuitOpen;
 
-/// What the outcome of a call means.
+/// Meaning of a call's outcome.
 ///
-/// | class | a retry | a circuit breaker |
+/// | class | retry | circuit breaker |
 /// |---|---|---|
-/// | [`Success`](Self::Success) | is done | counts a success |
-/// | [`Transient`](Self::Transient) | tries again after its backoff | counts a failure |
-/// | [`RateLimited`](Self::RateLimited) | tries again, not before `retry_after` | counts neither: busy is not broken |
-/// | [`Permanent`](Self::Permanent) | gives up | counts a success: whoever refuses a request is there |
-/// | [`Rejected`](Self::Rejected) | gives up | counts neither: nobody was asked |
+/// | [`Success`](Self::Success) | ends | counts a success |
+/// | [`Transient`](Self::Transient) | retries after its backoff | counts a failure |
+/// | [`RateLimited`](Self::RateLimited) | retries, not before `retry_after` | counts neither (1) |
+/// | [`Permanent`](Self::Permanent) | gives up | counts a success (2) |
+/// | [`Rejected`](Self::Rejected) | gives up | counts neither (3) |
+///
+/// 1. A busy dependency is not a broken one.
+/// 2. A dependency that refuses a request is available.
+/// 3. The dependency was not called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Class {
-    /// What was asked for was done.
+    /// The request was carried out.
     Success,
-    /// The same request may succeed later: a refused connection, a timeout, a 503, a serialization failure.
+    /// The same request may succeed later: a refused connection, a timeout, a 503, a serialization
+    /// failure.
     #[doc(alias = "retryable")]
     Transient,
-    /// Asked too often; `retry_after` from now it may be asked again (HTTP 429).
+    /// Too many requests (HTTP 429). The request may be repeated after `retry_after`.
     RateLimited {
-        /// How long to leave the other side alone. Zero if it did not say.
+        /// Time to wait before the next request. Zero if the dependency did not specify it.
         retry_after: Duration,
     },
-    /// The same request will fail in the same way: a 400, a constraint violated.
+    /// The same request will fail in the same way: an HTTP 400, a violated constraint.
     Permanent,
-    /// Turned away on this side, by a circuit breaker or a bulkhead. Recognised by itself: no classifier needs to name it.
+    /// Rejected on the caller's side, by a circuit breaker or a bulkhead. The layers recognize
+    /// these errors themselves, so a classifier need not handle them.
     Rejected,
 }
 
-/// Says what an outcome means. A closure does: `|outcome: Result<&Response, &MyError>| match outcome { … }`.
+/// Classifies outcomes. A closure implements it:
+/// `|outcome: Result<&Response, &MyError>| match outcome { … }`.
 ///
-/// It is not asked about [`CircuitOpen`] and [`BulkheadError`], bare or in a [`BoxError`]: those are [`Class::Rejected`].
+/// It is not called for [`CircuitOpen`] and [`BulkheadError`], neither bare nor in a [`BoxError`].
+/// They are always [`Class::Rejected`].
 pub trait Classify<Response, Error> {
-    /// What this outcome means.
+    /// Returns the class of this outcome.
     fn classify(&self, outcome: Result<&Response, &Error>) -> Class;
 }
 
-/// Takes every error for transient and every response for a success. Right where nothing more is known of the errors, and
-/// wasteful where some of them are permanent.
+/// Classifies every error as transient and every response as a success. It is suitable if nothing
+/// is known about the errors, and wasteful if some of them are permanent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EveryError;
 
-/// The class of an outcome, the rejections of the layers below recognised first.
-pub(super) fn class_of<Response, E: 'static>(classify: &impl Classify<Response, E>, outcome: &Result<Response, E>) -> Class {
+/// Returns the class of an outcome. Recognizes rejections of the layers below before it calls the
+/// classifier.
+pub(super) fn class_of<Response, E: 'static>(
+    classify: &impl Classify<Response, E>,
+    outcome: &Result<Response, E>,
+) -> Class {
     match outcome {
         Err(error) if is_rejection(error) => Class::Rejected,
         outcome => classify.classify(outcome.as_ref()),
@@ -86,7 +98,11 @@ where
 
 impl<Response, Error> Classify<Response, Error> for EveryError {
     fn classify(&self, outcome: Result<&Response, &Error>) -> Class {
-        if outcome.is_ok() { Class::Success } else { Class::Transient }
+        if outcome.is_ok() {
+            Class::Success
+        } else {
+            Class::Transient
+        }
     }
 }
 
@@ -95,7 +111,10 @@ mod tests {
     use super::*;
 
     fn open() -> CircuitOpen {
-        CircuitOpen { name: "stock".into(), retry_after: Duration::from_secs(3) }
+        CircuitOpen {
+            name: "stock".into(),
+            retry_after: Duration::from_secs(3),
+        }
     }
 
     #[derive(Debug, thiserror::Error)]
@@ -105,11 +124,17 @@ mod tests {
     #[test]
     fn a_rejection_is_recognised_bare_boxed_and_as_a_cause() {
         let boxed = |error: BoxError| class_of(&EveryError, &Err::<(), BoxError>(error));
-        assert_eq!(class_of(&EveryError, &Err::<(), _>(open())), Class::Rejected);
+        assert_eq!(
+            class_of(&EveryError, &Err::<(), _>(open())),
+            Class::Rejected
+        );
         assert_eq!(boxed(open().into()), Class::Rejected);
         assert_eq!(boxed(Reserving(open()).into()), Class::Rejected);
         assert_eq!(boxed("connection refused".into()), Class::Transient);
-        assert_eq!(class_of(&EveryError, &Ok::<_, BoxError>(())), Class::Success);
+        assert_eq!(
+            class_of(&EveryError, &Ok::<_, BoxError>(())),
+            Class::Success
+        );
     }
 
     #[test]

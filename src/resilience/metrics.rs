@@ -1,4 +1,4 @@
-//! What breakers and bulkheads count, for a `prometheus-client` registry.
+//! Metrics of breakers and bulkheads for a `prometheus-client` registry.
 
 use std::fmt;
 
@@ -12,15 +12,17 @@ use prometheus_client::registry::Registry;
 use super::bulkhead::Bulkhead;
 use super::circuit_breaker::{CircuitBreaker, State};
 
-/// The metrics of these breakers and bulkheads, read when they are asked for.
+/// Metrics of the added breakers and bulkheads, read at each scrape.
 ///
 /// | metric | type | meaning |
 /// |---|---|---|
-/// | `circuit_breaker_state{name, state}` | gauge | 1 for the state it is in, 0 for the others |
-/// | `circuit_breaker_calls_total{name, outcome}` | counter | `succeeded`, `failed`, `ignored`, `rejected` |
-/// | `circuit_breaker_transitions_total{name, to}` | counter | times it came to be `open`, `half-open`, `closed` |
-/// | `bulkhead_running{name}`, `bulkhead_waiting{name}` | gauge | calls |
-/// | `bulkhead_rejected_total{name}` | counter | calls turned away |
+/// | `circuit_breaker_state{name, state}` | gauge | 1 for the current state, 0 for the others |
+/// | `circuit_breaker_calls_total{name, outcome}` | counter | calls by outcome (1) |
+/// | `circuit_breaker_transitions_total{name, to}` | counter | transitions to a state |
+/// | `bulkhead_running{name}`, `bulkhead_waiting{name}` | gauge | running and waiting calls |
+/// | `bulkhead_rejected_total{name}` | counter | rejected calls |
+///
+/// 1. The outcomes are `succeeded`, `failed`, `ignored` and `rejected`.
 ///
 /// # Examples
 ///
@@ -43,21 +45,22 @@ pub struct ResilienceMetrics {
 }
 
 impl ResilienceMetrics {
-    /// Shows this breaker.
+    /// Adds this breaker.
     #[must_use]
     pub fn breaker(mut self, breaker: &CircuitBreaker) -> Self {
         self.breakers.push(breaker.clone());
         self
     }
 
-    /// Shows this bulkhead.
+    /// Adds this bulkhead.
     #[must_use]
     pub fn bulkhead(mut self, bulkhead: &Bulkhead) -> Self {
         self.bulkheads.push(bulkhead.clone());
         self
     }
 
-    /// Adds them to a registry. Once for each registry: metrics of one name belong together.
+    /// Registers the metrics. Call it once per registry, because all metrics of one name must
+    /// belong to the same collector.
     pub fn register(self, registry: &mut Registry) {
         registry.register_collector(Box::new(self));
     }
@@ -67,43 +70,88 @@ impl ResilienceMetrics {
 
 impl Collector for ResilienceMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let mut metric = encoder.encode_descriptor("circuit_breaker_state", "1 for the state it is in", None, MetricType::Gauge)?;
+        let mut metric = encoder.encode_descriptor(
+            "circuit_breaker_state",
+            "1 for the current state",
+            None,
+            MetricType::Gauge,
+        )?;
         for breaker in &self.breakers {
             for state in [State::Closed, State::Open, State::HalfOpen] {
-                let labels = [("name", breaker.name().to_owned()), ("state", state.to_string())];
-                ConstGauge::new(i64::from(breaker.state() == state)).encode(metric.encode_family(&labels)?)?;
+                let labels = [
+                    ("name", breaker.name().to_owned()),
+                    ("state", state.to_string()),
+                ];
+                ConstGauge::new(i64::from(breaker.state() == state))
+                    .encode(metric.encode_family(&labels)?)?;
             }
         }
-        let mut metric = encoder.encode_descriptor("circuit_breaker_calls", "Calls by what came of them", None, MetricType::Counter)?;
+        let mut metric = encoder.encode_descriptor(
+            "circuit_breaker_calls",
+            "Calls by outcome",
+            None,
+            MetricType::Counter,
+        )?;
         for breaker in &self.breakers {
             let counts = breaker.counts();
-            let by_outcome =
-                [("succeeded", counts.succeeded), ("failed", counts.failed), ("ignored", counts.ignored), ("rejected", counts.rejected)];
+            let by_outcome = [
+                ("succeeded", counts.succeeded),
+                ("failed", counts.failed),
+                ("ignored", counts.ignored),
+                ("rejected", counts.rejected),
+            ];
             for (outcome, calls) in by_outcome {
                 let labels = [("name", breaker.name()), ("outcome", outcome)];
                 ConstCounter::new(calls).encode(metric.encode_family(&labels)?)?;
             }
         }
-        let help = "Times it came to be in a state";
-        let mut metric = encoder.encode_descriptor("circuit_breaker_transitions", help, None, MetricType::Counter)?;
+        let help = "Transitions to a state";
+        let mut metric = encoder.encode_descriptor(
+            "circuit_breaker_transitions",
+            help,
+            None,
+            MetricType::Counter,
+        )?;
         for breaker in &self.breakers {
             let counts = breaker.counts();
-            for (to, times) in [(State::Open, counts.opened), (State::HalfOpen, counts.half_opened), (State::Closed, counts.closed)] {
+            for (to, times) in [
+                (State::Open, counts.opened),
+                (State::HalfOpen, counts.half_opened),
+                (State::Closed, counts.closed),
+            ] {
                 let labels = [("name", breaker.name().to_owned()), ("to", to.to_string())];
                 ConstCounter::new(times).encode(metric.encode_family(&labels)?)?;
             }
         }
-        let mut metric = encoder.encode_descriptor("bulkhead_running", "Calls that run", None, MetricType::Gauge)?;
+        let mut metric = encoder.encode_descriptor(
+            "bulkhead_running",
+            "Running calls",
+            None,
+            MetricType::Gauge,
+        )?;
         for bulkhead in &self.bulkheads {
-            ConstGauge::new(bulkhead.running() as i64).encode(metric.encode_family(&[("name", bulkhead.name())])?)?;
+            ConstGauge::new(bulkhead.running() as i64)
+                .encode(metric.encode_family(&[("name", bulkhead.name())])?)?;
         }
-        let mut metric = encoder.encode_descriptor("bulkhead_waiting", "Calls that wait", None, MetricType::Gauge)?;
+        let mut metric = encoder.encode_descriptor(
+            "bulkhead_waiting",
+            "Waiting calls",
+            None,
+            MetricType::Gauge,
+        )?;
         for bulkhead in &self.bulkheads {
-            ConstGauge::new(bulkhead.waiting() as i64).encode(metric.encode_family(&[("name", bulkhead.name())])?)?;
+            ConstGauge::new(bulkhead.waiting() as i64)
+                .encode(metric.encode_family(&[("name", bulkhead.name())])?)?;
         }
-        let mut metric = encoder.encode_descriptor("bulkhead_rejected", "Calls turned away", None, MetricType::Counter)?;
+        let mut metric = encoder.encode_descriptor(
+            "bulkhead_rejected",
+            "Rejected calls",
+            None,
+            MetricType::Counter,
+        )?;
         for bulkhead in &self.bulkheads {
-            ConstCounter::new(bulkhead.rejected()).encode(metric.encode_family(&[("name", bulkhead.name())])?)?;
+            ConstCounter::new(bulkhead.rejected())
+                .encode(metric.encode_family(&[("name", bulkhead.name())])?)?;
         }
         Ok(())
     }
@@ -118,15 +166,21 @@ mod tests {
 
     #[test]
     fn what_was_counted_is_shown_by_name() {
-        let breakers = ["stock", "payment"].map(|name| CircuitBreaker::new(name, CircuitBreakerPolicy::default()));
+        let breakers = ["stock", "payment"]
+            .map(|name| CircuitBreaker::new(name, CircuitBreakerPolicy::default()));
         for _ in 0..5 {
-            breakers[0].admit().expect("it is closed").failed();
+            breakers[0].admit().expect("the circuit is closed").failed();
         }
-        breakers[0].admit().expect_err("it is open");
-        breakers[1].admit().expect("it is closed").succeeded();
+        breakers[0].admit().expect_err("the circuit is open");
+        breakers[1]
+            .admit()
+            .expect("the circuit is closed")
+            .succeeded();
         let bulkhead = Bulkhead::new("stock", BulkheadPolicy::default());
         let mut registry = Registry::default();
-        let metrics = breakers.iter().fold(ResilienceMetrics::default(), ResilienceMetrics::breaker);
+        let metrics = breakers
+            .iter()
+            .fold(ResilienceMetrics::default(), ResilienceMetrics::breaker);
         metrics.bulkhead(&bulkhead).register(&mut registry);
         let mut text = String::new();
         encode(&mut text, &registry).expect("a string takes any text");
@@ -144,7 +198,10 @@ mod tests {
             r#"bulkhead_waiting{name="stock"} 0"#,
             r#"bulkhead_rejected_total{name="stock"} 0"#,
         ] {
-            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+            assert!(
+                text.lines().any(|shown| shown == line),
+                "{line} is missing in\n{text}"
+            );
         }
     }
 }

@@ -1,27 +1,32 @@
-//! What a call to something that can fail needs around it: retry, circuit breaker, bulkhead and timeout, as plain [`tower`] layers.
+//! Resilience patterns for calls that can fail: retry, circuit breaker, bulkhead and timeout, as
+//! plain [`tower`] layers.
 //!
-//! They know neither HTTP nor Kafka: a `tower::Service` is wrapped, be it an HTTP client or an event handler. Time is tokio's, so that a
-//! test with `#[tokio::test(start_paused = true)]` does not wait. tower's own parts are used where they serve ([`timeout`], the machinery
-//! and the budget of [`retry`]); a circuit breaker tower does not have, and its concurrency limit queues without end.
+//! The layers are independent of HTTP and Kafka: they wrap any `tower::Service`, such as an HTTP
+//! client or an event handler. They use tokio's clock, so a test with
+//! `#[tokio::test(start_paused = true)]` does not wait. Parts of tower are reused where they
+//! suffice ([`timeout`], and the machinery and the budget of [`retry`]). tower has no circuit
+//! breaker, and its concurrency limit queues without a bound.
 //!
-//! # The order
+//! # Order
 //!
-//! From the outside in; with `ServiceBuilder` the first layer named is the outermost:
+//! From the outermost layer inwards (in a `ServiceBuilder`, the first layer is the outermost):
 //!
-//! | | layer | why there |
+//! | | layer | reason for its position |
 //! |---|---|---|
-//! | 1 | [`retry`] | each attempt passes everything below; no slot is held and no clock runs while it waits |
-//! | 2 | [`circuit_breaker`] | sees each attempt, timeouts included; while open, nothing below is touched |
-//! | 3 | [`bulkhead`] | a full queue is turned away before the dependency is asked, and does not count against it |
+//! | 1 | [`retry`] | each attempt passes all layers below; a wait holds no slot |
+//! | 2 | [`circuit_breaker`] | sees each attempt, including timeouts; if open, fails it at once |
+//! | 3 | [`bulkhead`] | rejects calls before the dependency is called; the breaker ignores them |
 //! | 4 | [`timeout`] | bounds one attempt, without the wait for a slot |
 //! | | the client or handler | |
 //!
-//! A timeout *outside* the circuit breaker cancels calls before the breaker learns that they hang, and it never opens.
+//! A timeout *outside* the circuit breaker cancels hanging calls before the breaker can count them,
+//! so the breaker never opens.
 //!
 //! ```
 //! use std::time::Duration;
 //! use tidings::resilience::{
-//!     Bulkhead, BulkheadLayer, BulkheadPolicy, CircuitBreaker, CircuitBreakerLayer, CircuitBreakerPolicy, Retry, RetryLayer, TimeoutLayer,
+//!     Bulkhead, BulkheadLayer, BulkheadPolicy, CircuitBreaker, CircuitBreakerLayer,
+//!     CircuitBreakerPolicy, Retry, RetryLayer, TimeoutLayer,
 //! };
 //! use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 //!
@@ -34,16 +39,18 @@
 //!     .layer(CircuitBreakerLayer::new(&breaker))
 //!     .layer(BulkheadLayer::new(&bulkhead))
 //!     .layer(TimeoutLayer::new(Duration::from_secs(2)))
-//!     .service(service_fn(|article: u32| async move { Ok::<_, BoxError>(article * 2) })); // an HTTP client, say
+//!     // for example an HTTP client
+//!     .service(service_fn(|article: u32| async move { Ok::<_, BoxError>(article * 2) }));
 //!
 //! assert_eq!(stock.oneshot(21).await?, 42);
 //! # Ok(()) }
 //! ```
 //!
-//! The breaker and the bulkhead are handles: keep one for each dependency, give it to every client of that dependency, and ask it how it
-//! stands. What an error means to them is said once, by a [`Classify`].
+//! The breaker and the bulkhead are handles. Create one for each dependency, share it between all
+//! clients of that dependency, and read its state and counters from it. A [`Classify`] defines once
+//! how each layer treats an error.
 //!
-//! When to use which, and when not, is in each module and in `docs/patterns.md`.
+//! Each module and `docs/patterns.md` describe when to use a pattern and when not to.
 
 pub mod bulkhead;
 pub mod circuit_breaker;

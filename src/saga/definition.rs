@@ -1,4 +1,4 @@
-//! A saga as its service writes it: the builder.
+//! Builder with which a service defines a saga.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use super::statistics::SagaStatistics;
 use crate::event::{DomainEvent, Envelope, EnvelopeError};
 use crate::subscriber::{HandlerError, Meta, Retry, Tx};
 
-/// What a saga carries from step to step: any serde type.
+/// State that a saga carries from step to step: any serde type.
 pub trait SagaState: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {}
 
 impl<S: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> SagaState for S {}
@@ -23,15 +23,16 @@ impl<S: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> SagaState 
 pub(crate) type Called<S> = Pin<Box<dyn Future<Output = Result<S, HandlerError>> + Send>>;
 pub(crate) type Local<S> = Arc<dyn Fn(S, Tx) -> Called<S> + Send + Sync>;
 type Make<S> = Arc<dyn Fn(&S) -> Result<Envelope, EnvelopeError> + Send + Sync>;
-/// Takes a reply into the state; the reason if it refuses.
+/// Applies a reply to the state. Returns `Some` with the reason if the reply refuses the step.
 type Take<S> = Arc<dyn Fn(&mut S, &Meta) -> Result<Option<String>, HandlerError> + Send + Sync>;
 type Begin<S> = Arc<dyn Fn(&Meta) -> Result<S, HandlerError> + Send + Sync>;
 type Text<S> = Arc<dyn Fn(&S) -> String + Send + Sync>;
 
-/// A saga: a typed state, and the steps that change it. See the [module](crate::saga).
+/// A saga: a typed state and the steps that change it. See the [module](crate::saga).
 ///
-/// What is said behind [`step`](Self::step) is about that step, until the next one. Faults of the whole (two steps of one name, a reply without a command) are reported when the
-/// subscriber starts, all at once.
+/// Methods called after [`step`](Self::step) configure that step, until the next call of `step`.
+/// Errors in the definition (two steps with the same name, a reply without a command) are reported
+/// together when the subscriber starts.
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -94,7 +95,7 @@ pub(super) struct Start<S> {
     pub(super) begin: Begin<S>,
 }
 
-/// Where events of a type are, and what they are called.
+/// Aggregate and event types of a start event or a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kind {
     pub(super) aggregate: &'static str,
@@ -115,7 +116,11 @@ struct Step<S> {
 #[derive(Clone)]
 pub(super) enum Action<S> {
     Nothing,
-    Remote { sends: &'static [&'static str], make: Make<S>, replies: Vec<Reply<S>> },
+    Remote {
+        sends: &'static [&'static str],
+        make: Make<S>,
+        replies: Vec<Reply<S>>,
+    },
     Local(Local<S>),
 }
 
@@ -127,23 +132,27 @@ pub(super) struct Reply<S> {
 
 impl Kind {
     fn of<E: DomainEvent>() -> Self {
-        Self { aggregate: E::AGGREGATE, types: E::TYPES }
+        Self {
+            aggregate: E::AGGREGATE,
+            types: E::TYPES,
+        }
     }
 }
 
 impl<S: SagaState> Saga<S> {
-    /// How long sagas that are completed or compensated can be asked for, unless [`keep`](Self::keep) says otherwise.
+    /// Default of [`keep`](Self::keep).
     pub const KEEP_DEFAULT: Duration = Duration::from_secs(30 * 86_400);
 
-    /// How many sagas that are due a process goes on with at once, unless [`concurrency`](Self::concurrency) says otherwise: so that one slow local step does not keep the others
-    /// waiting, and the timer takes few of the pool's connections.
+    /// Default of [`concurrency`](Self::concurrency). It prevents one slow local step from delaying
+    /// the other sagas, and the timer uses few connections of the pool.
     pub const CONCURRENCY_DEFAULT: usize = 4;
 
-    /// How long a timer that is due waits for replies that are in Kafka already, unless [`wait_for_replies`](Self::wait_for_replies) says
-    /// otherwise: as long as a subscriber needs for the events of some hours.
+    /// Default of [`wait_for_replies`](Self::wait_for_replies). A subscriber handles the events of
+    /// several hours in about this time.
     pub const WAIT_FOR_REPLIES_DEFAULT: Duration = Duration::from_secs(600);
 
-    /// A saga without steps. Its name is stored with each run: renaming it abandons those that run.
+    /// Creates a saga without steps. The name is stored with each run, so renaming a saga abandons
+    /// its open runs.
     pub fn new(name: impl Into<String>) -> Self {
         let name = name.into();
         Self {
@@ -164,156 +173,231 @@ impl<S: SagaState> Saga<S> {
         }
     }
 
-    /// The version of steps and state, 1 otherwise. Raise it when they change: code of an older version then leaves what newer code has written alone, so that both may run
-    /// during a deployment.
+    /// Sets the version of the steps and the state. Defaults to 1.
+    ///
+    /// Raise it when the steps or the state change. Code of an older version does not touch runs
+    /// that newer code has written, so both versions may run during a deployment.
     pub fn version(mut self, version: u32) -> Self {
         self.version = version;
         self
     }
 
-    /// Lifts a state that an older version has stored, told which; otherwise it must still be readable.
+    /// Converts a state that an older version stored. The function receives that version and the
+    /// stored JSON. Without `lift`, the current state type must be able to read older states.
     pub fn lift(mut self, with: impl Fn(u32, Value) -> Value + Send + Sync + 'static) -> Self {
         self.lift = Some(Arc::new(with));
         self
     }
 
-    /// Such an event starts a saga with this state, by the transaction that handles it.
-    pub fn starts_on<E: DomainEvent>(mut self, state: impl Fn(E) -> S + Send + Sync + 'static) -> Self {
-        self.starts.push(Start { kind: Kind::of::<E>(), begin: Arc::new(move |meta| Ok(state(meta.decode()?))) });
+    /// Starts a saga with this state for each event of type `E`, in the transaction that handles
+    /// the event.
+    pub fn starts_on<E: DomainEvent>(
+        mut self,
+        state: impl Fn(E) -> S + Send + Sync + 'static,
+    ) -> Self {
+        self.starts.push(Start {
+            kind: Kind::of::<E>(),
+            begin: Arc::new(move |meta| Ok(state(meta.decode()?))),
+        });
         self
     }
 
-    /// Names the run: of one name and key there is one saga, and a second start is without effect. Otherwise each event, and each call, starts one.
+    /// Sets the key of a run. At most one run exists per name and key, and a second start has no
+    /// effect. Without a key, each event and each call starts a run.
     pub fn key(mut self, key: impl Fn(&S) -> String + Send + Sync + 'static) -> Self {
         self.key = Some(Arc::new(key));
         self
     }
 
-    /// Compensates if the saga has neither ended nor passed its pivot after this long.
+    /// Compensates the saga if it has neither ended nor passed its pivot within `time`.
     pub fn within(mut self, time: Duration) -> Self {
         self.within = Some(time);
         self
     }
 
-    /// Holds this aggregate while it runs: a later saga that locks it, of whatever name, waits until this one has ended. Nothing else is kept from the aggregate; code that shall
-    /// respect the lock asks [`Sagas::holder_of`](super::Sagas::holder_of). A saga that has failed keeps its locks until a person has dealt with it.
-    pub fn locks(mut self, aggregate: impl Into<String>, id: impl Fn(&S) -> String + Send + Sync + 'static) -> Self {
+    /// Locks this aggregate while the saga runs. A later saga of any name that locks the same
+    /// aggregate waits until this one has ended.
+    ///
+    /// The lock applies to sagas only. Other code can respect it by calling
+    /// [`Sagas::holder_of`](super::Sagas::holder_of). A failed saga keeps its locks until an
+    /// operator resolves it.
+    pub fn locks(
+        mut self,
+        aggregate: impl Into<String>,
+        id: impl Fn(&S) -> String + Send + Sync + 'static,
+    ) -> Self {
         self.locks.push((aggregate.into(), Arc::new(id)));
         self
     }
 
-    /// Does not wait for what is locked: a saga that is started by an event then ends as compensated at once, and [`start`](Self::start) fails.
+    /// Refuses to start while another saga holds a lock instead of waiting for the lock. A saga
+    /// started by an event then ends as compensated at once, and [`start`](Self::start) fails.
     pub fn refuse_locked(mut self) -> Self {
         self.refuse_locked = true;
         self
     }
 
-    /// How long sagas that are completed or compensated can be asked for; [`KEEP_DEFAULT`](Self::KEEP_DEFAULT) otherwise. Failed ones stay.
+    /// Sets how long completed and compensated sagas are kept. Failed sagas are kept without limit.
+    /// Defaults to [`KEEP_DEFAULT`](Self::KEEP_DEFAULT).
     pub fn keep(mut self, time: Duration) -> Self {
         self.keep = time;
         self
     }
 
-    /// How many sagas a process goes on with at once because of time: timeouts, retries, those started by code. Each holds a connection of the inbox's pool. 1 at least;
-    /// [`CONCURRENCY_DEFAULT`](Self::CONCURRENCY_DEFAULT) otherwise. Replies are bounded by the subscriber's.
+    /// Sets the maximum number of due sagas that a process continues at once: timeouts, retries,
+    /// and sagas started by code. Each uses one connection of the inbox's pool. The minimum is 1.
+    /// Defaults to [`CONCURRENCY_DEFAULT`](Self::CONCURRENCY_DEFAULT). The subscriber's own
+    /// concurrency limits the handling of replies.
     pub fn concurrency(mut self, sagas: usize) -> Self {
         self.concurrency = sagas.max(1);
         self
     }
 
-    /// How long a timer that is due waits until the subscriber's group has handled the events that the reply topics held when the timer
-    /// was due, and a reply that is parked. So a saga is not undone for a reply that came while its service was away. Defaults to
-    /// [`WAIT_FOR_REPLIES_DEFAULT`](Self::WAIT_FOR_REPLIES_DEFAULT). With zero, timers wait for nothing.
+    /// Sets the maximum time for which a due timer waits for pending replies. The timer waits until
+    /// the subscriber's group has handled the events that the reply topics contained when the timer
+    /// became due, and while a reply to the saga is parked. A saga is therefore not undone because
+    /// of a reply that arrived while its service was down. With zero, timers do not wait. Defaults
+    /// to [`WAIT_FOR_REPLIES_DEFAULT`](Self::WAIT_FOR_REPLIES_DEFAULT).
     ///
-    /// The timers that wait are those of steps that have sent a command: its time-out, its next attempt, and the time of the whole.
+    /// Only the timers of steps that have sent a command wait: the reply timeout, the next attempt,
+    /// and the time limit of the whole saga.
     pub fn wait_for_replies(mut self, at_most: Duration) -> Self {
         self.wait_for_replies = at_most;
         self
     }
 
-    /// What its runs come to in this process, and how they stand, to be read while a subscriber runs it. Of all clones the same.
+    /// Returns the statistics of the saga's runs in this process and in the database. All clones of
+    /// the saga share them.
     pub fn statistics(&self) -> SagaStatistics {
         self.statistics.clone()
     }
 
-    /// The next step. Its name is stored with each run: a renamed step is another step.
+    /// Adds the next step. The name is stored with each run, so a renamed step is a different step.
     pub fn step(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
         if self.steps.iter().any(|step| step.name == name) {
-            self.faults.push(format!("two steps are called `{name}`"));
+            self.faults
+                .push(format!("two steps have the name `{name}`"));
         }
         let (forth, back) = (Action::Nothing, Action::Nothing);
-        self.steps.push(Step { name, forth, back, timeout: None, retry: None, pivot: false, retired: false });
+        self.steps.push(Step {
+            name,
+            forth,
+            back,
+            timeout: None,
+            retry: None,
+            pivot: false,
+            retired: false,
+        });
         self
     }
 
-    /// The step sends this event. Without a reply named by [`on`](Self::on) it is done once the event is in the outbox.
-    pub fn command<C: DomainEvent>(self, command: impl Fn(&S) -> C + Send + Sync + 'static) -> Self {
+    /// Makes the step send this event. Unless [`on`](Self::on) names a reply, the step is done as
+    /// soon as the event is in the outbox.
+    pub fn command<C: DomainEvent>(
+        self,
+        command: impl Fn(&S) -> C + Send + Sync + 'static,
+    ) -> Self {
         self.with("command", |step, _| step.forth = remote(command))
     }
 
-    /// The step is this function, by the transaction that also stores that it is done. If it fails, what it did is rolled back, and it is tried again; with
+    /// Makes the step call this function, in the transaction that also records the step as done. If
+    /// the function fails, its changes are rolled back and it is retried. After
     /// [`HandlerError::dead_letter`] the step fails at once.
     pub fn local<F, Fut>(self, function: F) -> Self
     where
         F: Fn(S, Tx) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<S, HandlerError>> + Send + 'static,
     {
-        self.with("local", |step, _| step.forth = Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx)))))
+        self.with("local", |step, _| {
+            step.forth = Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx))))
+        })
     }
 
-    /// This reply says that the step is done.
+    /// Completes the step on this reply.
     pub fn on<E: DomainEvent>(self, take: impl Fn(&mut S, E) + Send + Sync + 'static) -> Self {
         self.reply(false, done(take))
     }
 
-    /// This reply refuses the step: it did nothing, and why. What was done before is compensated.
-    pub fn fails_on<E: DomainEvent>(self, reason: impl Fn(&mut S, E) -> String + Send + Sync + 'static) -> Self {
-        self.reply(false, reply::<S, E>(move |state, event| Some(reason(state, event))))
+    /// Fails the step on this reply, which states that the step had no effect. The completed steps
+    /// before it are compensated. The function returns the reason.
+    pub fn fails_on<E: DomainEvent>(
+        self,
+        reason: impl Fn(&mut S, E) -> String + Send + Sync + 'static,
+    ) -> Self {
+        self.reply(
+            false,
+            reply::<S, E>(move |state, event| Some(reason(state, event))),
+        )
     }
 
-    /// Undoes the step, if a later one fails, by this event. It is also sent if the step itself got no answer, so its receiver must bear to undo what was not done. Without a reply
-    /// named by [`compensated_on`](Self::compensated_on) the step is undone once the event is in the outbox.
-    pub fn compensate<C: DomainEvent>(self, command: impl Fn(&S) -> C + Send + Sync + 'static) -> Self {
+    /// Undoes the step with this event if a later step fails. The event is also sent if the step
+    /// itself received no reply, so its receiver must tolerate a request to undo a step that never
+    /// took effect. Unless [`compensated_on`](Self::compensated_on) names a reply, the step is
+    /// undone as soon as the event is in the outbox.
+    pub fn compensate<C: DomainEvent>(
+        self,
+        command: impl Fn(&S) -> C + Send + Sync + 'static,
+    ) -> Self {
         self.with("compensate", |step, _| step.back = remote(command))
     }
 
-    /// Undoes the step by this function.
+    /// Undoes the step with this function.
     pub fn compensate_local<F, Fut>(self, function: F) -> Self
     where
         F: Fn(S, Tx) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<S, HandlerError>> + Send + 'static,
     {
-        self.with("compensate_local", |step, _| step.back = Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx)))))
+        self.with("compensate_local", |step, _| {
+            step.back = Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx))))
+        })
     }
 
-    /// This reply says that the step is undone.
-    pub fn compensated_on<E: DomainEvent>(self, take: impl Fn(&mut S, E) + Send + Sync + 'static) -> Self {
+    /// Completes the compensation on this reply.
+    pub fn compensated_on<E: DomainEvent>(
+        self,
+        take: impl Fn(&mut S, E) + Send + Sync + 'static,
+    ) -> Self {
         self.reply(true, done(take))
     }
 
-    /// This reply says that the step could not be undone: the compensation is tried again, then recorded as failed, and the others still run.
-    pub fn compensation_fails_on<E: DomainEvent>(self, reason: impl Fn(&mut S, E) -> String + Send + Sync + 'static) -> Self {
-        self.reply(true, reply::<S, E>(move |state, event| Some(reason(state, event))))
+    /// Fails the compensation on this reply. The compensation is retried, then recorded as failed,
+    /// and the remaining compensations still run.
+    pub fn compensation_fails_on<E: DomainEvent>(
+        self,
+        reason: impl Fn(&mut S, E) -> String + Send + Sync + 'static,
+    ) -> Self {
+        self.reply(
+            true,
+            reply::<S, E>(move |state, event| Some(reason(state, event))),
+        )
     }
 
-    /// How long the step waits for a reply, or a local one runs. Otherwise a step waits for as long as the saga, a compensation and a local step 60 s.
+    /// Sets the time limit of the wait for a reply, or of a local step. By default, a step waits
+    /// until the saga's own time limit (see [`within`](Self::within)), and compensations and local
+    /// steps have 60 s.
     pub fn timeout(self, time: Duration) -> Self {
         self.with("timeout", |step, _| step.timeout = Some(time))
     }
 
-    /// How often the step is tried, and its compensation. A command is sent again if no reply came in time, not if it was refused; behind the pivot, and for compensations, also then.
-    /// Otherwise: a command once, a local step five times, a compensation and what is behind the pivot ten times within half an hour.
+    /// Sets the retries of the step and of its compensation.
+    ///
+    /// A command is sent again if no reply arrived in time, but not if it was refused. After the
+    /// pivot, and for compensations, a refusal is retried too. By default, a command is sent once,
+    /// a local step has five attempts, and compensations and steps after the pivot have ten
+    /// attempts within half an hour.
     pub fn retry(self, retry: Retry) -> Self {
         self.with("retry", |step, _| step.retry = Some(retry))
     }
 
-    /// Once this step is done, the saga only goes forward: later steps are tried again where they would have failed, and nothing is compensated.
+    /// Makes this step the pivot: once it is done, the saga only moves forward. Later steps are
+    /// retried where they would otherwise fail, and nothing is compensated.
     pub fn pivot(self) -> Self {
         self.with("pivot", |step, _| step.pivot = true)
     }
 
-    /// The step is for runs that began under an older version; new ones leave it out. Remove it when none of them is left.
+    /// Keeps the step only for runs that started under an older version. New runs skip it. Remove
+    /// the step when no such run is left.
     pub fn retired(self) -> Self {
         self.with("retired", |step, _| step.retired = true)
     }
@@ -321,33 +405,46 @@ impl<S: SagaState> Saga<S> {
     fn with(mut self, what: &str, change: impl FnOnce(&mut Step<S>, &mut Vec<String>)) -> Self {
         match self.steps.last_mut() {
             Some(step) => change(step, &mut self.faults),
-            None => self.faults.push(format!("`.{what}(…)` stands before the first step")),
+            None => self
+                .faults
+                .push(format!("`.{what}(…)` comes before the first `.step(…)`")),
         }
         self
     }
 
     fn reply(self, back: bool, reply: Reply<S>) -> Self {
         let what = if back { "compensated_on" } else { "on" };
-        self.with(what, |step, faults| match if back { &mut step.back } else { &mut step.forth } {
-            Action::Remote { replies, .. } => {
-                let known: Vec<_> = replies.iter().flat_map(|reply| reply.kind.types).collect();
-                faults.extend(
-                    reply
-                        .kind
-                        .types
-                        .iter()
-                        .filter(|name| known.contains(name))
-                        .map(|name| format!("step `{}` takes `{name}` twice", step.name)),
-                );
-                replies.push(reply);
+        self.with(what, |step, faults| {
+            match if back {
+                &mut step.back
+            } else {
+                &mut step.forth
+            } {
+                Action::Remote { replies, .. } => {
+                    let known: Vec<_> = replies.iter().flat_map(|reply| reply.kind.types).collect();
+                    faults.extend(
+                        reply
+                            .kind
+                            .types
+                            .iter()
+                            .filter(|name| known.contains(name))
+                            .map(|name| {
+                                format!("step `{}` names the reply `{name}` twice", step.name)
+                            }),
+                    );
+                    replies.push(reply);
+                }
+                _ => faults.push(format!(
+                    "step `{}` has a reply without a command before it",
+                    step.name
+                )),
             }
-            _ => faults.push(format!("step `{}` has a reply and no command before it", step.name)),
         })
     }
 }
 
 impl<S> Saga<S> {
-    /// What the machine has to know.
+    /// Returns the part of the definition that the machine needs.
     pub(crate) fn shape(&self) -> Shape {
         let steps = self.steps.iter().map(|step| StepShape {
             name: step.name.clone(),
@@ -358,32 +455,46 @@ impl<S> Saga<S> {
             pivot: step.pivot,
             retired: step.retired,
         });
-        Shape { steps: steps.collect(), within: self.within }
+        Shape {
+            steps: steps.collect(),
+            within: self.within,
+        }
     }
 
     pub(super) fn step_names(&self) -> impl Iterator<Item = &str> {
         self.steps.iter().map(|step| step.name.as_str())
     }
 
-    /// What is wrong with it, before anything runs.
+    /// Returns the errors in the definition.
     pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = self.faults.clone();
         if self.name.is_empty() || self.name.len() > 255 {
-            faults.push("its name has 1 to 255 bytes".into());
+            faults.push("its name must have 1 to 255 bytes".into());
         }
         if self.steps.iter().all(|step| step.retired) {
-            faults.push("it has no step".into());
+            faults.push("it has no step that is not retired".into());
         }
         if i32::try_from(self.version).map_or(true, |version| version < 1) {
-            faults.push("its version is a positive int".into());
+            faults.push("its version must be from 1 to 2147483647".into());
         }
-        faults.into_iter().map(|fault| format!("saga `{}`: {fault}", self.name)).collect()
+        faults
+            .into_iter()
+            .map(|fault| format!("saga `{}`: {fault}", self.name))
+            .collect()
     }
 
-    /// Every kind of event that it starts on or waits for.
+    /// Returns every kind of event that starts the saga or replies to a step.
     pub(super) fn kinds(&self) -> Vec<Kind> {
-        let replies = self.steps.iter().flat_map(|step| [&step.forth, &step.back]).flat_map(Action::replies);
-        let all = self.starts.iter().map(|start| start.kind).chain(replies.map(|reply| reply.kind));
+        let replies = self
+            .steps
+            .iter()
+            .flat_map(|step| [&step.forth, &step.back])
+            .flat_map(Action::replies);
+        let all = self
+            .starts
+            .iter()
+            .map(|start| start.kind)
+            .chain(replies.map(|reply| reply.kind));
         all.fold(Vec::new(), |mut kinds, kind| {
             if !kinds.contains(&kind) {
                 kinds.push(kind);
@@ -392,16 +503,19 @@ impl<S> Saga<S> {
         })
     }
 
-    /// The aggregates whose events answer a step.
+    /// Returns the aggregates whose events reply to a step.
     pub(super) fn reply_aggregates(&self) -> Vec<&'static str> {
-        let replies = self.steps.iter().flat_map(|step| step.forth.replies().iter().chain(step.back.replies()));
+        let replies = self
+            .steps
+            .iter()
+            .flat_map(|step| step.forth.replies().iter().chain(step.back.replies()));
         let mut all: Vec<_> = replies.map(|reply| reply.kind.aggregate).collect();
         all.sort_unstable();
         all.dedup();
         all
     }
 
-    /// The part that another process can compare.
+    /// Returns the part of the definition that another process can compare.
     pub(super) fn signature(&self) -> Signature {
         let steps = self.steps.iter().map(|step| StepSignature {
             step: step.name.clone(),
@@ -410,8 +524,16 @@ impl<S> Saga<S> {
             pivot: step.pivot,
             retired: step.retired,
         });
-        let starts = self.starts.iter().flat_map(|start| start.kind.types).map(|start| (*start).to_owned());
-        Signature { version: self.version, starts: starts.collect(), steps: steps.collect() }
+        let starts = self
+            .starts
+            .iter()
+            .flat_map(|start| start.kind.types)
+            .map(|start| (*start).to_owned());
+        Signature {
+            version: self.version,
+            starts: starts.collect(),
+            steps: steps.collect(),
+        }
     }
 
     pub(super) fn action(&self, step: &str, back: bool) -> Option<&Action<S>> {
@@ -420,22 +542,31 @@ impl<S> Saga<S> {
     }
 
     pub(super) fn timeout_of(&self, step: &str) -> Option<Duration> {
-        self.steps.iter().find(|candidate| candidate.name == step)?.timeout
+        self.steps
+            .iter()
+            .find(|candidate| candidate.name == step)?
+            .timeout
     }
 }
 
 impl<S: SagaState> Saga<S> {
-    /// Reads a state that this version has stored, or an older one.
+    /// Reads a state that this version or an older one stored.
     pub(super) fn read_state(&self, version: u32, text: &str) -> Result<S, serde_json::Error> {
         match &self.lift {
-            Some(lift) if version < self.version => serde_json::from_value(lift(version, serde_json::from_str(text)?)),
+            Some(lift) if version < self.version => {
+                serde_json::from_value(lift(version, serde_json::from_str(text)?))
+            }
             _ => serde_json::from_str(text),
         }
     }
 
-    /// What it locks, each once, in one order.
+    /// Returns the locked resources without duplicates, in a fixed order.
     pub(super) fn resources(&self, state: &S) -> Vec<String> {
-        let mut all: Vec<_> = self.locks.iter().map(|(aggregate, id)| format!("{aggregate}/{}", id(state))).collect();
+        let mut all: Vec<_> = self
+            .locks
+            .iter()
+            .map(|(aggregate, id)| format!("{aggregate}/{}", id(state)))
+            .collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -443,9 +574,11 @@ impl<S: SagaState> Saga<S> {
 }
 
 impl<S> Action<S> {
-    /// Whether such an event answers it.
+    /// Returns `true` if an event of this type replies to the action.
     pub(super) fn takes(&self, event_type: &str) -> bool {
-        self.replies().iter().any(|reply| reply.kind.types.contains(&event_type))
+        self.replies()
+            .iter()
+            .any(|reply| reply.kind.types.contains(&event_type))
     }
 
     fn replies(&self) -> &[Reply<S>] {
@@ -456,13 +589,29 @@ impl<S> Action<S> {
     }
 
     fn signature(&self) -> ActionSignature {
-        let owned = |types: &[&str]| types.iter().map(|event_type| (*event_type).to_owned()).collect();
+        let owned = |types: &[&str]| {
+            types
+                .iter()
+                .map(|event_type| (*event_type).to_owned())
+                .collect()
+        };
         match self {
             Self::Nothing => ActionSignature::default(),
-            Self::Local(_) => ActionSignature { local: true, ..ActionSignature::default() },
+            Self::Local(_) => ActionSignature {
+                local: true,
+                ..ActionSignature::default()
+            },
             Self::Remote { sends, replies, .. } => {
-                let types: Vec<&str> = replies.iter().flat_map(|reply| reply.kind.types).copied().collect();
-                ActionSignature { local: false, sends: owned(sends), replies: owned(&types) }
+                let types: Vec<&str> = replies
+                    .iter()
+                    .flat_map(|reply| reply.kind.types)
+                    .copied()
+                    .collect();
+                ActionSignature {
+                    local: false,
+                    sends: owned(sends),
+                    replies: owned(&types),
+                }
             }
         }
     }
@@ -470,17 +619,27 @@ impl<S> Action<S> {
     fn shape(&self) -> ActionShape {
         match self {
             Self::Nothing => ActionShape::Nothing,
-            Self::Remote { replies, .. } => ActionShape::Remote(replies.iter().flat_map(|reply| reply.kind.types).copied().collect()),
+            Self::Remote { replies, .. } => ActionShape::Remote(
+                replies
+                    .iter()
+                    .flat_map(|reply| reply.kind.types)
+                    .copied()
+                    .collect(),
+            ),
             Self::Local(_) => ActionShape::Local,
         }
     }
 }
 
 fn remote<S, C: DomainEvent>(command: impl Fn(&S) -> C + Send + Sync + 'static) -> Action<S> {
-    Action::Remote { sends: C::TYPES, make: Arc::new(move |state| Envelope::of(&command(state))), replies: Vec::new() }
+    Action::Remote {
+        sends: C::TYPES,
+        make: Arc::new(move |state| Envelope::of(&command(state))),
+        replies: Vec::new(),
+    }
 }
 
-/// A reply that refuses nothing.
+/// Creates a reply that completes the action.
 fn done<S, E: DomainEvent>(take: impl Fn(&mut S, E) + Send + Sync + 'static) -> Reply<S> {
     reply::<S, E>(move |state, event| {
         take(state, event);
@@ -488,8 +647,13 @@ fn done<S, E: DomainEvent>(take: impl Fn(&mut S, E) + Send + Sync + 'static) -> 
     })
 }
 
-fn reply<S, E: DomainEvent>(take: impl Fn(&mut S, E) -> Option<String> + Send + Sync + 'static) -> Reply<S> {
-    Reply { kind: Kind::of::<E>(), take: Arc::new(move |state, meta| Ok(take(state, meta.decode()?))) }
+fn reply<S, E: DomainEvent>(
+    take: impl Fn(&mut S, E) -> Option<String> + Send + Sync + 'static,
+) -> Reply<S> {
+    Reply {
+        kind: Kind::of::<E>(),
+        take: Arc::new(move |state, meta| Ok(take(state, meta.decode()?))),
+    }
 }
 
 // === impl Saga ===
@@ -518,6 +682,10 @@ impl<S: SagaState> Clone for Saga<S> {
 impl<S> std::fmt::Debug for Saga<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let steps: Vec<_> = self.steps.iter().map(|step| &step.name).collect();
-        f.debug_struct("Saga").field("name", &self.name).field("version", &self.version).field("steps", &steps).finish_non_exhaustive()
+        f.debug_struct("Saga")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("steps", &steps)
+            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! The event that says how a saga ended.
+//! Event that reports the outcome of a saga.
 
 use std::borrow::Cow;
 
@@ -8,35 +8,43 @@ use uuid::Uuid;
 use super::progress::{Progress, SagaStatus, StepFailure};
 use crate::event::{DomainEvent, Json};
 
-/// How a saga ended, published by the transaction in which it did: `SagaCompleted`, `SagaCompensated` or `SagaFailed`, of the aggregate `saga`.
+/// Outcome of a saga, published in the transaction that ends it. The event types are
+/// `SagaCompleted`, `SagaCompensated` and `SagaFailed`, and the aggregate is `saga`.
 ///
-/// One that failed and is retried by a person ends once more. Its correlation is that of the event which started the saga, or the id of that event if it bore none, so that a saga may be a step of another one.
+/// A failed saga that an operator retries publishes another `SagaEnded` when it ends again. The
+/// event carries the correlation id of the event that started the saga, or the id of that event if
+/// it had no correlation id. A saga can therefore be a step of another saga.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SagaEnded {
-    /// Which saga.
+    /// Id of the saga.
     pub saga_id: Uuid,
-    /// The saga's name.
+    /// Name of the saga.
     pub saga: String,
-    /// Its key, see [`Saga::key`](super::Saga::key).
+    /// Key of the saga; see [`Saga::key`](super::Saga::key).
     pub key: String,
-    /// How it ended.
+    /// Outcome of the saga.
     pub outcome: SagaStatus,
-    /// The step that failed; empty if none did, or the saga could not begin.
+    /// The step that failed. Empty if no step failed or the saga could not begin.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub step: String,
-    /// Why it failed.
+    /// The error of the failed step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The compensations that failed: these steps are done and not undone.
+    /// The compensations that failed. These steps remain done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_compensations: Vec<StepFailure>,
 }
 
 impl SagaEnded {
     pub(super) fn of(saga: &str, saga_id: Uuid, key: &str, progress: &Progress) -> Self {
-        let failure = progress.failure.clone().filter(|_| progress.status != SagaStatus::Completed);
-        let (step, error) = failure.map_or((String::new(), None), |failure| (failure.step, Some(failure.error)));
+        let failure = progress
+            .failure
+            .clone()
+            .filter(|_| progress.status != SagaStatus::Completed);
+        let (step, error) = failure.map_or((String::new(), None), |failure| {
+            (failure.step, Some(failure.error))
+        });
         Self {
             saga_id,
             saga: saga.to_owned(),

@@ -1,4 +1,5 @@
-//! The machine: what a saga does next. Pure: neither I/O nor a clock; who calls it says what happened and what time it is.
+//! State machine of a saga. Pure: it performs no I/O and reads no clock. The caller passes the
+//! input and the time.
 //!
 //! ```text
 //!                       ┌── reply, or nothing to wait for ──┐
@@ -6,12 +7,13 @@
 //!  start ─▶ next step ─▶ send or call ─▶ wait ──────────────┘
 //!              │                          │ refused; no reply, and no attempt left
 //!              │ none left                ▼
-//!              ▼                    before the pivot: undo the last step ─▶ … ─▶ compensated, or failed
-//!          completed                behind it: try again ─▶ … ─▶ failed
+//!              ▼              before the pivot: undo the last step ─▶ … ─▶ compensated or failed
+//!          completed          after the pivot: retry ─▶ … ─▶ failed
 //! ```
 //!
-//! A step that was refused did nothing. One that did not answer may have done something, or do it later: it is undone too. So is one that was refused after it had been sent more
-//! than once, since the other command may have had its effect.
+//! A refused step had no effect. A step that did not reply may have had an effect, or may have it
+//! later, so it is compensated too. The same applies to a step that was refused after its command
+//! had been sent more than once, since another command may have had an effect.
 
 use std::time::Duration;
 
@@ -21,20 +23,21 @@ use uuid::Uuid;
 use super::progress::{Cause, Command, Current, Happened, Progress, SagaStatus, StepFailure};
 use crate::subscriber::Retry;
 
-/// How long a compensation waits for its reply unless its step has a timeout. It is sent again then, so an answer that takes longer does no harm.
+/// Time that a compensation waits for its reply unless its step has a timeout. The command is then
+/// sent again, so a slower reply does no harm.
 const COMPENSATION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a saga is left alone that stands at a step which this code does not know.
+/// Pause before a saga whose current step this code lacks is checked again.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(60);
 
-/// What the machine has to know of a saga's definition.
+/// Part of a saga's definition that the machine needs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shape {
     pub(crate) steps: Vec<StepShape>,
     pub(crate) within: Option<Duration>,
 }
 
-/// What the machine has to know of a step.
+/// Part of a step's definition that the machine needs.
 #[derive(Clone, Debug)]
 pub(crate) struct StepShape {
     pub(crate) name: String,
@@ -46,75 +49,80 @@ pub(crate) struct StepShape {
     pub(crate) retired: bool,
 }
 
-/// What is done, and which event types answer.
+/// Kind of an action, and the event types that reply to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ActionShape {
     #[default]
     Nothing,
-    /// A command; without types that answer it is done once it is in the outbox.
+    /// A command. If the list is empty, the action is done as soon as the command is in the outbox.
     Remote(Vec<&'static str>),
     Local,
 }
 
-/// What happened.
+/// Input of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// It begins.
+    /// The saga begins.
     Start,
-    /// The command asked for is in the outbox.
+    /// The command requested by [`Next::Send`] is in the outbox, with this event id.
     Sent(Uuid),
-    /// The function asked for has ended.
+    /// The function requested by [`Next::Call`] has returned.
     Called(Result<(), CallFailed>),
-    /// An awaited reply; `Some` if it refuses.
+    /// An awaited reply. `Some` with the reason if it refuses.
     Reply(Option<String>),
-    /// Time has passed.
+    /// A due time may have passed.
     Due,
-    /// A person wants it tried again.
+    /// An operator retries the saga.
     Retry,
-    /// A person wants it undone.
+    /// An operator aborts the saga, which compensates it.
     Abort,
-    /// A person wants it to end where it stands.
+    /// An operator ends the saga at its current step.
     End,
 }
 
-/// Steps for which the code cannot continue a saga.
+/// Steps that prevent the code from continuing a saga.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unknown {
-    /// It stands at this one.
+    /// The current step does not exist in the code.
     Step(String),
-    /// It has these, none of which the code has.
+    /// None of the saga's steps, listed here, exists in the code.
     Plan(Vec<String>),
 }
 
-/// Why a local step did not work. What it did is rolled back.
+/// Failure of a local step. Its changes are rolled back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CallFailed {
     pub(crate) error: String,
-    /// It would fail again.
+    /// A retry would fail too.
     pub(crate) last: bool,
-    /// It had not ended in time.
+    /// The step exceeded its time limit.
     pub(crate) late: bool,
 }
 
-/// What to do.
+/// Next action of the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Nothing until something comes, or [`Progress::due`].
+    /// Wait for an event or for [`Progress::due`].
     Wait,
-    /// Send the command of this step, and say [`Input::Sent`].
+    /// Send the command of this step, then pass [`Input::Sent`].
     Send { step: String, back: bool },
-    /// Call the function of this step, and say [`Input::Called`].
+    /// Call the function of this step, then pass [`Input::Called`].
     Call { step: String, back: bool },
-    /// It has ended: tell others.
+    /// The saga has ended: publish its end.
     Ended,
 }
 
 impl Shape {
-    /// A saga that has not begun.
+    /// Returns the progress of a saga that has not begun.
     pub(crate) fn plan(&self) -> Progress {
         Progress {
             status: SagaStatus::Waiting,
-            ahead: self.steps.iter().filter(|step| !step.retired).map(|step| step.name.clone()).collect(),
+            ahead: self
+                .steps
+                .iter()
+                .filter(|step| !step.retired)
+                .map(|step| step.name.clone())
+                .collect(),
             current: None,
             done: Vec::new(),
             undone: Vec::new(),
@@ -128,45 +136,78 @@ impl Shape {
         }
     }
 
-    /// When it has to be looked at though nothing comes.
+    /// Returns the time of the next check if no event arrives before.
     pub(crate) fn due_at(&self, progress: &Progress, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         if progress.status.is_end() {
             return None;
         }
         let step = progress.current.as_ref().and_then(|current| current.due);
-        let deadline = progress.deadline.filter(|_| progress.status == SagaStatus::Running && !progress.pivoted);
-        // Of a step that this code does not know nothing can be undone either: code that does will find the deadline passed.
-        let deadline = deadline.map(|deadline| if self.knows(progress) { deadline } else { deadline.max(now + UNKNOWN_PAUSE) });
+        let deadline = progress
+            .deadline
+            .filter(|_| progress.status == SagaStatus::Running && !progress.pivoted);
+        // A deadline that has passed is postponed while this code lacks the current step, because
+        // this code cannot compensate it either. Code that has the step then finds the deadline
+        // passed.
+        let deadline = deadline.map(|deadline| {
+            if self.knows(progress) {
+                deadline
+            } else {
+                deadline.max(now + UNKNOWN_PAUSE)
+            }
+        });
         step.into_iter().chain(deadline).min()
     }
 
-    /// Whether the saga waits for such an event: its type answers the present step, and it was not caused by a command of another one.
-    pub(crate) fn awaits(&self, progress: &Progress, event_type: &str, cause: Option<Uuid>) -> bool {
-        let Some(current) = progress.current.as_ref().filter(|_| !progress.status.is_end()) else { return false };
-        let Some(ActionShape::Remote(types)) = self.action(&current.step, current.back) else { return false };
+    /// Returns `true` if the saga waits for this event: its type replies to the current step, and
+    /// the command of another step did not cause it.
+    pub(crate) fn awaits(
+        &self,
+        progress: &Progress,
+        event_type: &str,
+        cause: Option<Uuid>,
+    ) -> bool {
+        let Some(current) = progress
+            .current
+            .as_ref()
+            .filter(|_| !progress.status.is_end())
+        else {
+            return false;
+        };
+        let Some(ActionShape::Remote(types)) = self.action(&current.step, current.back) else {
+            return false;
+        };
         types.contains(&event_type) && !progress.is_of_another_step(cause)
     }
 
-    /// Whether this code can continue the saga as far as its steps are concerned.
+    /// Returns `true` if this code has the steps that it needs to continue the saga.
     pub(crate) fn knows(&self, progress: &Progress) -> bool {
         self.unknown(progress).is_none()
     }
 
-    /// The steps for which this code cannot continue the saga. A step that is not begun is no obstacle, unless this code knows no step
-    /// of the saga at all: then the saga was planned by another definition.
+    /// Returns the steps that prevent this code from continuing the saga. A step that has not begun
+    /// is no obstacle, unless this code has no step of the saga at all. In that case another
+    /// definition started the saga.
     pub(crate) fn unknown(&self, progress: &Progress) -> Option<Unknown> {
         if progress.status.is_end() {
             return None;
         }
         if let Some(current) = &progress.current {
-            return self.step(&current.step).is_none().then(|| Unknown::Step(current.step.clone()));
+            return self
+                .step(&current.step)
+                .is_none()
+                .then(|| Unknown::Step(current.step.clone()));
         }
-        let planned: Vec<&String> = progress.ahead.iter().chain(&progress.done).chain(&progress.undone).collect();
+        let planned: Vec<&String> = progress
+            .ahead
+            .iter()
+            .chain(&progress.done)
+            .chain(&progress.undone)
+            .collect();
         let foreign = !planned.is_empty() && planned.iter().all(|step| self.step(step).is_none());
         foreign.then(|| Unknown::Plan(planned.into_iter().cloned().collect()))
     }
 
-    /// What follows from what happened.
+    /// Applies an input and returns the next action.
     pub(crate) fn next(&self, progress: &mut Progress, input: Input, now: DateTime<Utc>) -> Next {
         match input {
             Input::Start if progress.status == SagaStatus::Waiting => {
@@ -178,14 +219,23 @@ impl Shape {
             Input::Sent(id) => self.sent(progress, id, now),
             Input::Called(Ok(())) | Input::Reply(None) => self.succeeded(progress, now),
             Input::Called(Err(failed)) => self.call_failed(progress, failed, now),
-            Input::Reply(Some(reason)) if self.must_go_on(progress) => self.again_or_give_up(progress, reason, now),
+            Input::Reply(Some(reason)) if self.must_go_on(progress) => {
+                self.again_or_give_up(progress, reason, now)
+            }
             Input::Reply(Some(reason)) => self.give_up(progress, reason, 1, now),
             Input::Due => self.due(progress, now),
             Input::Retry => self.retry(progress, now),
             Input::Abort => self.abort(progress, now),
             Input::End if !progress.status.is_end() => {
-                let step = progress.current.as_ref().map(|current| current.step.clone()).unwrap_or_default();
-                progress.failure.get_or_insert(StepFailure { step, error: "ended by hand where it stood".into() });
+                let step = progress
+                    .current
+                    .as_ref()
+                    .map(|current| current.step.clone())
+                    .unwrap_or_default();
+                progress.failure.get_or_insert(StepFailure {
+                    step,
+                    error: "ended by an operator at this step".into(),
+                });
                 Self::end(progress, SagaStatus::Failed)
             }
             Input::Start | Input::End => Next::Wait,
@@ -194,7 +244,7 @@ impl Shape {
 
     fn forward(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
         while let Some(step) = progress.ahead.pop_front() {
-            // A step that was taken out of the code, and was not begun, is left out.
+            // Skip a planned step that the code no longer has.
             if self.step(&step).is_some() {
                 return self.begin(progress, step, false, now);
             }
@@ -209,28 +259,53 @@ impl Shape {
             }
         }
         let failed = !progress.failed_compensations.is_empty();
-        Self::end(progress, if failed { SagaStatus::Failed } else { SagaStatus::Compensated })
+        Self::end(
+            progress,
+            if failed {
+                SagaStatus::Failed
+            } else {
+                SagaStatus::Compensated
+            },
+        )
     }
 
     fn begin(&self, progress: &mut Progress, step: String, back: bool, now: DateTime<Utc>) -> Next {
         let began = Some(now);
-        progress.current = Some(Current { step, back, attempts: 0, sent: 0, paused: false, due: None, began, error: None });
+        progress.current = Some(Current {
+            step,
+            back,
+            attempts: 0,
+            sent: 0,
+            paused: false,
+            due: None,
+            began,
+            error: None,
+        });
         self.attempt(progress, now)
     }
 
-    /// Does what the present step does.
+    /// Starts an attempt of the current step.
     fn attempt(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
-        let Some(current) = &mut progress.current else { return Next::Wait };
+        let Some(current) = &mut progress.current else {
+            return Next::Wait;
+        };
         let (step, back) = (current.step.clone(), current.back);
         let Some(action) = self.action(&step, back) else {
             current.paused = true;
             current.due = Some(now + UNKNOWN_PAUSE);
-            current.error = Some("this code does not know the step: deploy code that does, if need be with the step `retired`".into());
+            current.error = Some(
+                "this code does not have the step; deploy code with the step, marked `retired` if \
+                 new sagas must not run it"
+                    .into(),
+            );
             return Next::Wait;
         };
         current.attempts += 1;
         if current.attempts > 1 {
-            progress.happened.push(Happened::Retried { step: step.clone(), back });
+            progress.happened.push(Happened::Retried {
+                step: step.clone(),
+                back,
+            });
         }
         current.paused = false;
         current.due = None;
@@ -242,22 +317,42 @@ impl Shape {
     }
 
     fn sent(&self, progress: &mut Progress, id: Uuid, now: DateTime<Utc>) -> Next {
-        let Some(current) = &mut progress.current else { return Next::Wait };
+        let Some(current) = &mut progress.current else {
+            return Next::Wait;
+        };
         current.sent += 1;
-        progress.commands.push(Command { id, step: current.step.clone(), back: current.back });
+        progress.commands.push(Command {
+            id,
+            step: current.step.clone(),
+            back: current.back,
+        });
         if self.action(&current.step, current.back) == Some(&ActionShape::Remote(Vec::new())) {
             return self.succeeded(progress, now);
         }
         let timeout = self.step(&current.step).and_then(|step| step.timeout);
-        current.due = timeout.or(current.back.then_some(COMPENSATION_TIMEOUT)).map(|time| now + time);
+        current.due = timeout
+            .or(current.back.then_some(COMPENSATION_TIMEOUT))
+            .map(|time| now + time);
         Next::Wait
     }
 
     fn succeeded(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
-        let Some(Current { step, back, began, .. }) = progress.current.take() else { return Next::Wait };
-        if self.action(&step, back).is_some_and(|action| *action != ActionShape::Nothing) {
+        let Some(Current {
+            step, back, began, ..
+        }) = progress.current.take()
+        else {
+            return Next::Wait;
+        };
+        if self
+            .action(&step, back)
+            .is_some_and(|action| *action != ActionShape::Nothing)
+        {
             let took = began.map_or_else(TimeDelta::zero, |began| now - began);
-            progress.happened.push(Happened::Done { step: step.clone(), back, took });
+            progress.happened.push(Happened::Done {
+                step: step.clone(),
+                back,
+                took,
+            });
         }
         if back {
             progress.undone.push(step);
@@ -268,7 +363,12 @@ impl Shape {
         self.forward(progress, now)
     }
 
-    fn call_failed(&self, progress: &mut Progress, CallFailed { error, last, late }: CallFailed, now: DateTime<Utc>) -> Next {
+    fn call_failed(
+        &self,
+        progress: &mut Progress,
+        CallFailed { error, last, late }: CallFailed,
+        now: DateTime<Utc>,
+    ) -> Next {
         if late {
             Self::timed_out(progress);
         }
@@ -280,14 +380,19 @@ impl Shape {
 
     fn timed_out(progress: &mut Progress) {
         if let Some(Current { step, back, .. }) = &progress.current {
-            progress.happened.push(Happened::TimedOut { step: step.clone(), back: *back });
+            progress.happened.push(Happened::TimedOut {
+                step: step.clone(),
+                back: *back,
+            });
         }
     }
 
-    /// A failed attempt is followed by another, as long as the step's retry says so.
+    /// Pauses before the next attempt, or gives up if the retry policy of the step allows no more.
     fn again_or_give_up(&self, progress: &mut Progress, error: String, now: DateTime<Utc>) -> Next {
         let must_go_on = self.must_go_on(progress);
-        let Some(current) = &mut progress.current else { return Next::Wait };
+        let Some(current) = &mut progress.current else {
+            return Next::Wait;
+        };
         let retry = self.retry_of(&current.step, must_go_on);
         if current.attempts >= retry.attempts() {
             return self.give_up(progress, error, 0, now);
@@ -298,10 +403,22 @@ impl Shape {
         Next::Wait
     }
 
-    /// The present step has failed; of its commands this many are known to have done nothing.
-    fn give_up(&self, progress: &mut Progress, error: String, refused: u32, now: DateTime<Utc>) -> Next {
-        let Some(current) = &progress.current else { return Next::Wait };
-        let failure = StepFailure { step: current.step.clone(), error };
+    /// Fails the current step. `refused` is the number of its commands that are known to have had
+    /// no effect.
+    fn give_up(
+        &self,
+        progress: &mut Progress,
+        error: String,
+        refused: u32,
+        now: DateTime<Utc>,
+    ) -> Next {
+        let Some(current) = &progress.current else {
+            return Next::Wait;
+        };
+        let failure = StepFailure {
+            step: current.step.clone(),
+            error,
+        };
         if current.back {
             progress.failed_compensations.push(failure);
             progress.current = None;
@@ -321,27 +438,52 @@ impl Shape {
     }
 
     fn due(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
-        let late = progress.status == SagaStatus::Running && !progress.pivoted && progress.deadline.is_some_and(|deadline| deadline <= now);
+        let late = progress.status == SagaStatus::Running
+            && !progress.pivoted
+            && progress.deadline.is_some_and(|deadline| deadline <= now);
         if late && self.knows(progress) {
             Self::timed_out(progress);
             let time = self.within.unwrap_or_default();
-            return self.give_up(progress, format!("the saga had not come this far within {time:?}"), 0, now);
+            return self.give_up(
+                progress,
+                format!("the saga exceeded its time limit of {time:?}"),
+                0,
+                now,
+            );
         }
         let due = |current: &&Current| current.due.is_some_and(|due| due <= now);
-        let Some(current) = progress.current.as_ref().filter(due).filter(|_| !progress.status.is_end()) else { return Next::Wait };
+        let Some(current) = progress
+            .current
+            .as_ref()
+            .filter(due)
+            .filter(|_| !progress.status.is_end())
+        else {
+            return Next::Wait;
+        };
         if current.paused || !self.knows(progress) {
             return self.attempt(progress, now);
         }
-        let timeout = self.step(&current.step).and_then(|step| step.timeout).unwrap_or(COMPENSATION_TIMEOUT);
+        let timeout = self
+            .step(&current.step)
+            .and_then(|step| step.timeout)
+            .unwrap_or(COMPENSATION_TIMEOUT);
         Self::timed_out(progress);
         self.again_or_give_up(progress, format!("no reply within {timeout:?}"), now)
     }
 
-    /// Once more from where it stands, with all attempts before it.
+    /// Retries the saga from its current position, with a new set of attempts.
     fn retry(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
-        if let Some(current) = progress.current.as_mut().filter(|_| !matches!(progress.status, SagaStatus::Completed)) {
+        if let Some(current) = progress
+            .current
+            .as_mut()
+            .filter(|_| !matches!(progress.status, SagaStatus::Completed))
+        {
             current.attempts = 0;
-            progress.status = if current.back { SagaStatus::Compensating } else { SagaStatus::Running };
+            progress.status = if current.back {
+                SagaStatus::Compensating
+            } else {
+                SagaStatus::Running
+            };
             if !current.back {
                 progress.failure = None;
                 progress.deadline = self.within.map(|time| now + time);
@@ -349,7 +491,12 @@ impl Shape {
             return self.attempt(progress, now);
         }
         if progress.status == SagaStatus::Failed && !progress.failed_compensations.is_empty() {
-            progress.done = progress.failed_compensations.drain(..).rev().map(|failed| failed.step).collect();
+            progress.done = progress
+                .failed_compensations
+                .drain(..)
+                .rev()
+                .map(|failed| failed.step)
+                .collect();
             progress.status = SagaStatus::Compensating;
             return self.backward(progress, now);
         }
@@ -357,11 +504,16 @@ impl Shape {
     }
 
     fn abort(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
-        const ABORTED: &str = "aborted by hand";
+        const ABORTED: &str = "aborted by an operator";
         match progress.status {
-            SagaStatus::Running if !progress.pivoted => self.give_up(progress, ABORTED.into(), 0, now),
+            SagaStatus::Running if !progress.pivoted => {
+                self.give_up(progress, ABORTED.into(), 0, now)
+            }
             SagaStatus::Waiting => {
-                progress.failure.get_or_insert(StepFailure { step: String::new(), error: ABORTED.into() });
+                progress.failure.get_or_insert(StepFailure {
+                    step: String::new(),
+                    error: ABORTED.into(),
+                });
                 Self::end(progress, SagaStatus::Compensated)
             }
             _ => Next::Wait,
@@ -374,9 +526,14 @@ impl Shape {
         Next::Ended
     }
 
-    /// A refusal is no way out: the step is behind the pivot, or a compensation.
+    /// Returns `true` if a refusal must be retried: the saga is past its pivot, or the current
+    /// action is a compensation.
     fn must_go_on(&self, progress: &Progress) -> bool {
-        progress.pivoted || progress.current.as_ref().is_some_and(|current| current.back)
+        progress.pivoted
+            || progress
+                .current
+                .as_ref()
+                .is_some_and(|current| current.back)
     }
 
     fn retry_of(&self, step: &str, must_go_on: bool) -> Retry {
@@ -384,10 +541,10 @@ impl Shape {
         let own = step.and_then(|step| step.retry.clone());
         let local = step.is_some_and(|step| step.forth == ActionShape::Local);
         own.unwrap_or_else(|| match (must_go_on, local) {
-            // Ten attempts over half an hour: longer than a deployment or a restart.
+            // Ten attempts span half an hour, which is longer than a deployment or a restart.
             (true, _) => Retry::exponential(10, Duration::from_secs(1)..Duration::from_secs(300)),
             (false, true) => Retry::exponential(5, Duration::from_secs(1)..Duration::from_secs(60)),
-            // A command reaches its receiver whatever happens, so that one is enough.
+            // The relay delivers every command, so one is enough.
             (false, false) => Retry::never(),
         })
     }
@@ -397,7 +554,8 @@ impl Shape {
     }
 
     fn action(&self, step: &str, back: bool) -> Option<&ActionShape> {
-        self.step(step).map(|step| if back { &step.back } else { &step.forth })
+        self.step(step)
+            .map(|step| if back { &step.back } else { &step.forth })
     }
 }
 

@@ -1,32 +1,54 @@
-//! Sagas: a change that spans several services, step by step, and undone step by step if it cannot be finished.
+//! Sagas: changes that span several services, executed step by step and undone in reverse if a step
+//! fails.
 //!
 //! ```text
 //!   command ─▶ outbox ─▶ relay ─▶ Kafka ─▶ another service
 //!      ▲                                        │ its handler publishes a reply
 //!   machine ◀── state, inbox row ◀── Kafka ◀────┘
-//!      │              one transaction: what comes, where the saga stands, what it sends
+//!      │              one transaction: inbox row, state and progress, commands
 //!      └─▶ timer: timeouts and retries, by the row's `due_at`
 //! ```
 //!
-//! A [`Saga`] is a typed state and named steps. A step sends a command, or calls a function with a [`Tx`](crate::subscriber::Tx); it may name the replies that it waits for, and a
-//! compensation. A [`Subscriber`](crate::Subscriber) runs it: [`Subscriber::saga`](crate::Subscriber::saga).
+//! A [`Saga`] is a typed state and named steps. A step sends a command, or calls a function with a
+//! [`Tx`](crate::subscriber::Tx). It may name the replies that it waits for, and a compensation. A
+//! [`Subscriber`](crate::Subscriber) runs the saga: see
+//! [`Subscriber::saga`](crate::Subscriber::saga).
 //!
 //! # What it does
 //!
-//! - **Atomic**: state, inbox row and the events that are sent commit together. So a saga survives the end of its process at any point, and any number of replicas run it.
-//! - **Undone in reverse**: when a step fails, the steps done before it are compensated, the last first. A compensation that fails is tried again, then recorded, and the others still
-//!   run. A step that gave no answer may have taken effect, so it is compensated too.
-//! - **Forward only behind a pivot**: see [`Saga::pivot`].
-//! - **Told**: it ends as completed, compensated or failed; [`SagaEnded`] is published, [`Sagas`] and `tidings sagas` show it.
-//! - **Harmless replies**: a reply is taken if the present step waits for its type and it was not caused by another step's command. Late and repeated ones are left out.
-//! - **Deployable**: a run keeps the list of steps that it began with, by name; see [`Saga::version`] and [`Saga::retired`].
+//! - **Atomic**: the state, the inbox row and the published events commit together. A saga
+//!   therefore survives a crash of its process at any point, and any number of replicas can run it.
+//! - **Undone in reverse**: when a step fails, the completed steps before it are compensated, the
+//!   last one first. A failed compensation is retried, then recorded, and the remaining
+//!   compensations still run. A step that did not reply may have taken effect, so it is compensated
+//!   too.
+//! - **Forward only after the pivot**: see [`Saga::pivot`].
+//! - **Observable**: a saga ends as completed, compensated or failed. It publishes [`SagaEnded`];
+//!   [`Sagas`] and `tidings sagas` show its state.
+//! - **Tolerant of duplicate replies**: a reply is accepted if the current step waits for its type
+//!   and the command of another step did not cause it. Late and repeated replies are ignored.
+//! - **Deployable**: a run keeps the list of step names that it started with; see [`Saga::version`]
+//!   and [`Saga::retired`].
 //!
 //! # What it does not do
 //!
-//! There is no isolation: others see what the first steps did before the last one is done. [`Saga::locks`] keeps other sagas away from an aggregate, nobody else. A reply must carry the
-//! correlation id of its command: handlers of Tidings do so by themselves, others copy the header `correlationid` (`ce_correlationid` in Kafka).
+//! There is no isolation: other transactions see the effects of the first steps before the last
+//! step completes. [`Saga::locks`] keeps other sagas away from an aggregate, but no other code. A
+//! reply must carry the correlation id of its command. Handlers of Tidings set it automatically;
+//! other services must copy the header `correlationid` (`ce_correlationid` in Kafka).
 
-mod alarm;
+// | file | content |
+// |---|---|
+// | `definition`, `progress` | what a service defines; what is stored beside the state |
+// | `machine` | the decisions. Pure |
+// | `transition`, `drive`, `store` | one step in a transaction: its order, its effects, its SQL |
+// | `subscribe`, `timer` | the two inputs: replies, and everything that is due |
+// | `replies` | a timer waits until replies that may be in Kafka are handled |
+// | `wakeup`, `notices` | the time of the next poll, and hints from other processes |
+// | `registration`, `signature`, `obstacle` | versions of the code |
+// | `companion`, `chores` | a saga within a subscriber, and its background work |
+// | `sagas`, `statistics`, `metrics`, `ended` | the view from outside |
+
 mod chores;
 mod companion;
 mod definition;
@@ -47,10 +69,11 @@ mod store;
 mod subscribe;
 mod timer;
 mod transition;
+mod wakeup;
 
 pub(crate) use definition::Local;
 pub use definition::{Saga, SagaState};
-pub(crate) use drive::{Instance, World};
+pub(crate) use drive::{Effects, SagaInstance};
 pub use ended::SagaEnded;
 pub(crate) use machine::{CallFailed, Input, Shape};
 #[cfg(feature = "metrics")]

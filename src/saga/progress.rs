@@ -1,4 +1,4 @@
-//! Where a saga stands: what is stored beside its state. Steps are known by name.
+//! Progress of a saga, stored beside its state. Steps are identified by name.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,38 +11,46 @@ use uuid::Uuid;
 use crate::event::{Headers, headers};
 use crate::subscriber::Meta;
 
-/// What becomes of a saga, in words that are also its `status` in the table.
+/// Status of a saga. Its words are also the values of the column `status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum SagaStatus {
-    /// Another saga holds what it locks; it has done nothing yet.
+    /// Another saga holds one of its locks, or it has just been started. It has done nothing yet.
     Waiting,
-    /// Its steps are being done.
+    /// Its steps are being executed.
     Running,
-    /// A step failed, and those before it are being undone.
+    /// A step failed, and the completed steps before it are being compensated.
     Compensating,
     /// All of its steps are done.
     Completed,
-    /// A step failed, and all that was done is undone.
+    /// A step failed, and all completed steps have been compensated.
     Compensated,
-    /// A compensation failed, or a step behind the pivot: it is neither done nor undone, and a person has to look.
+    /// A compensation failed, or a step after the pivot. The saga is neither done nor undone, and
+    /// an operator must resolve it.
     Failed,
 }
 
-/// A word that is no [`SagaStatus`].
+/// Error for a word that is not a [`SagaStatus`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{word}` is no status of a saga")]
+#[error("`{word}` is not a saga status")]
 pub struct UnknownSagaStatus {
-    /// The word.
+    /// The invalid word.
     pub word: String,
 }
 
 impl SagaStatus {
-    /// Each of them.
-    pub const ALL: [Self; 6] = [Self::Waiting, Self::Running, Self::Compensating, Self::Completed, Self::Compensated, Self::Failed];
+    /// All statuses.
+    pub const ALL: [Self; 6] = [
+        Self::Waiting,
+        Self::Running,
+        Self::Compensating,
+        Self::Completed,
+        Self::Compensated,
+        Self::Failed,
+    ];
 
-    /// The word in the table and in `tidings sagas`.
+    /// Returns the word for this status in the table and in `tidings sagas`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -54,57 +62,59 @@ impl SagaStatus {
         }
     }
 
-    /// It is over, unless a person retries it.
+    /// Returns `true` if the saga has ended. A failed saga can be retried by an operator.
     pub fn is_end(self) -> bool {
         matches!(self, Self::Completed | Self::Compensated | Self::Failed)
     }
 }
 
-/// What went wrong, and at which step.
+/// Failed step and its error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StepFailure {
     /// The step.
     pub step: String,
-    /// In the words of the refusal, of the error, or of the timeout.
+    /// The reason of the refusal, the error, or the timeout.
     pub error: String,
 }
 
-/// Where a saga stands.
+/// Progress of a saga.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Progress {
     pub(crate) status: SagaStatus,
-    /// The steps that are not begun, as they were planned when the saga began.
+    /// The steps that have not begun, as planned when the saga began.
     pub(crate) ahead: VecDeque<String>,
     pub(crate) current: Option<Current>,
-    /// The steps that are done and not undone, in the order in which they were done.
+    /// The steps that are done and not undone, in the order of their completion.
     pub(crate) done: Vec<String>,
-    /// The steps that are undone, in the order in which they were.
+    /// The steps that are undone, in the order of their compensation.
     #[serde(default)]
     pub(crate) undone: Vec<String>,
-    /// From here on it only goes forward.
+    /// The pivot is done, so the saga only moves forward.
     #[serde(default)]
     pub(crate) pivoted: bool,
-    /// Why it does not go forward.
+    /// The failure that stopped the forward direction.
     #[serde(default)]
     pub(crate) failure: Option<StepFailure>,
     /// The compensations that failed.
     #[serde(default)]
     pub(crate) failed_compensations: Vec<StepFailure>,
-    /// Everything that was sent: it tells the reply to a step from a late one to another.
+    /// All commands sent so far. They distinguish a reply to the current step from a late reply to
+    /// another step.
     #[serde(default)]
     pub(crate) commands: Vec<Command>,
-    /// Until when it must have passed its pivot, or have ended.
+    /// Time limit for passing the pivot or ending.
     #[serde(default)]
     pub(crate) deadline: Option<DateTime<Utc>>,
     #[serde(default)]
     pub(crate) cause: Cause,
-    /// What is to be counted of the transition that is under way.
+    /// Statistics of the current transition, counted when it commits.
     #[serde(skip)]
     pub(crate) happened: Vec<Happened>,
 }
 
-/// The event that moved the saga last: the cause of what it sends, also of what it sends later because time has passed.
+/// Event that last moved the saga. It is the cause of all events that the saga sends, including
+/// those sent later by a timer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cause {
     event: Option<String>,
@@ -112,23 +122,23 @@ pub(crate) struct Cause {
     tracestate: Option<String>,
 }
 
-/// What is counted.
+/// Countable occurrence in a transition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Happened {
-    /// It has what it locks.
+    /// The saga has its locks and begins.
     Begun,
-    /// A step is done, or undone; how long that took with all its attempts.
+    /// A step is done or undone. `took` is the time including all attempts.
     Done {
         step: String,
         back: bool,
         took: TimeDelta,
     },
-    /// A step was tried again.
+    /// A step was retried.
     Retried {
         step: String,
         back: bool,
     },
-    /// A step had no reply, or had not ended, in time.
+    /// An attempt of a step timed out.
     TimedOut {
         step: String,
         back: bool,
@@ -136,29 +146,29 @@ pub(crate) enum Happened {
     Ended(SagaStatus),
 }
 
-/// A step that is begun.
+/// Step that has begun.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Current {
     pub(crate) step: String,
-    /// It is being undone.
+    /// The step is being compensated.
     pub(crate) back: bool,
-    /// How often it was tried since it began, or since a person retried it.
+    /// Number of attempts since the step began, or since an operator retried it.
     pub(crate) attempts: u32,
-    /// How many commands it has sent.
+    /// Number of commands sent.
     pub(crate) sent: u32,
-    /// It waits for its next attempt, and not for a reply.
+    /// The step waits for its next attempt rather than for a reply.
     pub(crate) paused: bool,
-    /// When it is tried again, or taken to have failed.
+    /// Time of the next attempt, or of the timeout.
     pub(crate) due: Option<DateTime<Utc>>,
-    /// When it was begun.
+    /// Start time of the step.
     #[serde(default)]
     pub(crate) began: Option<DateTime<Utc>>,
-    /// What the last attempt failed with.
+    /// Error of the last attempt.
     #[serde(default)]
     pub(crate) error: Option<String>,
 }
 
-/// A command that was sent.
+/// Command that was sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Command {
     pub(crate) id: Uuid,
@@ -167,25 +177,42 @@ pub(crate) struct Command {
 }
 
 impl Progress {
-    /// True if a command of another step than the present one caused the event.
+    /// Returns `true` if a command of a step other than the current one caused the event.
     pub(crate) fn is_of_another_step(&self, cause: Option<Uuid>) -> bool {
-        let command = cause.and_then(|cause| self.commands.iter().find(|command| command.id == cause));
-        let Some((command, current)) = command.zip(self.current.as_ref()) else { return false };
+        let command =
+            cause.and_then(|cause| self.commands.iter().find(|command| command.id == cause));
+        let Some((command, current)) = command.zip(self.current.as_ref()) else {
+            return false;
+        };
         command.step != current.step || command.back != current.back
     }
 
-    /// Why it is where it is, in one line.
+    /// Returns the error in one line.
     pub(crate) fn error(&self) -> Option<String> {
-        let attempt = self.current.as_ref().and_then(|current| Some(format!("{}: {}", current.step, current.error.as_ref()?)));
-        let compensations = self.failed_compensations.iter().map(|failed| format!("compensation of {}: {}", failed.step, failed.error));
-        let failure = self.failure.iter().map(|failure| format!("{}: {}", failure.step, failure.error));
+        let attempt = self
+            .current
+            .as_ref()
+            .and_then(|current| Some(format!("{}: {}", current.step, current.error.as_ref()?)));
+        let compensations = self
+            .failed_compensations
+            .iter()
+            .map(|failed| format!("compensation of {}: {}", failed.step, failed.error));
+        let failure = self
+            .failure
+            .iter()
+            .map(|failure| format!("{}: {}", failure.step, failure.error));
         let all: Vec<String> = failure.chain(compensations).collect();
-        if all.is_empty() { attempt } else { Some(all.join("; ")) }
+        if all.is_empty() {
+            attempt
+        } else {
+            Some(all.join("; "))
+        }
     }
 }
 
 impl Cause {
-    /// This event moves it. One that bears no trace goes on with the one before.
+    /// Records an event as the cause. An event without trace headers keeps the trace of the
+    /// previous cause.
     pub(crate) fn moved_by(&mut self, meta: &Meta) {
         self.event = Some(meta.event_id().into_owned());
         if let Some(traceparent) = meta.traceparent() {
@@ -194,12 +221,19 @@ impl Cause {
         }
     }
 
-    /// What an event that it causes, in this conversation, bears.
+    /// Returns the headers of an event with this cause and this correlation id.
     pub(crate) fn headers(&self, correlation_id: String) -> Headers {
-        let caused =
-            [(headers::CAUSATION_ID, &self.event), (headers::TRACEPARENT, &self.traceparent), (headers::TRACESTATE, &self.tracestate)];
-        let caused = caused.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
-        caused.chain([(headers::CORRELATION_ID, correlation_id)]).collect()
+        let caused = [
+            (headers::CAUSATION_ID, &self.event),
+            (headers::TRACEPARENT, &self.traceparent),
+            (headers::TRACESTATE, &self.tracestate),
+        ];
+        let caused = caused
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.clone()?)));
+        caused
+            .chain([(headers::CORRELATION_ID, correlation_id)])
+            .collect()
     }
 }
 
@@ -215,6 +249,11 @@ impl FromStr for SagaStatus {
     type Err = UnknownSagaStatus;
 
     fn from_str(word: &str) -> Result<Self, UnknownSagaStatus> {
-        Self::ALL.into_iter().find(|status| status.word() == word).ok_or_else(|| UnknownSagaStatus { word: word.to_owned() })
+        Self::ALL
+            .into_iter()
+            .find(|status| status.word() == word)
+            .ok_or_else(|| UnknownSagaStatus {
+                word: word.to_owned(),
+            })
     }
 }

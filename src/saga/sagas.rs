@@ -1,4 +1,4 @@
-//! The sagas of a database, for those who ask and those who decide.
+//! Queries of the sagas in a database, and the operator's decisions about them.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -14,7 +14,7 @@ use super::progress::{Progress, SagaStatus, StepFailure};
 use super::registration::LIVE_SECONDS;
 use crate::postgres::{SchemaName, SchemaNameError};
 
-/// The sagas of a database, whatever code runs them.
+/// Access to the sagas of a database, independent of the code that runs them.
 ///
 /// ```no_run
 /// # async fn example(pool: sqlx::PgPool) -> Result<(), sqlx::Error> {
@@ -30,61 +30,64 @@ pub struct Sagas {
     schema: SchemaName,
 }
 
-/// A saga as it stands.
+/// State of one saga.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct SagaRun {
-    /// Which: the correlation id of what it sends.
+    /// Id of the saga, which is the correlation id of the events that it sends.
     pub id: Uuid,
-    /// The saga's name.
+    /// Name of the saga.
     pub name: String,
-    /// The version of the code that wrote it last.
+    /// Version of the code that last wrote the saga.
     pub version: i32,
-    /// Its key.
+    /// Key of the saga.
     pub key: String,
-    /// How far it is.
+    /// Status of the saga.
     pub status: SagaStatus,
-    /// The step at which it stands, or that failed.
+    /// The current step, or the step that failed.
     pub step: Option<String>,
-    /// What went wrong.
+    /// The error.
     pub error: Option<String>,
-    /// Why the code that runs cannot continue it: it lacks the step, or cannot read the state.
+    /// The reason why the running code cannot continue the saga: it lacks the step, or cannot read
+    /// the state.
     pub obstacle: Option<String>,
-    /// Why it does not go forward, if it does not.
+    /// The failure that stopped the forward direction. `None` if no step failed.
     pub failure: Option<StepFailure>,
-    /// The steps that are done and not undone, in their order.
+    /// The steps that are done and not undone, in the order of their completion.
     pub done: Vec<String>,
-    /// The steps that are undone, in the order in which they were.
+    /// The steps that are undone, in the order of their compensation.
     pub undone: Vec<String>,
-    /// The steps that are not begun.
+    /// The steps that have not begun.
     pub ahead: Vec<String>,
     /// The compensations that failed.
     pub failed_compensations: Vec<StepFailure>,
-    /// Its state.
+    /// State of the saga.
     pub state: Value,
-    /// When it is looked at though nothing comes.
+    /// Time of the next check if no event arrives before.
     pub due_at: Option<DateTime<Utc>>,
-    /// What a person has decided and is not done yet.
+    /// The operator's decision that has not been applied yet.
     pub action: Option<String>,
-    /// What it holds or waits for, as `type/id`.
+    /// The resources that the saga holds or waits for, as `type/id`.
     pub locks: Vec<String>,
-    /// When it was started.
+    /// Start time.
     pub started_at: DateTime<Utc>,
-    /// When it last went on.
+    /// Time of the last transition.
     pub updated_at: DateTime<Utc>,
-    /// When it ended.
+    /// End time. `None` until the saga has ended.
     pub ended_at: Option<DateTime<Utc>>,
 }
 
-/// What a person decides about a saga. Whoever runs it does so, within a second.
+/// Decision of an operator about a saga. The subscriber that runs the saga applies it within a
+/// second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Decision {
-    /// Once more from where it stands: the present step of one that is under way; what failed of one that has failed.
+    /// Retries the current step of an open saga, or the failed steps of a failed saga.
     Retry,
-    /// Undo one that has not passed its pivot.
+    /// Compensates a saga that has not passed its pivot.
     Abort,
-    /// End one where it stands, as failed, with what is done and not undone. Its locks are given up; also those of one that has failed already.
+    /// Ends a saga as failed at its current step and leaves its completed steps as they are. Its
+    /// locks are released. A saga that has already failed releases its locks too.
     End,
 }
 
@@ -97,86 +100,121 @@ impl Decision {
         }
     }
 
-    /// Of which sagas it can be decided.
+    /// Returns the SQL condition for the sagas that the decision applies to.
     fn filter(self) -> &'static str {
         match self {
             Self::Retry => "status not in ('completed', 'compensated')",
-            Self::Abort => "(status = 'waiting' or status = 'running' and not coalesce((progress ->> 'pivoted')::boolean, false))",
+            Self::Abort => {
+                "(status = 'waiting'
+                  or status = 'running'
+                    and not coalesce((progress ->> 'pivoted')::boolean, false))"
+            }
             Self::End => "status not in ('completed', 'compensated')",
         }
     }
 }
 
 impl Sagas {
-    /// The sagas in the schema `tidings` of this database.
+    /// Creates access to the sagas in the schema `tidings` of this database.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, schema: SchemaName::default() }
+        Self {
+            pool,
+            schema: SchemaName::default(),
+        }
     }
 
     /// Uses the tables of another schema.
     ///
     /// # Errors
     ///
-    /// [`SchemaNameError`] if it cannot be the name of one.
+    /// Returns [`SchemaNameError`] if `name` cannot be the name of a schema.
     pub fn schema(mut self, name: impl AsRef<str>) -> Result<Self, SchemaNameError> {
         self.schema = name.as_ref().parse()?;
         Ok(self)
     }
 
-    /// The saga of this id.
+    /// Returns the saga with this id.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// Returns the database error.
     pub async fn get(&self, id: Uuid) -> Result<Option<SagaRun>, sqlx::Error> {
-        sqlx::query_as(AssertSqlSafe(self.select("where id = $1"))).bind(id).fetch_optional(&self.pool).await
+        sqlx::query_as(AssertSqlSafe(self.select("where id = $1")))
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await
     }
 
-    /// The saga of this name and key, see [`Saga::key`](super::Saga::key).
+    /// Returns the saga with this name and key; see [`Saga::key`](super::Saga::key).
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// Returns the database error.
     pub async fn find(&self, name: &str, key: &str) -> Result<Option<SagaRun>, sqlx::Error> {
-        sqlx::query_as(AssertSqlSafe(self.select("where name = $1 and key = $2"))).bind(name).bind(key).fetch_optional(&self.pool).await
+        sqlx::query_as(AssertSqlSafe(self.select("where name = $1 and key = $2")))
+            .bind(name)
+            .bind(key)
+            .fetch_optional(&self.pool)
+            .await
     }
 
-    /// Sagas, the latest first: of this name or of all, of these states or of all, and so many at most.
+    /// Returns up to `limit` sagas, the latest first. `None` selects every name, and an empty list
+    /// selects every status.
     ///
     /// # Errors
     ///
-    /// What the database says.
-    pub async fn list(&self, name: Option<&str>, of: &[SagaStatus], limit: u32) -> Result<Vec<SagaRun>, sqlx::Error> {
+    /// Returns the database error.
+    pub async fn list(
+        &self,
+        name: Option<&str>,
+        of: &[SagaStatus],
+        limit: u32,
+    ) -> Result<Vec<SagaRun>, sqlx::Error> {
         let words: Vec<&str> = of.iter().map(|status| status.word()).collect();
-        let sql = self
-            .select("where ($1::text is null or name = $1) and (pg_catalog.cardinality($2::text[]) = 0 or status = any ($2)) order by started_at desc limit $3");
-        sqlx::query_as(AssertSqlSafe(sql)).bind(name).bind(words).bind(i64::from(limit)).fetch_all(&self.pool).await
+        let sql = self.select(
+            "where ($1::text is null or name = $1)
+               and (pg_catalog.cardinality($2::text[]) = 0 or status = any ($2))
+             order by started_at desc limit $3",
+        );
+        sqlx::query_as(AssertSqlSafe(sql))
+            .bind(name)
+            .bind(words)
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await
     }
 
-    /// Marks a saga, for those that run it to act on; false if there is none of which that can be decided.
+    /// Records a decision for the subscriber that runs the saga. Returns `false` if no such saga
+    /// exists, or if the decision does not apply to its status.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// Returns the database error.
     pub async fn decide(&self, id: Uuid, decision: Decision) -> Result<bool, sqlx::Error> {
         let sql = format!(
-            r#"update "{}".saga set action = $2, due_at = pg_catalog.clock_timestamp() where id = $1 and {} returning name"#,
+            r#"update "{}".saga set action = $2, due_at = pg_catalog.clock_timestamp() where id = $1
+               and {} returning name"#,
             self.schema,
             decision.filter()
         );
-        let name: Option<String> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(id).bind(decision.word()).fetch_optional(&self.pool).await?;
+        let name: Option<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(id)
+            .bind(decision.word())
+            .fetch_optional(&self.pool)
+            .await?;
         let Some(name) = name else { return Ok(false) };
-        // A hint: the timers find the decision without it.
+        // The notification only saves time: the timers also find the decision by polling.
         let _ = notify(&self.pool, &self.schema, &[name]).await;
         Ok(true)
     }
 
-    /// Gives up the claim of a subscriber that is gone for good to the sagas of a name, so that another one may run them. Returns false
-    /// if the subscriber ran within the last minute, or has no claim.
+    /// Removes the claim of a subscriber that no longer exists to the sagas of a name, so that
+    /// another subscriber may run them. Returns `false` if the subscriber ran within the last
+    /// minute, or has no claim.
     ///
     /// # Errors
     ///
-    /// What the database says.
+    /// Returns the database error.
     pub async fn disown(&self, name: &str, subscriber: &str) -> Result<bool, sqlx::Error> {
         let sql = format!(
             r#"delete from "{0}".saga_code where name = $1 and consumer = $2 and not exists (
@@ -184,24 +222,42 @@ impl Sagas {
                    and seen_at > pg_catalog.now() - {LIVE_SECONDS} * interval '1 second')"#,
             self.schema
         );
-        let done = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(subscriber).execute(&self.pool).await?;
+        let done = sqlx::query(AssertSqlSafe(sql))
+            .bind(name)
+            .bind(subscriber)
+            .execute(&self.pool)
+            .await?;
         Ok(done.rows_affected() > 0)
     }
 
-    /// The saga that holds an aggregate, see [`Saga::locks`](super::Saga::locks): for code that shall leave it alone until then.
+    /// Returns the saga that holds an aggregate, for code that must leave a locked aggregate alone;
+    /// see [`Saga::locks`](super::Saga::locks).
     ///
     /// # Errors
     ///
-    /// What the database says.
-    pub async fn holder_of(&self, conn: &mut PgConnection, aggregate: &str, id: &str) -> Result<Option<Uuid>, sqlx::Error> {
-        let sql = format!(r#"select saga from "{}".saga_lock where resource = $1 order by seq limit 1"#, self.schema);
-        sqlx::query_scalar(AssertSqlSafe(sql)).bind(format!("{aggregate}/{id}")).fetch_optional(conn).await
+    /// Returns the database error.
+    pub async fn holder_of(
+        &self,
+        conn: &mut PgConnection,
+        aggregate: &str,
+        id: &str,
+    ) -> Result<Option<Uuid>, sqlx::Error> {
+        let sql = format!(
+            r#"select saga from "{}".saga_lock where resource = $1 order by seq limit 1"#,
+            self.schema
+        );
+        sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(format!("{aggregate}/{id}"))
+            .fetch_optional(conn)
+            .await
     }
 
     fn select(&self, rest: &str) -> String {
         format!(
-            r#"select id, name, version, key, status, step, error, obstacle, state::text as state, progress::text as progress, due_at, action, started_at, updated_at, ended_at,
-                 array(select resource from "{0}".saga_lock l where l.saga = s.id order by resource) as locks
+            r#"select id, name, version, key, status, step, error, obstacle, state::text as state,
+                 progress::text as progress, due_at, action, started_at, updated_at, ended_at,
+                 array(select resource from "{0}".saga_lock l where l.saga = s.id
+                   order by resource) as locks
                from "{0}".saga s {rest}"#,
             self.schema
         )
@@ -213,12 +269,24 @@ impl Sagas {
 impl FromRow<'_, PgRow> for SagaRun {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let (state, stored): (String, String) = (row.try_get("state")?, row.try_get("progress")?);
-        let status: SagaStatus = row.try_get::<String, _>("status")?.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        let status: SagaStatus = row
+            .try_get::<String, _>("status")?
+            .parse()
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
         let mut obstacle: Option<String> = row.try_get("obstacle")?;
-        // Another version of the library may have written it. The others shall be listed all the same.
+        // Another version of the library may have written the progress. An unreadable saga must not
+        // prevent the listing of the others.
         let progress = serde_json::from_str::<Progress>(&stored).unwrap_or_else(|error| {
-            obstacle = Some(Obstacle::Progress { error: error.to_string() }.to_string());
-            Progress { status, ..Shape::default().plan() }
+            obstacle = Some(
+                Obstacle::Progress {
+                    error: error.to_string(),
+                }
+                .to_string(),
+            );
+            Progress {
+                status,
+                ..Shape::default().plan()
+            }
         });
         Ok(Self {
             id: row.try_get("id")?,
@@ -234,7 +302,8 @@ impl FromRow<'_, PgRow> for SagaRun {
             undone: progress.undone,
             ahead: progress.ahead.into(),
             failed_compensations: progress.failed_compensations,
-            state: serde_json::from_str(&state).map_err(|error| sqlx::Error::Decode(error.into()))?,
+            state: serde_json::from_str(&state)
+                .map_err(|error| sqlx::Error::Decode(error.into()))?,
             due_at: row.try_get("due_at")?,
             action: row.try_get("action")?,
             locks: row.try_get("locks")?,

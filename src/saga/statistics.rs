@@ -1,4 +1,4 @@
-//! What a saga's runs have come to in this process, and how they stand in the database.
+//! Statistics of a saga: counts of this process, and totals from the database.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,9 +10,11 @@ use sqlx::{FromRow, Row};
 use super::progress::{Happened, SagaStatus};
 use crate::subscriber::Times;
 
-/// What a saga's runs have come to in this process, and how they stand in the database; from [`Saga::statistics`](super::Saga::statistics). Cheap to clone.
+/// Statistics of a saga: counts of this process, and totals from the database. Returned by
+/// [`Saga::statistics`](super::Saga::statistics). Cheap to clone.
 ///
-/// Counted once a transition is committed: what was rolled back, and done again, counts once.
+/// A transition is counted when it commits, so a transition that was rolled back and repeated
+/// counts once.
 #[derive(Clone, Debug, Default)]
 pub struct SagaStatistics(Arc<Inner>);
 
@@ -23,64 +25,77 @@ struct Inner {
     completed: AtomicU64,
     compensated: AtomicU64,
     failed: AtomicU64,
-    /// Of each step: done, and undone.
+    /// Per step: forward, and compensation.
     steps: OnceLock<HashMap<String, [StepCounters; 2]>>,
     standing: Mutex<SagaStanding>,
 }
 
-/// What was counted of a step, in one direction.
+/// Counters of a step in one direction.
 #[derive(Debug, Default)]
 pub(super) struct StepCounters {
-    /// From 10 ms to 22 min: a service that answers at once, and one that was away.
+    /// Buckets from 10 ms to 22 min: from a service that replies at once to one that was down.
     pub(super) times: Times<10_000>,
     pub(super) retries: AtomicU64,
     pub(super) timeouts: AtomicU64,
 }
 
-/// How the sagas of one name stand in the database, whoever runs them. Those that ended well are not counted.
+/// Open and failed sagas of one name in the database, independent of the process that runs them.
+/// Completed and compensated sagas are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct SagaStanding {
-    /// Those that wait for what they lock, or have just been started.
+    /// Sagas that wait for a lock, or have just been started.
     pub waiting: u64,
-    /// Those under way.
+    /// Sagas whose steps are being executed.
     pub running: u64,
-    /// Those that are being undone.
+    /// Sagas that are being compensated.
     pub compensating: u64,
-    /// Those that a person has to look at.
+    /// Sagas that an operator must resolve.
     pub failed: u64,
-    /// Those that the code that runs cannot continue: it lacks their step, or cannot read their state.
+    /// Sagas that the running code cannot continue: it lacks their step, or cannot read their
+    /// state.
     pub blocked: u64,
-    /// For how long the one that has stood still for the longest has not gone on, but for those that have failed.
+    /// Longest time since the last transition of a saga, in seconds. Failed sagas are excluded.
     #[doc(alias = "stuck")]
     pub idle_seconds_max: f64,
-    /// For how long the one that has been due for the longest is due: nobody runs it, or whoever does cannot keep up.
+    /// Longest time since a saga became due, in seconds. It grows if no subscriber runs the saga,
+    /// or if the subscriber cannot keep up.
     pub overdue_seconds_max: f64,
 }
 
 impl SagaStatistics {
     pub(super) fn new(name: &str) -> Self {
-        Self(Arc::new(Inner { name: name.to_owned(), ..Inner::default() }))
+        Self(Arc::new(Inner {
+            name: name.to_owned(),
+            ..Inner::default()
+        }))
     }
 
-    /// The saga's name.
+    /// Returns the saga's name.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// Sagas that began: had what they lock.
+    /// Returns the number of sagas that began, after they got their locks.
     pub fn begun(&self) -> u64 {
         self.0.begun.load(Ordering::Relaxed)
     }
 
-    /// How many ended in this way. One that failed, was retried by a person and ended again counts again.
+    /// Returns the number of sagas that ended with this outcome. A failed saga that an operator
+    /// retried counts again when it ends again.
     pub fn ended(&self, outcome: SagaStatus) -> u64 {
-        self.of(outcome).map_or(0, |counter| counter.load(Ordering::Relaxed))
+        self.of(outcome)
+            .map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
-    /// How they stood at most a quarter of a minute ago. All zero before a subscriber runs the saga.
+    /// Returns the totals from the database, at most 15 s old. All totals are zero until a
+    /// subscriber runs the saga.
     pub fn standing(&self) -> SagaStanding {
-        *self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .0
+            .standing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn of(&self, outcome: SagaStatus) -> Option<&AtomicU64> {
@@ -92,14 +107,22 @@ impl SagaStatistics {
         }
     }
 
-    // === what the saga tells ===
+    // === updates by the saga ===
 
     pub(super) fn know_steps<'n>(&self, names: impl Iterator<Item = &'n str>) {
-        let _ = self.0.steps.set(names.map(|name| (name.to_owned(), Default::default())).collect());
+        let _ = self.0.steps.set(
+            names
+                .map(|name| (name.to_owned(), Default::default()))
+                .collect(),
+        );
     }
 
     pub(super) fn stand(&self, standing: SagaStanding) {
-        *self.0.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+        *self
+            .0
+            .standing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = standing;
     }
 
     pub(super) fn count(&self, happened: &[Happened]) {
@@ -107,28 +130,41 @@ impl SagaStatistics {
             match one {
                 Happened::Begun => add(&self.0.begun),
                 Happened::Done { step, back, took } => {
-                    self.of_step(step, *back, |counters| counters.times.observe(took.to_std().unwrap_or_default()));
+                    self.of_step(step, *back, |counters| {
+                        counters.times.observe(took.to_std().unwrap_or_default())
+                    });
                 }
-                Happened::Retried { step, back } => self.of_step(step, *back, |counters| add(&counters.retries)),
-                Happened::TimedOut { step, back } => self.of_step(step, *back, |counters| add(&counters.timeouts)),
+                Happened::Retried { step, back } => {
+                    self.of_step(step, *back, |counters| add(&counters.retries))
+                }
+                Happened::TimedOut { step, back } => {
+                    self.of_step(step, *back, |counters| add(&counters.timeouts))
+                }
                 Happened::Ended(outcome) => self.of(*outcome).map_or((), add),
             }
         }
     }
 
-    /// Of a step that the code does not have any more nothing is counted.
+    /// Updates the counters of a step. A step that the code no longer has is not counted.
     fn of_step(&self, name: &str, back: bool, count: impl FnOnce(&StepCounters)) {
         if let Some(both) = self.0.steps.get().and_then(|steps| steps.get(name)) {
             count(&both[usize::from(back)]);
         }
     }
 
-    // === what metrics ask ===
+    // === reads by the metrics ===
 
-    /// Each step with what was counted of it, forth and back, in the order of their names.
+    /// Returns the counters of each step (forward, compensation), ordered by step name.
     #[cfg(feature = "metrics")]
     pub(super) fn steps(&self) -> Vec<(&str, &[StepCounters; 2])> {
-        let mut all: Vec<_> = self.0.steps.get().into_iter().flatten().map(|(name, both)| (name.as_str(), both)).collect();
+        let mut all: Vec<_> = self
+            .0
+            .steps
+            .get()
+            .into_iter()
+            .flatten()
+            .map(|(name, both)| (name.as_str(), both))
+            .collect();
         all.sort_unstable_by_key(|(name, _)| *name);
         all
     }

@@ -1,12 +1,16 @@
-//! What happens because time has passed: timeouts, retries, and what a person has decided. Every replica looks; each saga is looked at by one at a time.
+//! Timer of a saga: timeouts, retries, and decisions of the operator. Every replica polls; one
+//! replica at a time processes a saga.
 //!
 //! ```text
-//! look: how many are due, when is the next one? ──▶ a turn for each, some at once ──▶ rest until the next one is due
-//!   ▲                                                 │ has gone on: there may be more        │ 0.5 s at most
-//!   └─────────────────────────────────────────────────┴───────────────────────────────────────┘
+//! poll: due sagas, next due time ──▶ one turn per due saga ──▶ rest until the next due time,
+//!   ▲                                  │ continued one:         │ at most 0.5 s
+//!   │                                  │ there may be more      │
+//!   └──────────────────────────────────┴────────────────────────┘
 //! ```
 //!
-//! What this process stores rings its [`Alarm`](super::alarm::Alarm) when it is due. What others have stored (other replicas, code that starts a saga, a person) is found by looking.
+//! Changes stored by this process set its [`Wakeup`](super::wakeup::Wakeup). Changes stored by others
+//! (other replicas, code that starts a saga, an operator) are found by polling. A notification only
+//! shortens the wait.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -31,56 +35,69 @@ use crate::postgres::session_fault;
 use crate::postgres::{SchemaName, errors::with_causes};
 use crate::subscriber::{Ground, HandlerError, Tx, panic_text};
 
-/// The longest rest, and so how late what others have stored may be. A look costs two entries of an index.
+/// Longest rest, and thus the longest delay before a change of another process is found. A poll
+/// costs two index lookups.
 const POLL: Duration = Duration::from_millis(500);
 
-/// How long it rests when something did not work.
+/// Rest after an error.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a saga is left alone that cannot be gone on with: its state is not readable, or a local step broke the transaction.
+/// Pause before a saga that failed to continue is processed again: its state is unreadable, or a
+/// local step broke the transaction.
 const FAILED_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long its statements wait for a lock, and how long the server lets it sit idle within a transaction.
-const TIMEOUTS: &str = "set local lock_timeout = 10000; set local idle_in_transaction_session_timeout = 120000";
+/// Limits for the wait for a lock, and for idle time in the transaction.
+const TIMEOUTS: &str =
+    "set local lock_timeout = 10000; set local idle_in_transaction_session_timeout = 120000";
 
-/// The timer of one saga in one process.
+/// Timer of one saga in one process.
 pub(super) struct Timer<S> {
     engine: Arc<Engine<S>>,
     pool: PgPool,
     schema: SchemaName,
     consumer: String,
-    /// `None` if no event answers a step.
+    /// `None` if no step has a reply.
     replies: Option<Arc<Replies>>,
     news: broadcast::Sender<String>,
     chores: Chores<S>,
 }
 
-/// What came of a turn.
+/// Outcome of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
-    /// A saga has gone on, or was put off.
+    /// A saga was continued or postponed.
     Taken,
-    /// None was due, or others look at those that are.
+    /// No saga was due, or other transactions have locked the due ones.
     Nothing,
     /// The database is not available.
     Outage,
 }
 
 impl<S: SagaState> Timer<S> {
-    pub(super) fn new(engine: Arc<Engine<S>>, ground: Arc<Ground>, registration: Registration) -> Self {
+    pub(super) fn new(
+        engine: Arc<Engine<S>>,
+        ground: Arc<Ground>,
+        registration: Registration,
+    ) -> Self {
         let saga = &engine.saga;
         Self {
             pool: ground.pool.clone(),
             schema: ground.schema.clone(),
             consumer: ground.consumer.clone(),
-            replies: Replies::new(&ground, &saga.name, &saga.reply_aggregates(), saga.wait_for_replies).map(Arc::new),
+            replies: Replies::new(
+                &ground,
+                &saga.name,
+                &saga.reply_aggregates(),
+                saga.wait_for_replies,
+            )
+            .map(Arc::new),
             news: ground.news.clone(),
             chores: Chores::new(engine.clone(), ground, registration),
             engine,
         }
     }
 
-    /// Looks until it is told to stop. What has begun is ended first.
+    /// Runs until `stop` is cancelled. Turns that have started are completed first.
     pub(super) async fn run(self, stop: CancellationToken) {
         let timer = Arc::new(self);
         tokio::join!(timer.take_turns(&stop), timer.chores.run(&stop));
@@ -93,12 +110,14 @@ impl<S: SagaState> Timer<S> {
                 Ok(rest) => rest,
                 Err(error) => self.rest_after(&error),
             };
-            self.rest(&mut turns, &mut news, Instant::now() + rest, stop).await;
+            self.rest(&mut turns, &mut news, Instant::now() + rest, stop)
+                .await;
         }
         while turns.join_next().await.is_some() {}
     }
 
-    /// Starts a turn for each that is due, as far as there is room; how long to rest then.
+    /// Starts a turn for each due saga, up to the concurrency limit. Returns the time to rest
+    /// afterwards.
     async fn start_turns(
         self: &Arc<Self>,
         turns: &mut JoinSet<Result<Turn, sqlx::Error>>,
@@ -110,23 +129,36 @@ impl<S: SagaState> Timer<S> {
             return Ok(POLL);
         }
         let mut conn = self.pool.acquire().await?;
-        let Due { due, held, next, now } = self.store().count_due(&mut conn, &self.engine.mine(), &self.held(), room).await?;
+        let Due {
+            due,
+            held,
+            next,
+            now,
+        } = self
+            .store()
+            .count_due(&mut conn, &self.engine.mine(), &self.held(), room)
+            .await?;
         if let Some(replies) = self.replies.as_ref().filter(|_| held) {
-            replies.want(now, &self.engine.alarm, stop);
+            replies.want(now, &self.engine.wakeup, stop);
         }
         for _ in 0..due {
             let timer = self.clone();
             turns.spawn(async move { timer.turn().await });
         }
-        Ok(next.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).map_or(POLL, |next| next.min(POLL)))
+        Ok(next
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .map_or(POLL, |next| next.min(POLL)))
     }
 
-    /// The timers that wait for replies.
+    /// Returns the timers that wait for replies.
     fn held(&self) -> Held<'_> {
-        Held { hold: self.replies.as_ref().map(|replies| replies.hold()), consumer: &self.consumer }
+        Held {
+            hold: self.replies.as_ref().map(|replies| replies.hold()),
+            consumer: &self.consumer,
+        }
     }
 
-    /// Waits until there is a reason to look again.
+    /// Waits until there is a reason to poll again.
     async fn rest(
         &self,
         turns: &mut JoinSet<Result<Turn, sqlx::Error>>,
@@ -138,10 +170,11 @@ impl<S: SagaState> Timer<S> {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.engine.alarm.ring(until) => return,
+                () = self.engine.wakeup.ring(until) => return,
                 heard = news.recv() => match heard {
                     Ok(other) if !other.is_empty() && other != own => {}
-                    // Those that were missed may have been of this saga.
+                    // An error means that notifications were lost, and they may have concerned this
+                    // saga.
                     Ok(_) | Err(_) => return,
                 },
                 Some(ended) = turns.join_next() => match ended {
@@ -157,34 +190,57 @@ impl<S: SagaState> Timer<S> {
 
     fn rest_after(&self, error: &(dyn std::error::Error + 'static)) -> Duration {
         session_fault::close_after(error, &self.pool);
-        tracing::warn!(saga = self.engine.saga.name, error = with_causes(error), "due sagas cannot be looked at yet");
+        tracing::warn!(
+            saga = self.engine.saga.name,
+            error = with_causes(error),
+            "cannot process due sagas yet; retrying later"
+        );
         PAUSE
     }
 
-    /// Goes on with one that is due.
+    /// Processes one due saga.
     async fn turn(&self) -> Result<Turn, sqlx::Error> {
         let (saga, store) = (&self.engine.saga, self.store());
         let mut transaction = self.pool.begin().await?;
         sqlx::raw_sql(TIMEOUTS).execute(&mut *transaction).await?;
-        let Some(stored) = store.lock_due(&mut transaction, &self.engine.mine(), &self.held()).await? else {
+        let Some(stored) = store
+            .lock_due(&mut transaction, &self.engine.mine(), &self.held())
+            .await?
+        else {
             transaction.rollback().await?;
             return Ok(Turn::Nothing);
         };
         let id = stored.id;
         let tx = Tx::of(transaction, &self.schema);
         let lent = tx.lent_again();
-        // A definition's own functions may panic, which must not stop the sagas behind it.
-        let done = AssertUnwindSafe(self.go_on(stored, tx)).catch_unwind().await;
-        let done = done.unwrap_or_else(|panic| Err(HandlerError::retry(format!("it panicked: {}", panic_text(&*panic)))));
+        // The functions of a definition may panic. A panic must not stop the processing of other
+        // sagas.
+        let done = AssertUnwindSafe(self.go_on(stored, tx))
+            .catch_unwind()
+            .await;
+        let done = done.unwrap_or_else(|panic| {
+            Err(HandlerError::retry(format!(
+                "it panicked: {}",
+                panic_text(&*panic)
+            )))
+        });
         let transaction = lent.take().and_then(Tx::into_inner);
         match (done, transaction) {
             (Ok(()), Some(transaction)) => {
                 transaction.commit().await?;
                 lent.committed();
             }
-            (Ok(()), None) => self.postpone(id, Why::Error("a local step kept its `Tx`")).await?,
+            (Ok(()), None) => {
+                self.postpone(id, Why::Error("a local step kept its `Tx`"))
+                    .await?
+            }
             (Err(error), transaction) if error.ends_session() => {
-                tracing::warn!(saga = saga.name, %id, error = error.chain(), "a saga waits until the database is available");
+                tracing::warn!(
+                    saga = saga.name,
+                    %id,
+                    error = error.chain(),
+                    "a saga waits until the database is available"
+                );
                 if let Some(transaction) = transaction {
                     session_fault::close(transaction, &self.pool).await;
                 }
@@ -195,19 +251,36 @@ impl<S: SagaState> Timer<S> {
                     let _ = transaction.rollback().await;
                 }
                 let text = error.chain();
-                self.postpone(id, if error.waits_for_code() { Why::Obstacle(&text) } else { Why::Error(&text) }).await?;
+                self.postpone(
+                    id,
+                    if error.waits_for_code() {
+                        Why::Obstacle(&text)
+                    } else {
+                        Why::Error(&text)
+                    },
+                )
+                .await?;
             }
         }
         Ok(Turn::Taken)
     }
 
     async fn go_on(&self, stored: Stored, tx: Tx) -> Result<(), HandlerError> {
-        self.engine.due(stored, &mut InTransaction::new(tx, &self.engine.saga)).await
+        self.engine
+            .due(stored, &mut InTransaction::new(tx, &self.engine.saga))
+            .await
     }
 
     async fn postpone(&self, id: Uuid, why: Why<'_>) -> Result<(), sqlx::Error> {
-        tracing::warn!(saga = self.engine.saga.name, %id, ?why, "a saga cannot be gone on with yet");
-        self.store().postpone(&mut *self.pool.acquire().await?, id, FAILED_PAUSE, why).await
+        tracing::warn!(
+            saga = self.engine.saga.name,
+            %id,
+            ?why,
+            "a saga cannot continue yet; retrying later"
+        );
+        self.store()
+            .postpone(&mut *self.pool.acquire().await?, id, FAILED_PAUSE, why)
+            .await
     }
 
     fn store(&self) -> Store {

@@ -1,4 +1,4 @@
-//! One transition of a saga in a transaction: read, let it happen, store.
+//! One transition of a saga in a transaction: read, apply the input, store.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
@@ -9,65 +9,67 @@ use futures_util::FutureExt;
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-use super::alarm::Alarm;
 use super::definition::{Local, Saga, SagaState};
-use super::drive::{Instance, World};
+use super::drive::{Effects, SagaInstance};
 use super::machine::{CallFailed, Input, Shape};
 use super::obstacle::Obstacle;
 use super::progress::{Current, Progress, SagaStatus, StepFailure};
 use super::registration::{LIVE_SECONDS, registered};
 use super::signature::replies;
 use super::store::{Kept, Mine, Store, Stored, Wake, Why};
+use super::wakeup::Wakeup;
 use crate::event::Envelope;
 use crate::outbox::PublishError;
 use crate::postgres::errors::with_causes;
 use crate::subscriber::{HandlerError, Meta, Tx, Verdict, panic_text};
 
-/// How long a local step may run unless it says otherwise: its transaction keeps the saga's row locked.
+/// Default time limit of a local step. Its transaction keeps the saga's row locked.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a saga that waits for a lock is left alone. It is woken when the lock is free; this is for the case that nobody lived to do so.
+/// Pause before a saga that waits for a lock is processed again. The release of the lock wakes the
+/// saga; the pause covers a process that crashed before it could do so.
 const LOCK_PAUSE: Duration = Duration::from_secs(30);
 
-/// How much later than here the server ends a statement of a local step: so that it is known here what has happened.
+/// Additional time after which the server cancels a statement of a local step. The limit of this
+/// process expires first, so the process knows that the step timed out.
 const SERVER_LATER: Duration = Duration::from_secs(1);
 
-/// What a local step is rolled back to.
+/// Savepoint for the rollback of a failed local step.
 const SAVEPOINT: &str = "tidings_saga_step";
 
-/// Whether what a person has decided is done by this transition.
+/// Effect of this transition on the operator's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decided {
+pub(super) enum Decision {
     Done,
     Not,
 }
 
-/// Whether code other than this waits for an event.
+/// Result of the check whether other code waits for an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Elsewhere {
-    /// The correlation id is not that of a saga.
+    /// The correlation id does not belong to a saga.
     NoSaga,
-    /// A saga has the id, and no other code waits for the event.
+    /// The correlation id belongs to a saga, and no other code waits for the event.
     NotAwaited,
-    /// Other code waits for it, for this reason.
+    /// Other code waits for the event, for this reason.
     Awaited(String),
 }
 
-/// A saga that is run by this process.
+/// A saga that this process runs.
 pub(super) struct Engine<S> {
     pub(super) saga: Saga<S>,
     pub(super) shape: Shape,
-    pub(super) alarm: Arc<Alarm>,
-    /// The names of its steps.
+    pub(super) wakeup: Arc<Wakeup>,
+    /// The names of the saga's steps.
     steps: Vec<String>,
     here: OnceLock<Here>,
 }
 
-/// Where a saga runs.
+/// The subscriber that runs a saga.
 struct Here {
     /// The subscriber's name.
     consumer: String,
-    /// All sagas of the subscriber.
+    /// The names of all sagas of the subscriber.
     names: Vec<String>,
 }
 
@@ -75,97 +77,173 @@ impl<S: SagaState> Engine<S> {
     pub(super) fn new(saga: Saga<S>) -> Self {
         saga.statistics.know_steps(saga.step_names());
         let steps = saga.step_names().map(str::to_owned).collect();
-        Self { shape: saga.shape(), saga, alarm: Arc::default(), steps, here: OnceLock::new() }
+        Self {
+            shape: saga.shape(),
+            saga,
+            wakeup: Arc::default(),
+            steps,
+            here: OnceLock::new(),
+        }
     }
 
-    /// A subscriber of this name runs it, beside the other sagas among `names`.
+    /// Records the subscriber that runs the saga, and the names of all its sagas.
     pub(super) fn run_here(&self, consumer: &str, names: &[String]) {
-        let _ = self.here.set(Here { consumer: consumer.to_owned(), names: names.to_vec() });
+        let _ = self.here.set(Here {
+            consumer: consumer.to_owned(),
+            names: names.to_vec(),
+        });
     }
 
-    /// The sagas that this code can continue.
+    /// Returns the filter for the sagas that this code can continue.
     pub(super) fn mine(&self) -> Mine<'_> {
-        Mine { name: &self.saga.name, version: self.saga.version, steps: &self.steps }
+        Mine {
+            name: &self.saga.name,
+            version: self.saga.version,
+            steps: &self.steps,
+        }
     }
 
-    /// Why this code cannot continue a saga of its name.
+    /// Returns the reason why this code cannot continue a saga of its name, if any.
     pub(super) fn obstacle(&self, stored: &Stored) -> Option<Obstacle> {
         self.read(stored).err()
     }
 
-    /// A saga of this name, as far as this code can continue it.
-    fn read(&self, stored: &Stored) -> Result<Instance<S>, Obstacle> {
+    /// Reads a saga of this name, if this code can continue it.
+    fn read(&self, stored: &Stored) -> Result<SagaInstance<S>, Obstacle> {
         let instance = stored.instance(&self.saga, stored.progress()?)?;
         self.unknown(&instance.progress).map_or(Ok(instance), Err)
     }
 
     fn unknown(&self, progress: &Progress) -> Option<Obstacle> {
-        self.shape.unknown(progress).map(|unknown| Obstacle::Unknown { unknown, version: self.saga.version })
+        self.shape
+            .unknown(progress)
+            .map(|unknown| Obstacle::Unknown {
+                unknown,
+                version: self.saga.version,
+            })
     }
 
-    /// An event comes: a reply, or one that starts a saga.
+    /// Handles an event: a reply, or an event that starts a saga.
     pub(super) async fn handle(&self, tx: Tx, meta: &Meta) -> Result<(), HandlerError> {
-        let mut world = InTransaction::new(tx, &self.saga);
+        let mut effects = InTransaction::new(tx, &self.saga);
         let id = meta.correlation_id().and_then(|id| id.parse::<Uuid>().ok());
-        let store = world.store.clone();
+        let store = effects.store.clone();
         if let Some(id) = id {
-            match store.lock(world.tx()?, &self.saga.name, id).await? {
+            match store.lock(effects.tx()?, &self.saga.name, id).await? {
                 Some(stored) => {
-                    if self.reply(stored, meta, &mut world).await? {
+                    if self.reply(stored, meta, &mut effects).await? {
                         return Ok(());
                     }
                 }
                 None => {
-                    if let Elsewhere::Awaited(reason) = self.awaited_elsewhere(&store, world.tx()?, id, meta).await? {
+                    if let Elsewhere::Awaited(reason) = self
+                        .awaited_elsewhere(&store, effects.tx()?, id, meta)
+                        .await?
+                    {
                         return Err(HandlerError::wait_for_code(reason));
                     }
                 }
             }
         }
-        let start = self.saga.starts.iter().find(|start| start.kind.types.contains(&meta.event_type()));
+        let start = self
+            .saga
+            .starts
+            .iter()
+            .find(|start| start.kind.types.contains(&meta.event_type()));
         let Some(start) = start else { return Ok(()) };
         let state = (start.begin)(meta)?;
-        let key = self.saga.key.as_ref().map_or_else(|| meta.event_id().into_owned(), |key| key(&state));
-        // An event that belongs to no conversation begins one, as for any handler.
-        let conversation = meta.correlation_id().map_or_else(|| meta.event_id().into_owned(), str::to_owned);
+        let key = self
+            .saga
+            .key
+            .as_ref()
+            .map_or_else(|| meta.event_id().into_owned(), |key| key(&state));
+        // An event without a correlation id starts a new conversation, as for any handler.
+        let conversation = meta
+            .correlation_id()
+            .map_or_else(|| meta.event_id().into_owned(), str::to_owned);
         let mut instance = self.instance(key, state, Some(conversation));
         instance.progress.cause.moved_by(meta);
-        self.start(instance, &mut world).await
+        self.start(instance, &mut effects).await
     }
 
-    /// A saga that has not begun.
-    pub(super) fn instance(&self, key: String, state: S, correlation_id: Option<String>) -> Instance<S> {
-        Instance { id: Uuid::now_v7(), key, state, progress: self.shape.plan(), correlation_id }
+    /// Creates a saga that has not begun.
+    pub(super) fn instance(
+        &self,
+        key: String,
+        state: S,
+        correlation_id: Option<String>,
+    ) -> SagaInstance<S> {
+        SagaInstance {
+            id: Uuid::now_v7(),
+            key,
+            state,
+            progress: self.shape.plan(),
+            correlation_id,
+        }
     }
 
-    /// A reply comes; false if the saga does not wait for it.
-    async fn reply(&self, stored: Stored, meta: &Meta, world: &mut InTransaction<'_, S>) -> Result<bool, HandlerError> {
+    /// Handles a reply. Returns `false` if the saga does not wait for it.
+    async fn reply(
+        &self,
+        stored: Stored,
+        meta: &Meta,
+        effects: &mut InTransaction<'_, S>,
+    ) -> Result<bool, HandlerError> {
         let (id, name) = (stored.id, &self.saga.name);
         if stored.version.cast_unsigned() > self.saga.version {
-            let reason = format!("saga {name} {id} was written by version {}, and this is version {}", stored.version, self.saga.version);
+            let reason = format!(
+                "saga {name} {id} was written by version {}, and this is version {}",
+                stored.version, self.saga.version
+            );
             return Err(HandlerError::wait_for_code(reason));
         }
-        let waits = |obstacle: &Obstacle| HandlerError::wait_for_code(format!("saga {name} {id} waits: {obstacle}"));
+        let waits = |obstacle: &Obstacle| {
+            HandlerError::wait_for_code(format!("saga {name} {id} waits: {obstacle}"))
+        };
         let progress = stored.progress().map_err(|obstacle| waits(&obstacle))?;
         let cause = meta.causation_id().and_then(|id| id.parse().ok());
         if !self.shape.awaits(&progress, meta.event_type(), cause) {
-            let store = world.store.clone();
-            if self.answers_other_code(&store, world.tx()?, &stored, &progress, meta).await? {
-                let error = format!("`{}` answers saga {name} {id} by another version of its definition", meta.event_type());
-                return Err(self.unknown(&progress).map_or_else(|| HandlerError::wait_for_code(error), |obstacle| waits(&obstacle)));
+            let store = effects.store.clone();
+            if self
+                .answers_other_code(&store, effects.tx()?, &stored, &progress, meta)
+                .await?
+            {
+                let error = format!(
+                    "`{}` is a reply to saga {name} {id} in another version of its definition",
+                    meta.event_type()
+                );
+                return Err(self.unknown(&progress).map_or_else(
+                    || HandlerError::wait_for_code(error),
+                    |obstacle| waits(&obstacle),
+                ));
             }
-            tracing::debug!(saga = name, %id, event_type = meta.event_type(), "a late or repeated reply is left out");
+            tracing::debug!(
+                saga = name,
+                %id,
+                event_type = meta.event_type(),
+                "a late or repeated reply is ignored"
+            );
             return Ok(false);
         }
-        let (now, mut instance) = (stored.now, stored.instance(&self.saga, progress).map_err(|obstacle| waits(&obstacle))?);
+        let (now, mut instance) = (
+            stored.now,
+            stored
+                .instance(&self.saga, progress)
+                .map_err(|obstacle| waits(&obstacle))?,
+        );
         instance.progress.cause.moved_by(meta);
         let input = self.saga.take(&mut instance, meta)?;
-        self.saga.drive(&self.shape, &mut instance, input, now, world).await?;
-        self.keep(instance, Decided::Not, now, world).await.map(|()| true)
+        self.saga
+            .drive(&self.shape, &mut instance, input, now, effects)
+            .await?;
+        self.keep(instance, Decision::Not, now, effects)
+            .await
+            .map(|()| true)
     }
 
-    /// Checks whether other code waits for an event: an open saga of this name at a step that this code does not have, or an
-    /// open saga of a name that this subscriber no longer runs. Locks nothing.
+    /// Checks whether other code waits for an event: an open saga of this name at a step that this
+    /// code does not have, or an open saga of a name that this subscriber no longer runs. Takes no
+    /// locks.
     ///
     /// # Errors
     ///
@@ -177,8 +255,12 @@ impl<S: SagaState> Engine<S> {
         id: Uuid,
         meta: &Meta,
     ) -> Result<Elsewhere, sqlx::Error> {
-        let Some(here) = self.here.get() else { return Ok(Elsewhere::NotAwaited) };
-        let Some(stored) = store.read(conn, id).await? else { return Ok(Elsewhere::NoSaga) };
+        let Some(here) = self.here.get() else {
+            return Ok(Elsewhere::NotAwaited);
+        };
+        let Some(stored) = store.read(conn, id).await? else {
+            return Ok(Elsewhere::NoSaga);
+        };
         let is_mine = stored.name == self.saga.name;
         if !is_mine && here.names.contains(&stored.name) {
             return Ok(Elsewhere::NotAwaited);
@@ -186,26 +268,38 @@ impl<S: SagaState> Engine<S> {
         if !is_mine {
             let code = registered(conn, store.schema(), &stored.name).await?;
             let was_here = code.iter().any(|code| code.consumer == here.consumer);
-            let is_run = code.iter().any(|code| code.consumer != here.consumer && code.seen_seconds < LIVE_SECONDS);
+            let is_run = code
+                .iter()
+                .any(|code| code.consumer != here.consumer && code.seen_seconds < LIVE_SECONDS);
             if !was_here || is_run {
                 return Ok(Elsewhere::NotAwaited);
             }
         }
         let name = &stored.name;
-        let waits = |obstacle: Obstacle| Elsewhere::Awaited(format!("saga {name} {id} waits: {obstacle}"));
+        let waits =
+            |obstacle: Obstacle| Elsewhere::Awaited(format!("saga {name} {id} waits: {obstacle}"));
         let progress = match stored.progress() {
             Ok(progress) => progress,
             Err(obstacle) => return Ok(waits(obstacle)),
         };
-        if !self.answers_other_code(store, conn, &stored, &progress, meta).await? {
+        if !self
+            .answers_other_code(store, conn, &stored, &progress, meta)
+            .await?
+        {
             return Ok(Elsewhere::NotAwaited);
         }
-        let reason = || format!("`{}` answers saga {name} {id}, which this code does not run", meta.event_type());
+        let reason = || {
+            format!(
+                "`{}` is a reply to saga {name} {id}, which this code does not run",
+                meta.event_type()
+            )
+        };
         let unknown = self.unknown(&progress).filter(|_| is_mine);
         Ok(unknown.map_or_else(|| Elsewhere::Awaited(reason()), waits))
     }
 
-    /// Whether an event for which this code does not wait answers the present step by another definition of the saga.
+    /// Returns `true` if another definition of the saga takes this event as a reply to the current
+    /// step, and this code does not.
     async fn answers_other_code(
         &self,
         store: &Store,
@@ -215,119 +309,214 @@ impl<S: SagaState> Engine<S> {
         meta: &Meta,
     ) -> Result<bool, sqlx::Error> {
         let cause = meta.causation_id().and_then(|id| id.parse().ok());
-        let Some(current) = progress.current.as_ref().filter(|_| !progress.status.is_end()) else { return Ok(false) };
-        if progress.is_of_another_step(cause) || self.is_reply_here(stored, current, meta.event_type()) {
+        let Some(current) = progress
+            .current
+            .as_ref()
+            .filter(|_| !progress.status.is_end())
+        else {
+            return Ok(false);
+        };
+        if progress.is_of_another_step(cause)
+            || self.is_reply_here(stored, current, meta.event_type())
+        {
             return Ok(false);
         }
         let code = registered(conn, store.schema(), &stored.name).await?;
-        // Code that registered nothing ran before this version of the library: what answers it is unknown.
+        // Versions of the library without registration left no entry, so the replies of such a
+        // definition are unknown.
         let is_known = stored.name == self.saga.name && self.shape.knows(progress);
-        Ok(replies(&code, &current.step, current.back).map_or(!is_known, |types| types.iter().any(|one| one == meta.event_type())))
+        Ok(
+            replies(&code, &current.step, current.back).map_or(!is_known, |types| {
+                types.iter().any(|one| one == meta.event_type())
+            }),
+        )
     }
 
-    /// Whether this code takes such an event as a reply to the present step: then it decides alone.
+    /// Returns `true` if this code takes such an event as a reply to the current step. Then this
+    /// code alone decides about the event.
     fn is_reply_here(&self, stored: &Stored, current: &Current, event_type: &str) -> bool {
         let action = self.saga.action(&current.step, current.back);
         stored.name == self.saga.name && action.is_some_and(|action| action.takes(event_type))
     }
 
-    async fn start(&self, mut instance: Instance<S>, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
-        let (store, resources) = (world.store.clone(), self.saga.resources(&instance.state));
-        let Some(now) = store.insert(world.tx()?, &self.saga, &instance, Wake::Nobody).await? else { return Ok(()) };
+    async fn start(
+        &self,
+        mut instance: SagaInstance<S>,
+        effects: &mut InTransaction<'_, S>,
+    ) -> Result<(), HandlerError> {
+        let (store, resources) = (effects.store.clone(), self.saga.resources(&instance.state));
+        let Some(now) = store
+            .insert(effects.tx()?, &self.saga, &instance, Wake::Nobody)
+            .await?
+        else {
+            return Ok(());
+        };
         if !resources.is_empty() {
-            store.queue(world.tx()?, instance.id, &resources).await?;
+            store.queue(effects.tx()?, instance.id, &resources).await?;
         }
-        match store.blocked(world.tx()?, instance.id).await? {
+        match store.blocked(effects.tx()?, instance.id).await? {
             Some((resource, holder)) if self.saga.refuse_locked => {
                 let error = format!("{resource} is held by saga {holder}");
-                instance.progress.failure = Some(StepFailure { step: String::new(), error });
-                self.saga.drive(&self.shape, &mut instance, Input::Abort, now, world).await?;
-                self.keep(instance, Decided::Not, now, world).await
+                instance.progress.failure = Some(StepFailure {
+                    step: String::new(),
+                    error,
+                });
+                self.saga
+                    .drive(&self.shape, &mut instance, Input::Abort, now, effects)
+                    .await?;
+                self.keep(instance, Decision::Not, now, effects).await
             }
-            Some(_) => Ok(store.postpone(world.tx()?, instance.id, LOCK_PAUSE, Why::Lock).await?),
+            Some(_) => Ok(store
+                .postpone(effects.tx()?, instance.id, LOCK_PAUSE, Why::Lock)
+                .await?),
             None => {
-                self.saga.drive(&self.shape, &mut instance, Input::Start, now, world).await?;
-                self.keep(instance, Decided::Not, now, world).await
+                self.saga
+                    .drive(&self.shape, &mut instance, Input::Start, now, effects)
+                    .await?;
+                self.keep(instance, Decision::Not, now, effects).await
             }
         }
     }
 
-    /// Its time has come.
-    pub(super) async fn due(&self, stored: Stored, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
+    /// Processes a due saga.
+    pub(super) async fn due(
+        &self,
+        stored: Stored,
+        effects: &mut InTransaction<'_, S>,
+    ) -> Result<(), HandlerError> {
         let (now, mut input) = (stored.now, stored.input());
         let mut instance = match self.read(&stored) {
             Ok(instance) => instance,
-            Err(_) if input == Input::End => return self.end_as_it_is(stored, world).await,
+            Err(_) if input == Input::End => return self.end_as_it_is(stored, effects).await,
             Err(obstacle) => return Err(HandlerError::wait_for_code(obstacle.to_string())),
         };
-        let decided = if stored.action.is_some() { Decided::Done } else { Decided::Not };
-        if instance.progress.status == SagaStatus::Waiting && matches!(input, Input::Due | Input::Retry) {
-            let store = world.store.clone();
-            if store.blocked(world.tx()?, instance.id).await?.is_some() {
-                return Ok(store.postpone(world.tx()?, instance.id, LOCK_PAUSE, Why::Lock).await?);
+        let decision = if stored.action.is_some() {
+            Decision::Done
+        } else {
+            Decision::Not
+        };
+        if instance.progress.status == SagaStatus::Waiting
+            && matches!(input, Input::Due | Input::Retry)
+        {
+            let store = effects.store.clone();
+            if store.blocked(effects.tx()?, instance.id).await?.is_some() {
+                return Ok(store
+                    .postpone(effects.tx()?, instance.id, LOCK_PAUSE, Why::Lock)
+                    .await?);
             }
             input = Input::Start;
         }
         let let_go = input == Input::End;
-        self.saga.drive(&self.shape, &mut instance, input, now, world).await?;
+        self.saga
+            .drive(&self.shape, &mut instance, input, now, effects)
+            .await?;
         if let_go {
-            let store = world.store.clone();
-            store.release(world.tx()?, instance.id).await?;
+            let store = effects.store.clone();
+            store.release(effects.tx()?, instance.id).await?;
         }
-        self.keep(instance, decided, now, world).await
+        self.keep(instance, decision, now, effects).await
     }
 
-    /// A person ends a saga that this code cannot read or does not know. Its state stays as it is.
-    async fn end_as_it_is(&self, stored: Stored, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
-        let (read, store) = (stored.progress(), world.store.clone());
+    /// Ends a saga that this code cannot read or continue, on an operator's decision. Its state is
+    /// left unchanged.
+    async fn end_as_it_is(
+        &self,
+        stored: Stored,
+        effects: &mut InTransaction<'_, S>,
+    ) -> Result<(), HandlerError> {
+        let (read, store) = (stored.progress(), effects.store.clone());
         let is_readable = read.is_ok();
         let mut progress = read.unwrap_or_else(|_| self.shape.plan());
         self.shape.next(&mut progress, Input::End, stored.now);
-        let correlation = stored.correlation_id.clone().unwrap_or_else(|| stored.id.to_string());
-        let ended = self.saga.ended(stored.id, &stored.key, correlation, &progress)?;
-        world.send(ended).await?.map_err(HandlerError::dead_letter)?;
-        store.release(world.tx()?, stored.id).await?;
-        let stored_progress = if is_readable { serde_json::to_string(&progress)? } else { stored.progress };
-        let kept = Kept { id: stored.id, state: stored.state, progress: &progress, stored_progress, due: None, obstacle: None };
-        // By the version that wrote it, since its state is still of that version.
-        store.save(world.tx()?, stored.version.cast_unsigned(), &kept, Decided::Done).await
+        let correlation = stored
+            .correlation_id
+            .clone()
+            .unwrap_or_else(|| stored.id.to_string());
+        let ended = self
+            .saga
+            .ended(stored.id, &stored.key, correlation, &progress)?;
+        effects
+            .send(ended)
+            .await?
+            .map_err(HandlerError::dead_letter)?;
+        store.release(effects.tx()?, stored.id).await?;
+        let stored_progress = if is_readable {
+            serde_json::to_string(&progress)?
+        } else {
+            stored.progress
+        };
+        let kept = Kept {
+            id: stored.id,
+            state: stored.state,
+            progress: &progress,
+            stored_progress,
+            due: None,
+            obstacle: None,
+        };
+        // The version is left unchanged, since the state still has the format of that version.
+        store
+            .save(
+                effects.tx()?,
+                stored.version.cast_unsigned(),
+                &kept,
+                Decision::Done,
+            )
+            .await
     }
 
-    /// Stores how far it has come, and tells once that is committed.
+    /// Stores the progress. Updates the statistics and the wakeup when the transaction commits.
     async fn keep(
         &self,
-        mut instance: Instance<S>,
-        decided: Decided,
+        mut instance: SagaInstance<S>,
+        decision: Decision,
         now: DateTime<Utc>,
-        world: &mut InTransaction<'_, S>,
+        effects: &mut InTransaction<'_, S>,
     ) -> Result<(), HandlerError> {
-        let (store, happened) = (world.store.clone(), std::mem::take(&mut instance.progress.happened));
+        let (store, happened) = (
+            effects.store.clone(),
+            std::mem::take(&mut instance.progress.happened),
+        );
         let progress = &instance.progress;
         let mut wake = None;
-        if matches!(progress.status, SagaStatus::Completed | SagaStatus::Compensated) && store.release(world.tx()?, instance.id).await? {
+        if matches!(
+            progress.status,
+            SagaStatus::Completed | SagaStatus::Compensated
+        ) && store.release(effects.tx()?, instance.id).await?
+        {
             wake = Some(Duration::ZERO);
         }
         if progress.status == SagaStatus::Failed {
-            let (saga, id, error) = (&self.saga.name, instance.id, progress.error().unwrap_or_default());
-            tracing::error!(saga, %id, error, "a saga has failed: look with `tidings sagas show`, then retry or end it");
+            let (saga, id, error) = (
+                &self.saga.name,
+                instance.id,
+                progress.error().unwrap_or_default(),
+            );
+            tracing::error!(
+                saga,
+                %id,
+                error,
+                "a saga has failed; inspect it with `tidings sagas show`, then retry or end it"
+            );
         }
-        let now = now + world.elapsed();
+        let now = now + effects.elapsed();
         let due = self.shape.due_at(progress, now);
         let kept = Kept::of(&instance, due, self.unknown(progress))?;
-        store.save(world.tx()?, self.saga.version, &kept, decided).await?;
+        store
+            .save(effects.tx()?, self.saga.version, &kept, decision)
+            .await?;
         let wake = wake.or(due.map(|due| (due - now).to_std().unwrap_or_default()));
-        let (alarm, statistics) = (self.alarm.clone(), self.saga.statistics.clone());
-        world.tx()?.after_commit(move || {
+        let (wakeup, statistics) = (self.wakeup.clone(), self.saga.statistics.clone());
+        effects.tx()?.after_commit(move || {
             statistics.count(&happened);
             if let Some(time) = wake {
-                alarm.set(tokio::time::Instant::now() + time);
+                wakeup.set(tokio::time::Instant::now() + time);
             }
         });
         Ok(())
     }
 }
 
-/// The transaction of a delivery or of the timer.
+/// Transaction of a delivery or of the timer.
 pub(super) struct InTransaction<'s, S> {
     tx: Option<Tx>,
     saga: &'s Saga<S>,
@@ -337,7 +526,12 @@ pub(super) struct InTransaction<'s, S> {
 
 impl<'s, S> InTransaction<'s, S> {
     pub(super) fn new(tx: Tx, saga: &'s Saga<S>) -> Self {
-        Self { store: Store::new(tx.schema().clone()), tx: Some(tx), saga, began: Instant::now() }
+        Self {
+            store: Store::new(tx.schema().clone()),
+            tx: Some(tx),
+            saga,
+            began: Instant::now(),
+        }
     }
 
     fn tx(&mut self) -> Result<&mut Tx, HandlerError> {
@@ -345,30 +539,47 @@ impl<'s, S> InTransaction<'s, S> {
     }
 
     async fn execute(&mut self, sql: String) -> Result<(), HandlerError> {
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **self.tx()?).await?;
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut **self.tx()?)
+            .await?;
         Ok(())
     }
 }
 
 fn kept() -> HandlerError {
-    HandlerError::dead_letter("a local step kept its `Tx` beyond its end: nothing can be committed")
+    HandlerError::dead_letter(
+        "a local step kept its `Tx` after it returned, so nothing can be committed",
+    )
 }
 
-impl<S: SagaState> World<S> for InTransaction<'_, S> {
+impl<S: SagaState> Effects<S> for InTransaction<'_, S> {
     async fn send(&mut self, envelope: Envelope) -> Result<Result<(), String>, HandlerError> {
         match self.tx()?.publish_as_it_is(&envelope).await {
             Ok(_) => Ok(Ok(())),
-            Err(error @ (PublishError::Database(_) | PublishError::MissingTable { .. } | PublishError::Schema(_))) => Err(error.into()),
-            // Found before a statement was sent, so the transaction can continue.
+            Err(
+                error @ (PublishError::Database(_)
+                | PublishError::MissingTable { .. }
+                | PublishError::Schema(_)),
+            ) => Err(error.into()),
+            // The error was found before a statement was sent, so the transaction remains usable.
             Err(error) => Ok(Err(with_causes(&error))),
         }
     }
 
-    async fn call(&mut self, run: &Instance<S>, step: &str, _: bool, local: &Local<S>) -> Result<Result<S, CallFailed>, HandlerError> {
+    async fn call(
+        &mut self,
+        run: &SagaInstance<S>,
+        step: &str,
+        _: bool,
+        local: &Local<S>,
+    ) -> Result<Result<S, CallFailed>, HandlerError> {
         let timeout = self.saga.timeout_of(step).unwrap_or(LOCAL_TIMEOUT);
-        // Nothing can be rolled back before the server has ended what the step has asked for.
+        // The rollback waits until the server has ended the step's running statement.
         let millis = (timeout + SERVER_LATER).as_millis().min(i32::MAX as u128);
-        self.execute(format!("savepoint {SAVEPOINT}; set local statement_timeout = {millis}")).await?;
+        self.execute(format!(
+            "savepoint {SAVEPOINT}; set local statement_timeout = {millis}"
+        ))
+        .await?;
         let mut tx = self.tx.take().ok_or_else(kept)?;
         tx.carry(run.headers());
         let (lent, state) = (tx.lent_again(), run.state.clone());
@@ -377,21 +588,38 @@ impl<S: SagaState> World<S> for InTransaction<'_, S> {
         self.tx = lent.take();
         let failed = match result {
             Ok(Ok(Ok(state))) => {
-                self.execute(format!("release savepoint {SAVEPOINT}; set local statement_timeout to default")).await?;
+                self.execute(format!(
+                    "release savepoint {SAVEPOINT}; set local statement_timeout to default"
+                ))
+                .await?;
                 return Ok(Ok(state));
             }
-            // The database is away: that is not the step's fault.
+            // An unavailable database is not a failure of the step.
             Ok(Ok(Err(error))) if error.verdict() == Verdict::Unavailable => return Err(error),
-            Ok(Ok(Err(error))) => CallFailed { last: error.verdict() == Verdict::DeadLetter, error: error.chain(), late: false },
-            Ok(Err(panic)) => CallFailed { last: false, error: format!("it panicked: {}", panic_text(&*panic)), late: false },
-            Err(_) => CallFailed { last: false, error: format!("it had not ended after {timeout:?}"), late: true },
+            Ok(Ok(Err(error))) => CallFailed {
+                last: error.verdict() == Verdict::DeadLetter,
+                error: error.chain(),
+                late: false,
+            },
+            Ok(Err(panic)) => CallFailed {
+                last: false,
+                error: format!("it panicked: {}", panic_text(&*panic)),
+                late: false,
+            },
+            Err(_) => CallFailed {
+                last: false,
+                error: format!("it did not finish within {timeout:?}"),
+                late: true,
+            },
         };
         let roll_back = format!("rollback to savepoint {SAVEPOINT}");
         if failed.late {
-            // The first answer that is read is the one to the statement that was left alone: that it was ended.
+            // The first response read is the error of the step's abandoned statement, so it fails
+            // this rollback. The second rollback then takes effect.
             let _ = self.execute(roll_back.clone()).await;
         }
-        self.execute(format!("{roll_back}; release savepoint {SAVEPOINT}")).await?;
+        self.execute(format!("{roll_back}; release savepoint {SAVEPOINT}"))
+            .await?;
         Ok(Err(failed))
     }
 

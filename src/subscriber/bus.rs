@@ -1,4 +1,4 @@
-//! The bus: a Kafka cluster, seen by a service.
+//! The bus: a service's access to a Kafka cluster.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -6,15 +6,20 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::Subscriber;
-use super::dead_letters::Letterbox;
-use crate::event::{DomainEvent, Envelope, EnvelopeError, EventId};
-use crate::kafka::{EnvelopeFormat, EnvelopeWriter, Letter, LetterError, Outgoing, Publisher, Settings, Value, create_like};
+use super::{Subscriber, failure::dead_letter::DeadLetterSink};
+use crate::{
+    event::{DomainEvent, Envelope, EnvelopeError, EventId},
+    kafka::{
+        EnvelopeFormat, EnvelopeWriter, Letter, LetterError, Outgoing, Publisher, Settings, Value,
+        create_like,
+    },
+};
 
-/// How long a record may take to arrive before the caller hears of it.
+/// The time within which Kafka must confirm a record before the caller gets an error.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A Kafka cluster, seen by a service: subscribes to events, and publishes those that need no database. Cheap to clone.
+/// A service's access to a Kafka cluster. It subscribes to events and publishes events that belong
+/// to no database change. Cheap to clone.
 ///
 /// ```no_run
 /// # use serde::{Deserialize, Serialize};
@@ -27,7 +32,10 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// struct OrderPlaced { order_id: i64 }
 ///
 /// async fn reserve(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
-///     sqlx::query("insert into reservation (order_id) values ($1)").bind(order.order_id).execute(&mut *tx).await?;
+///     sqlx::query("insert into reservation (order_id) values ($1)")
+///         .bind(order.order_id)
+///         .execute(&mut *tx)
+///         .await?;
 ///     Ok(())
 /// }
 ///
@@ -43,74 +51,84 @@ struct Inner {
     settings: Settings,
     source: String,
     publisher: OnceLock<Result<Publisher, String>>,
-    /// Topics that were made, or found, for letters.
+    /// Retry and dead letter topics that were created or found.
     letter_topics: Mutex<HashSet<String>>,
 }
 
 impl Inner {
     fn new(settings: Settings, source: String) -> Self {
-        Self { settings, source, publisher: OnceLock::new(), letter_topics: Mutex::default() }
+        Self {
+            settings,
+            source,
+            publisher: OnceLock::new(),
+            letter_topics: Mutex::default(),
+        }
     }
 }
 
-/// Why an event is not published.
+/// Error of publishing an event.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BusError {
     /// The event cannot be put into an envelope.
     #[error(transparent)]
     Event(#[from] EnvelopeError),
-    /// The topic is not there.
+    /// The topic does not exist.
     #[error("topic `{topic}` does not exist: create it")]
     UnknownTopic {
         /// The topic.
         topic: String,
     },
-    /// The broker refuses the record, and would again.
+    /// The broker rejected the record and would reject it again.
     #[error("topic `{topic}` refuses the event: {reason}")]
     Refused {
         /// The topic.
         topic: String,
-        /// In the broker's words.
+        /// The broker's error message.
         reason: String,
     },
-    /// Kafka did not confirm the event in time. It may have arrived nevertheless.
+    /// Kafka did not confirm the event in time. The event may have been stored nevertheless.
     #[error("topic `{topic}` did not confirm the event: {reason}")]
     Unconfirmed {
         /// The topic.
         topic: String,
-        /// In the client's words.
+        /// The client's error message.
         reason: String,
     },
-    /// The settings make no client.
+    /// The Kafka client cannot be created from these settings.
     #[error("the Kafka settings are not usable: {0}")]
     Settings(String),
 }
 
 impl Bus {
-    /// A bus on these brokers. Nothing is connected before it is used.
+    /// Creates a bus for these brokers. It connects on first use.
     pub fn new(settings: Settings) -> Self {
         Self(Arc::new(Inner::new(settings, "/tidings".into())))
     }
 
-    /// Names the publisher of what [`publish`](Self::publish) sends, as `ce_source`; `/tidings` otherwise.
+    /// Sets the source (`ce_source`) of the events that [`publish`](Self::publish) sends. Defaults
+    /// to `/tidings`.
     #[must_use]
     pub fn source(self, source: impl Into<String>) -> Self {
         Self(Arc::new(Inner::new(self.0.settings.clone(), source.into())))
     }
 
-    /// Starts a subscriber of this name: the consumer group, and the inbox's consumer.
+    /// Creates a subscriber. Its name is the consumer group and the consumer in the inbox.
     pub fn subscriber<S: Send + Sync + 'static>(&self, name: impl Into<String>) -> Subscriber<S> {
         Subscriber::new(self.clone(), name.into())
     }
 
-    /// Publishes an event straight to Kafka, for events without a database change, and waits until every in-sync replica has it. Its topic is the aggregate's name.
+    /// Publishes an event directly to Kafka and waits until every in-sync replica has stored it.
+    /// Its topic is the name of the aggregate. Use this only for events that belong to no database
+    /// change.
     ///
-    /// **An event that belongs to a change in a database goes through [`Outbox`](crate::Outbox)**: between a commit and this call a process can die.
+    /// **Publish an event that belongs to a database change with [`Outbox`](crate::Outbox)**: a
+    /// process can crash between the commit and this call.
     ///
     /// # Errors
     ///
-    /// [`BusError`].
+    /// Returns [`BusError`] if the event is invalid, the settings are unusable, or Kafka does not
+    /// confirm the event.
     ///
     /// # Cancel safety
     ///
@@ -119,15 +137,16 @@ impl Bus {
         self.publish_envelope(&Envelope::of(event)?).await
     }
 
-    /// Publishes an envelope made by hand: with headers, a topic of its own, a cause.
+    /// Publishes an envelope that the caller built, for example with headers, its own topic or a
+    /// cause.
     ///
     /// # Errors
     ///
-    /// As [`publish`](Self::publish).
+    /// Returns the same errors as [`publish`](Self::publish).
     ///
     /// # Cancel safety
     ///
-    /// As [`publish`](Self::publish).
+    /// See [`publish`](Self::publish).
     pub async fn publish_envelope(&self, envelope: &Envelope) -> Result<EventId, BusError> {
         envelope.check().map_err(EnvelopeError::Invalid)?;
         let letter = self.letter(envelope);
@@ -135,16 +154,18 @@ impl Bus {
         Ok(envelope.id)
     }
 
-    /// The record of an event.
+    /// Returns the record of an event.
     pub(crate) fn letter(&self, envelope: &Envelope) -> Letter {
-        let headers = serde_json::to_string(&envelope.headers).expect("a map of strings has a JSON form");
+        let headers =
+            serde_json::to_string(&envelope.headers).expect("a map of strings has a JSON form");
         let bytes = envelope.payload.as_bytes();
         let outgoing = Outgoing {
             id: envelope.id.as_uuid(),
             aggregate_type: &envelope.aggregate_type,
             aggregate_id: envelope.aggregate_id.as_str(),
             event_type: &envelope.event_type,
-            version: i32::try_from(envelope.version).expect("a checked envelope's version fits an int"),
+            version: i32::try_from(envelope.version)
+                .expect("a checked envelope's version fits an int"),
             value: match bytes {
                 Some(json) if envelope.payload.as_json().is_some() => Value::Json(json),
                 Some(bytes) => Value::Bytes(bytes),
@@ -154,33 +175,46 @@ impl Bus {
             occurred_at: envelope.occurred_at.timestamp_micros(),
             topic: envelope.topic.as_deref(),
         };
-        let headers = EnvelopeWriter::new(EnvelopeFormat::CloudEvents, self.0.source.clone()).owned_headers(&outgoing);
+        let headers = EnvelopeWriter::new(EnvelopeFormat::CloudEvents, self.0.source.clone())
+            .owned_headers(&outgoing);
         Letter {
-            topic: envelope.topic.clone().unwrap_or_else(|| envelope.aggregate_type.clone().into_owned()),
+            topic: envelope
+                .topic
+                .clone()
+                .unwrap_or_else(|| envelope.aggregate_type.clone().into_owned()),
             key: Some(envelope.aggregate_id.as_str().as_bytes().to_vec()),
             value: bytes.map(<[u8]>::to_vec),
             headers,
         }
     }
 
-    /// Sends a record made by hand; a missing topic is made like `like`.
-    pub(super) async fn send_letter(&self, letter: &Letter, like: &str) -> Result<(), BusError> {
-        Ok(Letterbox::send(self, letter, like).await?)
+    /// Sends a record. If its topic does not exist, the topic is created with the partition count
+    /// of `like`.
+    pub(crate) async fn send_letter(&self, letter: &Letter, like: &str) -> Result<(), BusError> {
+        Ok(DeadLetterSink::send(self, letter, like).await?)
     }
 
-    pub(super) fn settings(&self) -> &Settings {
+    pub(crate) fn settings(&self) -> &Settings {
         &self.0.settings
     }
 
-    /// Creates the topic of a letter if it is missing. The broker's answer to the letter decides whether that was enough.
+    /// Creates the topic of a letter if it does not exist. An error is only logged, because sending
+    /// the letter shows whether the topic is usable.
     async fn make_letter_topic(&self, topic: &str, like: &str) {
         if let Err(error) = create_like(&self.0.settings, topic, like).await {
-            tracing::debug!(topic, %error, "a topic of retries or dead letters cannot be looked up or created");
+            tracing::debug!(
+                topic,
+                %error,
+                "a retry or dead letter topic cannot be looked up or created"
+            );
         }
     }
 
     fn letter_topics(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.0.letter_topics.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .letter_topics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn publisher(&self) -> Result<&Publisher, BusError> {
@@ -196,7 +230,10 @@ impl Bus {
 
 impl std::fmt::Debug for Bus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bus").field("settings", &self.0.settings).field("source", &self.0.source).finish_non_exhaustive()
+        f.debug_struct("Bus")
+            .field("settings", &self.0.settings)
+            .field("source", &self.0.source)
+            .finish_non_exhaustive()
     }
 }
 
@@ -205,24 +242,38 @@ impl From<LetterError> for BusError {
         match error {
             LetterError::UnknownTopic(topic) => Self::UnknownTopic { topic },
             LetterError::Refused { topic, reason } => Self::Refused { topic, reason },
-            LetterError::Unavailable { topic, reason } => Self::Unconfirmed { topic, reason },
+            LetterError::Forbidden { topic, reason }
+            | LetterError::Unavailable { topic, reason } => Self::Unconfirmed { topic, reason },
         }
     }
 }
 
-impl Letterbox for Bus {
-    fn send<'l>(&'l self, letter: &'l Letter, like: &'l str) -> Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>> {
+impl DeadLetterSink for Bus {
+    fn send<'l>(
+        &'l self,
+        letter: &'l Letter,
+        like: &'l str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>> {
         Box::pin(async move {
-            let unavailable = |reason: String| LetterError::Unavailable { topic: letter.topic.clone(), reason };
-            let publisher = self.publisher().map_err(|error| unavailable(error.to_string()))?;
-            // Created before the first letter, because the client reports a missing topic only after seconds.
+            let unavailable = |reason: String| LetterError::Unavailable {
+                topic: letter.topic.clone(),
+                reason,
+            };
+            let publisher = self
+                .publisher()
+                .map_err(|error| unavailable(error.to_string()))?;
+            // The topic is created before the first letter is sent, because the client reports a
+            // missing topic only after seconds.
             let is_known = self.letter_topics().contains(&letter.topic);
             if !is_known {
                 self.make_letter_topic(&letter.topic, like).await;
             }
             let mut sent = publisher.send(letter).await;
             if is_known && matches!(sent, Err(LetterError::UnknownTopic(_))) {
-                tracing::warn!(topic = letter.topic, "a topic of retries or dead letters was deleted: it is created again");
+                tracing::warn!(
+                    topic = letter.topic,
+                    "a retry or dead letter topic was deleted; it is created again"
+                );
                 self.make_letter_topic(&letter.topic, like).await;
                 sent = publisher.send(letter).await;
             }
@@ -230,8 +281,8 @@ impl Letterbox for Bus {
                 Ok(()) => {
                     self.letter_topics().insert(letter.topic.clone());
                 }
-                Err(LetterError::Refused { .. }) => {}
-                // The next attempt looks whether it exists.
+                Err(LetterError::Refused { .. } | LetterError::Forbidden { .. }) => {}
+                // The next attempt checks again whether the topic exists.
                 Err(_) => {
                     self.letter_topics().remove(&letter.topic);
                 }

@@ -1,4 +1,4 @@
-//! How pauses pass: in real time, or as soon as nothing else is to be done.
+//! The clock for pauses: real time, or virtual time that passes when there is nothing else to do.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 
-/// How pauses pass.
+/// Source of time for pauses.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Clock {
     #[default]
     Real,
-    /// Of the in-memory bus.
+    /// Used by the in-memory bus.
     Virtual(Arc<VirtualClock>),
 }
 
-/// A clock that stands until it is told to go on.
+/// A clock that stands still until it is advanced.
 #[derive(Debug)]
 pub(crate) struct VirtualClock {
     sleepers: Mutex<Sleepers>,
@@ -27,13 +27,13 @@ pub(crate) struct VirtualClock {
 #[derive(Debug, Default)]
 struct Sleepers {
     now: Duration,
-    /// By when they are due, and who came first.
+    /// The sleepers by due time and by order of arrival.
     due: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
     came: u64,
 }
 
 impl Clock {
-    /// Passes this long.
+    /// Sleeps for this time.
     pub(crate) async fn sleep(&self, time: Duration) {
         match self {
             Self::Real => tokio::time::sleep(time).await,
@@ -41,7 +41,7 @@ impl Clock {
         }
     }
 
-    /// The time for durations.
+    /// Returns the current time for measuring durations.
     pub(crate) fn instant(&self) -> Instant {
         match self {
             Self::Real => tokio::time::Instant::now().into_std(),
@@ -49,7 +49,7 @@ impl Clock {
         }
     }
 
-    /// The time of day.
+    /// Returns the current time of day.
     pub(crate) fn utc(&self) -> DateTime<Utc> {
         match self {
             Self::Real => Utc::now(),
@@ -70,39 +70,50 @@ impl VirtualClock {
         let _ = woken.await;
     }
 
-    /// Goes on to the next who is due, and wakes it; false if nobody sleeps.
+    /// Advances to the next due sleeper and wakes it. Returns `false` if there is no sleeper.
     pub(crate) fn advance(&self) -> bool {
         let mut sleepers = self.locked();
-        // Who gave up sleeping is not waited for.
+        // Sleepers whose future was dropped do not count.
         sleepers.due.retain(|_, wake| !wake.is_closed());
-        let Some(((due, _), wake)) = sleepers.due.pop_first() else { return false };
+        let Some(((due, _), wake)) = sleepers.due.pop_first() else {
+            return false;
+        };
         sleepers.now = due;
         let _ = wake.send(());
         true
     }
 
-    /// When the next sleeper is due; `None` if nobody sleeps.
+    /// Returns the due time of the next sleeper. Returns `None` if there is no sleeper.
     pub(crate) fn next_due(&self) -> Option<Duration> {
-        self.locked().due.iter().find(|(_, wake)| !wake.is_closed()).map(|((due, _), _)| *due)
+        self.locked()
+            .due
+            .iter()
+            .find(|(_, wake)| !wake.is_closed())
+            .map(|((due, _), _)| *due)
     }
 
-    /// Passes to this time, before which no sleeper is due.
+    /// Advances to this time. No sleeper may be due before it.
     pub(crate) fn pass_to(&self, time: Duration) {
         let mut sleepers = self.locked();
         sleepers.now = sleepers.now.max(time);
     }
 
-    /// The time of day: that of the clock's beginning, and what has passed since.
+    /// Returns the time of day: the creation time of the clock plus the virtual time that has
+    /// passed.
     pub(crate) fn utc(&self) -> DateTime<Utc> {
         self.began_utc + self.now()
     }
 
-    /// How many sleep.
+    /// Returns the number of sleepers.
     pub(crate) fn sleepers(&self) -> usize {
-        self.locked().due.values().filter(|wake| !wake.is_closed()).count()
+        self.locked()
+            .due
+            .values()
+            .filter(|wake| !wake.is_closed())
+            .count()
     }
 
-    /// How much time has passed.
+    /// Returns the virtual time that has passed.
     pub(crate) fn now(&self) -> Duration {
         self.locked().now
     }
@@ -116,7 +127,11 @@ impl VirtualClock {
 
 impl Default for VirtualClock {
     fn default() -> Self {
-        Self { sleepers: Mutex::default(), began: Instant::now(), began_utc: Utc::now() }
+        Self {
+            sleepers: Mutex::default(),
+            began: Instant::now(),
+            began_utc: Utc::now(),
+        }
     }
 }
 
@@ -147,6 +162,9 @@ mod tests {
             task.await.expect("no panic");
         }
         assert_eq!(*woken.lock().expect("no panic"), [10, 20, 30]);
-        assert_eq!((clock.now(), clock.sleepers()), (Duration::from_secs(30), 0));
+        assert_eq!(
+            (clock.now(), clock.sleepers()),
+            (Duration::from_secs(30), 0)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Parts that run beside a subscriber on the database of its inbox: sagas.
+//! Companions: parts that run next to a subscriber on the database of its inbox. Sagas are
+//! companions.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -12,48 +13,53 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::inbox::OpenInbox;
-use super::register::Entry;
-use super::run::{Plan, RunError};
-use super::{Meta, Statistics};
-use crate::kafka::Settings;
-use crate::postgres::SchemaName;
+use super::{
+    Meta, Statistics,
+    inbox::OpenInbox,
+    run::{Plan, RunError},
+    startup::registration::Entry,
+};
+use crate::{kafka::Settings, postgres::SchemaName};
 
-/// How many notices wait for a companion that is busy. One that misses some looks at everything.
+/// Maximum number of notifications that wait for a busy companion. A companion that misses a
+/// notification checks everything instead.
 const NEWS: usize = 64;
 
 /// A future of a [`Companion`].
 pub(crate) type Task<'t, T> = Pin<Box<dyn Future<Output = T> + Send + 't>>;
 
-/// What a companion works on.
+/// Environment of a companion.
 pub(crate) struct Ground {
     pub(crate) pool: PgPool,
     pub(crate) schema: SchemaName,
-    /// The subscriber's name, its consumer group.
+    /// The subscriber's name, which is also its consumer group.
     pub(crate) consumer: String,
     pub(crate) statistics: Statistics,
     pub(crate) kafka: Settings,
-    /// The topics of aggregates that are not read from the topic of their name.
+    /// The topics of aggregates that are not read from the topic with the aggregate's name.
     pub(crate) topics: HashMap<&'static str, Vec<String>>,
     /// The names of all companions.
     pub(crate) names: Vec<String>,
-    /// Notices of the database, for all companions.
+    /// Notifications from the database, for all companions.
     pub(crate) news: broadcast::Sender<String>,
 }
 
 impl Ground {
-    /// The topics from which events of an aggregate are read.
+    /// Returns the topics that events of an aggregate are read from.
     pub(crate) fn topics_of(&self, aggregate: &'static str) -> Vec<String> {
-        self.topics.get(aggregate).cloned().unwrap_or_else(|| vec![aggregate.to_owned()])
+        self.topics
+            .get(aggregate)
+            .cloned()
+            .unwrap_or_else(|| vec![aggregate.to_owned()])
     }
 }
 
-/// Why a companion may not run.
+/// Reason why a companion cannot run.
 #[derive(Debug)]
 pub(crate) enum NotAdmitted {
-    /// For good, with the cause and the remedy.
+    /// Permanently, with the cause and the remedy.
     Refused(String),
-    /// The database did not answer, or lacks a table or a permission.
+    /// The database did not respond, or lacks a table or a permission.
     Database(sqlx::Error),
 }
 
@@ -63,27 +69,31 @@ impl From<sqlx::Error> for NotAdmitted {
     }
 }
 
-/// Whether a companion needs an event that has no handler.
+/// Interest of a companion in an event that has no handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interest {
-    /// Another version of the code waits for it.
+    /// Another version of the code waits for the event.
     Waits,
-    /// No version of this companion waits for it. Another companion may.
+    /// No version of this companion waits for the event. Another companion may.
     Not,
-    /// No companion of any version can wait for it.
+    /// No companion of any version can wait for the event.
     Impossible,
 }
 
-/// A part that runs beside a subscriber.
+/// A part that runs next to a subscriber.
 pub(crate) trait Companion: Send + Sync {
-    /// Its name, unique in the subscriber.
+    /// Returns the name, which is unique within the subscriber.
     fn name(&self) -> &str;
 
-    /// Called before the subscriber joins its group.
+    /// Checks that the companion can run. Called before the subscriber joins its group.
     fn admit<'t>(&'t self, ground: &'t Ground) -> Task<'t, Result<(), NotAdmitted>>;
 
-    /// Whether an event without a handler must be kept for another version of the code.
-    fn interest<'t>(&'t self, ground: &'t Ground, event: &'t Meta) -> Task<'t, Result<Interest, sqlx::Error>>;
+    /// Returns whether an event without a handler must be kept for another version of the code.
+    fn interest<'t>(
+        &'t self,
+        ground: &'t Ground,
+        event: &'t Meta,
+    ) -> Task<'t, Result<Interest, sqlx::Error>>;
 
     /// Runs until `stop` is cancelled.
     fn run(self: Arc<Self>, ground: Arc<Ground>, stop: CancellationToken) -> Task<'static, ()>;
@@ -91,13 +101,17 @@ pub(crate) trait Companion: Send + Sync {
 
 /// The companions of a subscriber. Without an inbox there are none.
 #[derive(Clone, Default)]
-pub(super) struct Companions {
+pub(crate) struct Companions {
     all: Vec<Arc<dyn Companion>>,
     ground: Option<Arc<Ground>>,
 }
 
 impl Companions {
-    pub(super) fn new(all: Vec<Arc<dyn Companion>>, inbox: Option<&OpenInbox>, plan: &Plan) -> Self {
+    pub(crate) fn new(
+        all: Vec<Arc<dyn Companion>>,
+        inbox: Option<&OpenInbox>,
+        plan: &Plan,
+    ) -> Self {
         let ground = inbox.filter(|_| !all.is_empty()).map(|inbox| {
             Arc::new(Ground {
                 pool: inbox.pool.clone(),
@@ -106,41 +120,52 @@ impl Companions {
                 statistics: plan.statistics.clone(),
                 kafka: plan.bus.settings().clone(),
                 topics: plan.named_topics.clone(),
-                names: all.iter().map(|companion| companion.name().to_owned()).collect(),
+                names: all
+                    .iter()
+                    .map(|companion| companion.name().to_owned())
+                    .collect(),
                 news: broadcast::channel(NEWS).0,
             })
         });
         Self { all, ground }
     }
 
-    /// True if an event without a handler may be skipped without a question to the companions: its correlation id is no saga's.
-    pub(super) fn may_skip(&self, correlation: Option<&str>) -> bool {
+    /// Returns `true` if an event without a handler can be skipped without querying the companions,
+    /// because its correlation id does not belong to a saga.
+    pub(crate) fn may_skip(&self, correlation: Option<&str>) -> bool {
         self.ground.is_none() || correlation.is_none_or(|id| Uuid::try_parse(id).is_err())
     }
 
-    /// Whether an event without a handler must be kept for another version of the code.
+    /// Returns whether an event without a handler must be kept for another version of the code.
     ///
     /// # Errors
-    /// What the server reports.
-    pub(super) async fn keep(&self, event: &Meta) -> Result<bool, sqlx::Error> {
-        let Some(ground) = &self.ground else { return Ok(false) };
+    ///
+    /// Returns the database's error if a query fails.
+    pub(crate) async fn keep(&self, event: &Meta) -> Result<bool, sqlx::Error> {
+        let Some(ground) = &self.ground else {
+            return Ok(false);
+        };
         for companion in &self.all {
             match companion.interest(ground, event).await? {
                 Interest::Waits => return Ok(true),
                 Interest::Not => {}
-                // One query decides, however many companions there are.
+                // This result holds for all companions, so one query is enough.
                 Interest::Impossible => return Ok(false),
             }
         }
         Ok(false)
     }
 
-    /// Asks each companion whether it may run. Returns false if the subscriber is shut down before that is known.
+    /// Checks that each companion can run. Returns `false` if the subscriber is shut down before
+    /// that is decided.
     ///
     /// # Errors
-    /// A companion may not run, or the database is not set up for it.
-    pub(super) async fn admit(&self, stop: &CancellationToken) -> Result<bool, RunError> {
-        let Some(ground) = &self.ground else { return Ok(true) };
+    ///
+    /// Returns [`RunError`] if a companion cannot run or the database is not set up for it.
+    pub(crate) async fn admit(&self, stop: &CancellationToken) -> Result<bool, RunError> {
+        let Some(ground) = &self.ground else {
+            return Ok(true);
+        };
         for companion in &self.all {
             let entry = Entry {
                 subscriber: &ground.consumer,
@@ -149,22 +174,31 @@ impl Companions {
                 pool: &ground.pool,
                 tables: &["saga_code", "saga"],
             };
-            if entry.until_registered(stop, || companion.admit(ground)).await?.is_none() {
+            if entry
+                .until_registered(stop, || companion.admit(ground))
+                .await?
+                .is_none()
+            {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    pub(super) fn start(&self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
-        let Some(ground) = &self.ground else { return Vec::new() };
-        let start = |companion: &Arc<dyn Companion>| tokio::spawn(companion.clone().run(ground.clone(), stop.clone()));
+    pub(crate) fn start(&self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
+        let Some(ground) = &self.ground else {
+            return Vec::new();
+        };
+        let start = |companion: &Arc<dyn Companion>| {
+            tokio::spawn(companion.clone().run(ground.clone(), stop.clone()))
+        };
         self.all.iter().map(start).collect()
     }
 }
 
-/// Waits for each within the drain timeout. What has not ended by then is rolled back.
-pub(super) async fn end(running: Vec<JoinHandle<()>>, drain: Duration) {
+/// Waits for each task within the drain timeout. A task that has not finished by then is aborted,
+/// and its transaction is rolled back.
+pub(crate) async fn end(running: Vec<JoinHandle<()>>, drain: Duration) {
     for mut task in running {
         if tokio::time::timeout(drain, &mut task).await.is_err() {
             task.abort();

@@ -1,8 +1,12 @@
-//! A subscriber without Kafka: the same lanes, layers, retries and router, driven by the in-memory bus of `testing`.
+//! A subscriber without Kafka: the production lanes, layers, retries and router, driven by the
+//! in-memory bus of `testing`.
 //!
 //! ```text
-//! record ─▶ member of its group ─▶ lanes of its partition ─▶ unit: one event, or a batch ─▶ attempt … as in production
+//! record ─▶ member of its group ─▶ lanes of its partition ─▶ item: event or batch ─▶ attempt
 //! ```
+
+pub(crate) mod inbox;
+pub(crate) mod simulation;
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -15,36 +19,41 @@ use sqlx::PgPool;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{BatchFailed, Parked, Runner, Settled};
-use super::clock::{Clock, VirtualClock};
-use super::dead_letters::{Letterbox, attempts_of, origin_of};
-use super::handler::CODE_PAUSE;
-use super::lanes::{LaneCounts, Lanes};
-use super::memory::MemoryInbox;
-use super::options::Order;
-use super::run::Plan;
-use super::simulation::Simulation;
-use super::source::Source;
-use super::statistics::Count;
-use super::turn::Turn;
-use super::unit::{share, tried};
-use super::{Escalation, Statistics, SubscriberState};
-use crate::kafka::{Incoming, Letter, LetterError, Message};
-use crate::postgres::SchemaName;
+use super::{
+    Escalation, Statistics, SubscriberState,
+    attempt::{BatchFailed, Runner, Settled, permit::HandlerPermit},
+    clock::{Clock, VirtualClock},
+    consume::{
+        lanes::{LaneCounts, Lanes},
+        topic_role::Source,
+        work_item::{share, tried},
+    },
+    failure::dead_letter::{DeadLetterSink, attempts_of, origin_of},
+    handler::CODE_PAUSE,
+    options::Order,
+    run::Plan,
+    telemetry::statistics::Count,
+};
+use crate::{
+    kafka::{Incoming, Letter, LetterError, Message},
+    postgres::SchemaName,
+};
+use inbox::MemoryInbox;
+use simulation::Simulation;
 
-/// One member of a group of the in-memory bus.
+/// One member of a group on the in-memory bus.
 pub(crate) struct InMemory {
     runner: Arc<Runner>,
     topics: HashMap<String, Source>,
-    /// The topics in place of those of an aggregate's name.
+    /// Topics that replace the topic with the aggregate's name.
     named: HashMap<&'static str, Vec<String>>,
     partitions: BTreeMap<(Arc<str>, i32), Lanes<Item>>,
     hasher: RandomState,
     letters: Arc<Letters>,
-    /// Its database, if it has one.
+    /// The database of the subscriber, if it has one.
     pub(crate) inbox: Option<(PgPool, SchemaName)>,
     has_inbox: bool,
-    /// What is under way, by number.
+    /// Messages of the work in progress, by the number of the work.
     under_way: BTreeMap<u64, Vec<Arc<Message>>>,
     started: u64,
     paused_since: Option<Duration>,
@@ -52,37 +61,47 @@ pub(crate) struct InMemory {
 
 enum Item {
     Event(Arc<Message>),
-    /// The same after it failed together with others.
+    /// An event that failed in a batch and is now handled alone.
     Single(Arc<Message>),
     Malformed(Box<Incoming>, String),
 }
 
-/// The end of something that was under way.
+/// Outcome of one piece of work.
 pub(crate) struct Ended {
     number: u64,
     partition: (Arc<str>, i32),
     lanes: Vec<u64>,
-    /// What failed together, by lane, and is to be handled one by one.
+    /// Events that failed as a batch, by lane. They must be handled one by one.
     singly: Vec<(u64, Vec<Item>)>,
 }
 
-/// What is under way.
+/// The future of one piece of work.
 pub(crate) type Work = Pin<Box<dyn Future<Output = Ended> + Send>>;
 
-/// Whether the process "dies" before the next commit.
+/// Returns `true` if the process "crashes" before the next commit.
 pub(crate) type Dies = Box<dyn Fn() -> bool + Send + Sync>;
 
 impl InMemory {
-    /// A member whose group remembers and publishes in `memory` unless it has a database.
-    pub(crate) fn new(mut plan: Plan, clock: &Arc<VirtualClock>, memory: &Arc<MemoryInbox>, dies: Dies) -> Self {
+    /// Creates a member. Without a database, its group uses `memory` as inbox and outbox.
+    pub(crate) fn new(
+        mut plan: Plan,
+        clock: &Arc<VirtualClock>,
+        memory: &Arc<MemoryInbox>,
+        dies: Dies,
+    ) -> Self {
         let letters = Arc::<Letters>::default();
         plan.clock = Clock::Virtual(clock.clone());
-        plan.letterbox = Some(Box::new(LettersBox(letters.clone())));
-        let inbox = plan.core.inbox.as_ref().map(|inbox| (inbox.pool.clone(), inbox.schema.clone()));
+        plan.dead_letter_sink = Some(Box::new(LettersBox(letters.clone())));
+        let inbox = plan
+            .core
+            .inbox
+            .as_ref()
+            .map(|inbox| (inbox.pool.clone(), inbox.schema.clone()));
         let topics = std::mem::take(&mut plan.topics);
         let named = std::mem::take(&mut plan.named_topics);
         let has_inbox = plan.has_inbox;
-        plan.core.simulate(Simulation::new(&plan.name, memory.clone(), has_inbox, dies));
+        plan.core
+            .simulate(Simulation::new(&plan.name, memory.clone(), has_inbox, dies));
         plan.statistics.set_state(SubscriberState::Running);
         Self {
             runner: Arc::new(plan.into_runner()),
@@ -107,115 +126,178 @@ impl InMemory {
         &self.runner.statistics
     }
 
-    /// The topic in which it expects events of an aggregate that name no topic.
+    /// Returns the topic where it expects events of an aggregate that name no topic.
     pub(crate) fn topic_of<'a>(&'a self, aggregate: &'a str) -> &'a str {
-        self.named.get(aggregate).and_then(|topics| topics.first()).map_or(aggregate, String::as_str)
+        self.named
+            .get(aggregate)
+            .and_then(|topics| topics.first())
+            .map_or(aggregate, String::as_str)
     }
 
     fn source_of(&self, topic: &str) -> Option<Source> {
-        self.topics.get(origin_of(topic, &self.runner.name)).copied()
+        self.topics
+            .get(origin_of(topic, &self.runner.name))
+            .copied()
     }
 
-    /// Whether it reads this topic.
+    /// Returns `true` if it reads this topic.
     pub(crate) fn reads(&self, topic: &str) -> bool {
         self.source_of(topic).is_some()
     }
 
-    /// Whether it has a handler for this record, or a dead letter. Without an inbox members do not know of each other, and each skips what it has no handler for.
+    /// Returns `true` if it has a handler for this record, or would send it to the dead letters.
+    /// Without an inbox, members do not track each other, and each skips events for which it has no
+    /// handler.
     pub(crate) fn takes(&self, record: &Incoming) -> bool {
-        let Some(source) = self.source_of(&record.topic) else { return false };
-        !self.has_inbox || source.read(record.clone()).map_or(true, |message| self.runner.core.router.route(&message).is_some())
+        let Some(source) = self.source_of(&record.topic) else {
+            return false;
+        };
+        !self.has_inbox
+            || source.read(record.clone()).map_or(true, |message| {
+                self.runner.core.router.route(&message).is_some()
+            })
     }
 
-    /// A record comes.
+    /// Adds a record to its lane.
     pub(crate) fn push(&mut self, record: &Incoming) {
-        let Some(source) = self.source_of(&record.topic) else { return };
+        let Some(source) = self.source_of(&record.topic) else {
+            return;
+        };
         let lane = match (self.runner.options.order, record.key()) {
             (Order::Partition, _) => 0,
             (Order::Aggregate, Some(key)) => self.hasher.hash_one(key),
             (Order::Aggregate, None) | (Order::None, _) => self.hasher.hash_one(record.offset),
         };
         let attempts = attempts_of(record, &self.runner.name);
-        let item = match source.read(record.clone()).map(|message| message.with_attempts_before(attempts)) {
-            Ok(message) if self.runner.core.router.route(&message).is_none() => return self.runner.unknown(&message),
+        let item = match source
+            .read(record.clone())
+            .map(|message| message.with_attempts_before(attempts))
+        {
+            Ok(message) if self.runner.core.router.route(&message).is_none() => {
+                return self.runner.unknown(&message);
+            }
             Ok(message) => Item::Event(Arc::new(message)),
             Err((malformed, record)) => Item::Malformed(record, malformed.to_string()),
         };
         let partition = (record.topic.clone(), record.partition);
-        self.partitions.entry(partition).or_insert_with(Lanes::new).push(lane, item);
+        self.partitions
+            .entry(partition)
+            .or_insert_with(Lanes::new)
+            .push(lane, item);
     }
 
-    /// The next work that may start.
+    /// Returns the next work that may start.
     pub(crate) fn start(&mut self) -> Option<Work> {
-        if !self.runner.gate.is_open() {
+        if !self.runner.pause.is_running() {
             return None;
         }
-        let (partition, lanes) = self.partitions.iter_mut().find(|(_, lanes)| lanes.has_ready())?;
+        let (partition, lanes) = self
+            .partitions
+            .iter_mut()
+            .find(|(_, lanes)| lanes.has_ready())?;
         let permit = self.runner.permits.clone().try_acquire_owned().ok()?;
         let (items, of_lanes) = take(lanes, self.runner.options.batch, &self.runner)?;
         self.started += 1;
         let number = self.started;
-        self.under_way.insert(number, items.iter().filter_map(Item::message).cloned().collect());
-        let unit = Unit { runner: self.runner.clone(), number, partition: partition.clone(), lanes: of_lanes };
-        Some(Box::pin(unit.work(items, permit)))
+        self.under_way.insert(
+            number,
+            items.iter().filter_map(Item::message).cloned().collect(),
+        );
+        let item = WorkItem {
+            runner: self.runner.clone(),
+            number,
+            partition: partition.clone(),
+            lanes: of_lanes,
+        };
+        Some(Box::pin(item.work(items, permit)))
     }
 
-    /// Work has ended.
+    /// Records the end of one piece of work.
     pub(crate) fn finish(&mut self, ended: Ended) {
         for message in self.under_way.remove(&ended.number).into_iter().flatten() {
             if let Some(simulation) = self.runner.core.simulation() {
                 simulation.ended(&message);
             }
         }
-        let Some(lanes) = self.partitions.get_mut(&ended.partition) else { return };
+        let Some(lanes) = self.partitions.get_mut(&ended.partition) else {
+            return;
+        };
         for (lane, items) in ended.singly {
             lanes.put_back(lane, items);
         }
         ended.lanes.iter().for_each(|lane| lanes.finish(*lane));
     }
 
-    /// What was sent to retry topics and dead letters since the last call.
+    /// Returns the letters that were sent to retry and dead letter topics since the last call.
     pub(crate) fn take_letters(&self) -> Vec<Letter> {
-        std::mem::take(&mut self.letters.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(
+            &mut self
+                .letters
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
-    /// A pause counts from now on.
+    /// Restarts the time of a pause.
     pub(crate) fn be_patient(&mut self) {
         self.paused_since = None;
     }
 
-    /// Why it is paused, if it is so for longer than it may be. Twenty probes of a kill switch count as much as [`PAUSED_MAX`].
+    /// Returns the reason if the subscriber has been paused for too long. The limit is
+    /// [`PAUSED_MAX`] or twenty probes of the kill switch, whichever is longer.
     pub(crate) fn paused_too_long(&mut self, now: Duration) -> Option<String> {
         if !self.runner.statistics.is_paused() {
             self.paused_since = None;
             return None;
         }
-        let probes = self.runner.options.kill_switch.as_ref().map_or(Duration::ZERO, |switch| switch.pause.saturating_mul(20));
+        let probes = self
+            .runner
+            .options
+            .kill_switch
+            .as_ref()
+            .map_or(Duration::ZERO, |switch| switch.pause.saturating_mul(20));
         let paused = now.saturating_sub(*self.paused_since.get_or_insert(now));
         let why = match self.runner.statistics.state() {
-            SubscriberState::PausedByKillSwitch => "its kill switch: too many events fail, and none that is tried is handled",
+            SubscriberState::PausedByKillSwitch => {
+                "its kill switch: too many events fail, and no event that is tried is handled"
+            }
             _ => "an outage that does not end",
         };
-        (paused > PAUSED_MAX.max(probes)).then(|| format!("subscriber {:?} is paused for {paused:?} by {why}", self.name()))
+        (paused > PAUSED_MAX.max(probes)).then(|| {
+            format!(
+                "subscriber {:?} is paused for {paused:?} by {why}",
+                self.name()
+            )
+        })
     }
 
-    /// What is under way, each with the error of its last attempt.
+    /// Describes the messages in progress, each with the error of its last attempt.
     pub(crate) fn describe(&self) -> Vec<String> {
         let simulation = self.runner.core.simulation();
         let describe = |message: &Arc<Message>| {
             let failed = simulation.and_then(|simulation| simulation.last_error(message));
-            let failed = failed.map_or_else(|| "no attempt has ended".to_owned(), |error| format!("the last attempt failed: {error}"));
+            let failed = failed.map_or_else(
+                || "no attempt has ended".to_owned(),
+                |error| format!("the last attempt failed: {error}"),
+            );
             let topic = &message.as_it_came().topic;
-            format!("{} {} of {:?} in topic {topic:?} ({failed})", message.event_type(), message.aggregate_id(), self.name())
+            format!(
+                "{} {} of {:?} in topic {topic:?} ({failed})",
+                message.event_type(),
+                message.aggregate_id(),
+                self.name()
+            )
         };
         self.under_way.values().flatten().map(describe).collect()
     }
 }
 
-/// The time for which a subscriber may be paused before the bus gives it up.
+/// Maximum time for which a subscriber may be paused before the bus reports an error.
 const PAUSED_MAX: Duration = Duration::from_secs(600);
 
-/// The next events that may start, with their lanes and the number of each: several if one transaction may handle them. As a partition takes them in production.
+/// Takes the next events that may start, as a partition does in production. Returns several if one
+/// transaction may handle them, and their lanes with the number of events of each.
 fn take(lanes: &mut Lanes<Item>, max: usize, runner: &Runner) -> Option<(Vec<Item>, LaneCounts)> {
     let goes_with = |one: &Item, other: &Item| one.goes_with(other, runner);
     lanes.start_several(max, goes_with, |_| true)
@@ -231,29 +313,37 @@ impl Item {
 
     fn goes_with(&self, other: &Self, runner: &Runner) -> bool {
         match (self, other) {
-            (Self::Event(one), Self::Event(other)) => share(one, other, |message| runner.due_in(message)),
+            (Self::Event(one), Self::Event(other)) => {
+                share(one, other, |message| runner.due_in(message))
+            }
             _ => false,
         }
     }
 }
 
 /// One piece of work.
-struct Unit {
+struct WorkItem {
     runner: Arc<Runner>,
     number: u64,
     partition: (Arc<str>, i32),
     lanes: LaneCounts,
 }
 
-impl Unit {
+impl WorkItem {
     async fn work(self, mut items: Vec<Item>, permit: OwnedSemaphorePermit) -> Ended {
         let singly = match items.len() {
             1 => {
                 let drain = CancellationToken::new();
-                let mut turn = Turn::new(&self.runner, permit, &drain);
+                let mut permit = HandlerPermit::new(&self.runner, permit, &drain);
                 match items.pop() {
-                    Some(Item::Event(message) | Item::Single(message)) => handle(&self.runner, &message, &mut turn).await,
-                    Some(Item::Malformed(record, reason)) => drop(self.runner.settle_malformed(&record, &reason, &mut turn).await),
+                    Some(Item::Event(message) | Item::Single(message)) => {
+                        handle(&self.runner, &message, &mut permit).await
+                    }
+                    Some(Item::Malformed(record, reason)) => drop(
+                        self.runner
+                            .settle_malformed(&record, &reason, &mut permit)
+                            .await,
+                    ),
                     None => {}
                 }
                 Vec::new()
@@ -261,34 +351,56 @@ impl Unit {
             _ => self.together(items).await,
         };
         let lanes = self.lanes.iter().map(|(lane, _)| *lane).collect();
-        Ended { number: self.number, partition: self.partition, lanes, singly }
+        Ended {
+            number: self.number,
+            partition: self.partition,
+            lanes,
+            singly,
+        }
     }
 
-    /// Several events by one attempt. If it fails, they go back to the front of their lanes.
+    /// Handles several events in one attempt. If it fails, they return to the front of their lanes.
     async fn together(&self, items: Vec<Item>) -> Vec<(u64, Vec<Item>)> {
         let messages: Vec<Arc<Message>> = items.iter().filter_map(Item::message).cloned().collect();
-        let Err(BatchFailed { attempts }) = self.runner.settle_together(&messages).await else { return Vec::new() };
-        let mut items = messages.into_iter().map(|message| Item::Single(tried(message, attempts)));
-        self.lanes.iter().map(|(lane, count)| (*lane, items.by_ref().take(*count).collect())).collect()
+        let Err(BatchFailed { attempts }) = self.runner.settle_together(&messages).await else {
+            return Vec::new();
+        };
+        let mut items = messages
+            .into_iter()
+            .map(|message| Item::Single(tried(message, attempts)));
+        self.lanes
+            .iter()
+            .map(|(lane, count)| (*lane, items.by_ref().take(*count).collect()))
+            .collect()
     }
 }
 
-/// Handles an event until it has ended. One that is parked waits on its own lane, which is the order that the detour keeps.
-async fn handle(runner: &Runner, message: &Arc<Message>, turn: &mut Turn<'_>) {
-    let (attempts, first_pause) = match (runner.settle(message, turn, &runner.options.retry, None).await, &runner.escalation) {
-        (Settled::Park { attempts, .. }, Escalation::Park(retry)) => (attempts, retry.pause(0, 0.0)),
+/// Handles an event until it has an outcome. A parked event waits on its own lane, which preserves
+/// the order like the table `subscriber_parked` does.
+async fn handle(runner: &Runner, message: &Arc<Message>, permit: &mut HandlerPermit<'_>) {
+    let (attempts, first_pause) = match (
+        runner.settle(message, permit, None).await,
+        &runner.escalation,
+    ) {
+        (Settled::Park { attempts, .. }, Escalation::Park(retry)) => {
+            (attempts, retry.pause(0, 0.0))
+        }
         (Settled::Waits { .. }, _) => (0, CODE_PAUSE),
         _ => return,
     };
-    runner.statistics.add(Count::Detoured, message.kind(), 1);
+    runner.statistics.add(Count::Parked, message.kind(), 1);
     let (mut pause, mut before) = (first_pause, 0);
-    while turn.pause(pause).await {
-        let attempts = attempts.saturating_add(before).saturating_add(message.attempts_before());
+    while permit.pause(pause).await {
+        let attempts = attempts
+            .saturating_add(before)
+            .saturating_add(message.attempts_before());
         let message = Arc::new(Message::clone(message).with_attempts_before(attempts));
-        match runner.settle_parked(&message, turn, before).await {
-            Parked::Again { after, attempts, .. } => (pause, before) = (after, attempts),
-            Parked::Waits { .. } => pause = CODE_PAUSE,
-            Parked::Done | Parked::Abandoned => return,
+        match runner.settle_parked(&message, permit, before).await {
+            Settled::Again {
+                after, attempts, ..
+            } => (pause, before) = (after, attempts),
+            Settled::Waits { .. } => pause = CODE_PAUSE,
+            _ => return,
         }
     }
 }
@@ -298,9 +410,17 @@ struct Letters(Mutex<Vec<Letter>>);
 
 struct LettersBox(Arc<Letters>);
 
-impl Letterbox for LettersBox {
-    fn send<'l>(&'l self, letter: &'l Letter, _: &'l str) -> Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).push(letter.clone());
+impl DeadLetterSink for LettersBox {
+    fn send<'l>(
+        &'l self,
+        letter: &'l Letter,
+        _: &'l str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>> {
+        self.0
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(letter.clone());
         Box::pin(std::future::ready(Ok(())))
     }
 }

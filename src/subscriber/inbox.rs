@@ -1,10 +1,19 @@
-//! Which events were handled: the row that makes an effect happen once.
+//! The inbox: stored identities of handled events, which make an effect happen once.
 //!
-//! The row is inserted *before* the handler runs, by the transaction that will hold its effect. So a second member that handles the same event at this moment waits at
-//! its own insert until the first commits, and then finds a duplicate; or until the first rolls back, and then handles it itself.
+//! The row of an event is inserted *before* the handler runs, in the transaction that will contain
+//! the handler's effect. If a second member handles the same event concurrently, its insert waits
+//! for the first transaction. If the first commits, the second member finds a duplicate. If the
+//! first rolls back, the second member handles the event.
 //!
-//! The timeouts, the insert and `begin` are one message to the server: `insert …; begin`. Statements before a `begin` in one simple query belong to the transaction that it
-//! opens, and if the insert fails there is no transaction at all, so a duplicate costs one message.
+//! The timeouts, the insert and `begin` are sent as one message: `insert …; begin`. In a simple
+//! query, the statements before a `begin` belong to the transaction that it opens. If the insert
+//! fails, no transaction is open, so a duplicate costs one message.
+
+mod collision;
+pub(crate) mod database_watch;
+pub(crate) mod identity;
+pub(crate) mod pipelined_tx;
+mod sql_text;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -14,24 +23,29 @@ use std::time::Duration;
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 
-use super::collision::{Collisions, Standing, standing_of};
 use super::handler::HandlerError;
-use super::identity::Identity;
-use super::literal::{Arrays, Columns, Literal, Rows};
-use super::pulse::Pulse;
-use super::sessions::{Begun, Form, Lease, Sessions, Statement};
-use crate::kafka::Message;
-use crate::outbox::Outbox;
-use crate::postgres::{SchemaName, SchemaNameError};
+use crate::{
+    kafka::Message,
+    outbox::Outbox,
+    postgres::{SchemaName, SchemaNameError},
+};
+use collision::{Collisions, Standing, standing_of};
+use database_watch::Pulse;
+use identity::Identity;
+use pipelined_tx::{BegunTx, Form, Statement, TxLease, TxPipeline};
+use sql_text::{Arrays, Columns, Literal, Rows};
 
-/// Where a subscriber remembers what it has handled. `PgPool` turns into one with the defaults.
+/// Database where a subscriber records the events that it has handled. A `PgPool` converts into an
+/// inbox with the default options.
 ///
 /// ```
 /// # fn example(pool: sqlx::PgPool) {
 /// use std::time::Duration;
 /// use tidings::subscriber::Inbox;
 ///
-/// let inbox = Inbox::new(pool).keep(Duration::from_secs(30 * 86_400)).lock_timeout(Duration::from_secs(2));
+/// let inbox = Inbox::new(pool)
+///     .keep(Duration::from_secs(30 * 86_400))
+///     .lock_timeout(Duration::from_secs(2));
 /// # }
 /// ```
 #[derive(Clone, Debug)]
@@ -44,15 +58,15 @@ pub struct Inbox {
     isolation: Option<Isolation>,
 }
 
-/// The isolation level of the transactions that handlers get as [`Tx`](super::Tx).
+/// Isolation level of the transactions that handlers receive as [`Tx`](super::Tx).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Isolation {
-    /// Each statement sees what was committed before it.
+    /// Each statement sees the data that was committed before the statement began.
     ReadCommitted,
-    /// All statements see what was committed before the first one.
+    /// All statements see the data that was committed before the first one began.
     RepeatableRead,
-    /// As if transactions ran one after the other.
+    /// Transactions take effect as if they ran one after the other.
     Serializable,
 }
 
@@ -67,16 +81,19 @@ impl Isolation {
 }
 
 impl Inbox {
-    /// How long a handled event is remembered unless [`keep`](Self::keep) says otherwise: a day longer than Kafka keeps records by default.
+    /// Default time for which a handled event is recorded, see [`keep`](Self::keep): a day longer
+    /// than Kafka keeps records by default.
     pub const KEEP_DEFAULT: Duration = Duration::from_secs(8 * 86_400);
 
-    /// How long the statement that remembers waits for another member while somebody waits for its answer.
+    /// Lock timeout of an insert that is sent in the message of another transaction's commit. It is
+    /// short because that transaction waits for the response.
     const MOMENT: Duration = Duration::from_millis(50);
 
-    /// How many rows retention deletes by one statement: short enough that nobody waits for it.
+    /// Maximum number of rows per delete statement of retention, so that the statement is short and
+    /// blocks no other one for long.
     const DELETE_ROWS: i64 = 5_000;
 
-    /// The inbox in the schema `tidings` of this database.
+    /// Creates an inbox in the schema `tidings` of this database.
     pub fn new(pool: PgPool) -> Self {
         Self {
             pool,
@@ -88,67 +105,96 @@ impl Inbox {
         }
     }
 
-    /// Uses the tables of another schema, as given to [`Migrations::schema`](crate::Migrations::schema).
+    /// Uses the tables in another schema, as passed to
+    /// [`Migrations::schema`](crate::Migrations::schema).
     #[must_use]
     pub fn schema(mut self, name: impl AsRef<str>) -> Self {
         self.schema = name.as_ref().parse();
         self
     }
 
-    /// Remembers handled events this long. Longer than the topic's retention and every retry: an event that comes again later is handled again.
+    /// Sets the time for which a handled event is recorded. Defaults to eight days
+    /// ([`KEEP_DEFAULT`](Self::KEEP_DEFAULT)). It must be longer than the topic's retention and all
+    /// retries, because an event that is delivered again later is handled again.
     #[must_use]
     pub fn keep(mut self, time: Duration) -> Self {
         self.keep = time;
         self
     }
 
-    /// How long a statement of the handler waits for a lock, and how long a duplicate waits for the member that handles it at this moment (`lock_timeout`); 10 s
-    /// otherwise.
+    /// Sets the time that a statement of the handler waits for a lock (`lock_timeout`). It is also
+    /// the time that a duplicate waits for the member that is handling the event. Defaults to 10 s.
     #[must_use]
     pub fn lock_timeout(mut self, time: Duration) -> Self {
         self.lock_timeout = time;
         self
     }
 
-    /// How long a handler may leave its transaction idle before the server ends it (`idle_in_transaction_session_timeout`); 60 s otherwise. It bounds how long a member
-    /// that was cut off keeps others waiting.
+    /// Sets the time for which a handler may leave its transaction idle before the server ends it
+    /// (`idle_in_transaction_session_timeout`). It limits the time for which a member that is cut
+    /// off blocks the others. Defaults to 60 s.
     #[must_use]
     pub fn idle_timeout(mut self, time: Duration) -> Self {
         self.idle_timeout = time;
         self
     }
 
-    /// The isolation level of the handlers' transactions. Defaults to the database's own (`default_transaction_isolation`).
+    /// Sets the isolation level of the handlers' transactions. Defaults to the level of the
+    /// database (`default_transaction_isolation`).
     ///
-    /// A transaction that cannot be serialized fails (SQLSTATE 40001) in one of its statements or at its commit. That is a failed attempt: the event is
-    /// tried again as [`retry`](super::Subscriber::retry) says.
+    /// A transaction that cannot be serialized fails (SQLSTATE 40001) in one of its statements or
+    /// at its commit. That is a failed attempt, and the event is retried as configured with
+    /// [`retry`](super::Subscriber::retry).
     #[must_use]
     pub fn isolation(mut self, level: Isolation) -> Self {
         self.isolation = Some(level);
         self
     }
 
-    /// What is wrong with it, before anything runs.
-    pub(super) fn fault(&self) -> Option<String> {
+    /// Returns the error in its settings, if there is one.
+    pub(crate) fn fault(&self) -> Option<String> {
         self.schema.as_ref().err().map(ToString::to_string)
     }
 
-    /// The statements of this inbox for a consumer.
-    pub(super) fn open(&self, consumer: &str) -> Result<OpenInbox, SchemaNameError> {
+    /// Builds the statements of this inbox for a consumer.
+    pub(crate) fn open(&self, consumer: &str) -> Result<OpenInbox, SchemaNameError> {
         let schema = self.schema.clone()?;
-        let idle = format!("set local idle_in_transaction_session_timeout = {}", self.idle_timeout.as_millis());
+        let idle = format!(
+            "set local idle_in_transaction_session_timeout = {}",
+            self.idle_timeout.as_millis()
+        );
         let timeout = |time: Duration| format!("set local lock_timeout = {}", time.as_millis());
-        // Zero would be for ever.
-        let moment = if self.lock_timeout.is_zero() { Self::MOMENT } else { self.lock_timeout.min(Self::MOMENT) };
-        // Before any query of its transaction, as Postgres asks for.
-        let isolation = self.isolation.map(|level| format!("set transaction isolation level {}; ", level.sql())).unwrap_or_default();
+        // Zero would disable the timeout.
+        let moment = if self.lock_timeout.is_zero() {
+            Self::MOMENT
+        } else {
+            self.lock_timeout.min(Self::MOMENT)
+        };
+        // Postgres accepts it only before the first query of a transaction.
+        let isolation = self
+            .isolation
+            .map(|level| format!("set transaction isolation level {}; ", level.sql()))
+            .unwrap_or_default();
         let idle = isolation + &idle;
-        let patient = Settings { before: format!("{idle}; {}; ", timeout(self.lock_timeout)), after: String::new() };
-        let impatient = Settings { before: format!("{idle}; {}; ", timeout(moment)), after: format!("; {}", timeout(self.lock_timeout)) };
-        let insert = format!(r#"insert into "{schema}".inbox (consumer, source, event_id, topic, fingerprint)"#);
-        let one = Statement::new("text, text, text, bigint", format!("{insert} values ({}, $1, $2, $3, $4)", Literal(consumer)));
+        let patient = Settings {
+            before: format!("{idle}; {}; ", timeout(self.lock_timeout)),
+            after: String::new(),
+        };
+        let impatient = Settings {
+            before: format!("{idle}; {}; ", timeout(moment)),
+            after: format!("; {}", timeout(self.lock_timeout)),
+        };
+        let insert = format!(
+            r#"insert into "{schema}".inbox (consumer, source, event_id, topic, fingerprint)"#
+        );
+        let one = Statement::new(
+            "text, text, text, bigint",
+            format!("{insert} values ({}, $1, $2, $3, $4)", Literal(consumer)),
+        );
         let many = format!(
-            "{insert} select {}, source, event_id, topic, fingerprint from unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as e (source, event_id, topic, fingerprint)",
+            "{insert} select {}, source, event_id, topic, fingerprint \
+             from unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) \
+             as e (source, event_id, topic, fingerprint)",
             Literal(consumer)
         );
         let many = Statement::new("text[], text[], text[], bigint[]", many);
@@ -158,16 +204,21 @@ impl Inbox {
             insert,
             one: one.name().to_owned(),
             many: many.name().to_owned(),
-            sessions: Arc::new(Sessions::new(self.pool.clone(), vec![one, many])),
+            sessions: Arc::new(TxPipeline::new(self.pool.clone(), vec![one, many])),
             stored: format!(
-                r#"select source, event_id, topic, fingerprint, xmin = pg_catalog.pg_current_xact_id()::xid as is_new from "{schema}".inbox
-                   where consumer = $1 and (source, event_id) in (select * from unnest($2::text[] collate "C", $3::text[] collate "C"))"#
+                r#"select source, event_id, topic, fingerprint,
+                          xmin = pg_catalog.pg_current_xact_id()::xid as is_new
+                   from "{schema}".inbox
+                   where consumer = $1 and (source, event_id) in
+                         (select * from unnest($2::text[] collate "C", $3::text[] collate "C"))"#
             )
             .into(),
             delete: ["inbox", "inbox_collision"].map(|table| {
                 format!(
                     r#"delete from "{schema}".{table} where ctid = any (array(
-                         select ctid from "{schema}".{table} where consumer = $1 and handled_at < pg_catalog.now() - $2 * interval '1 second'
+                         select ctid from "{schema}".{table}
+                         where consumer = $1
+                           and handled_at < pg_catalog.now() - $2 * interval '1 second'
                          order by handled_at limit {}))"#,
                     Self::DELETE_ROWS
                 )
@@ -190,43 +241,44 @@ impl From<PgPool> for Inbox {
     }
 }
 
-/// The timeouts, around the statement that remembers.
+/// The statements that set the timeouts, before and after the insert.
 #[derive(Debug)]
 struct Settings {
     before: String,
     after: String,
 }
 
-/// An inbox of one consumer.
+/// The inbox of one consumer.
 #[derive(Debug)]
-pub(super) struct OpenInbox {
-    pub(super) pool: PgPool,
-    pub(super) schema: SchemaName,
-    pub(super) consumer: String,
-    pub(super) outbox: Outbox,
-    pub(super) keep: Duration,
-    pub(super) sessions: Arc<Sessions>,
-    pub(super) collisions: Collisions,
-    pub(super) pulse: Arc<Pulse>,
+pub(crate) struct OpenInbox {
+    pub(crate) pool: PgPool,
+    pub(crate) schema: SchemaName,
+    pub(crate) consumer: String,
+    pub(crate) outbox: Outbox,
+    pub(crate) keep: Duration,
+    pub(crate) sessions: Arc<TxPipeline>,
+    pub(crate) collisions: Collisions,
+    pub(crate) pulse: Arc<Pulse>,
     patient: Settings,
     impatient: Settings,
-    /// The insert, up to the rows.
+    /// The insert statement up to the rows.
     insert: String,
-    /// The prepared insert of one event, and of many.
+    /// Names of the prepared insert statements for one event and for several.
     one: String,
     many: String,
-    /// What is stored of these sources and ids, and whether this transaction has stored it.
+    /// Selects the stored rows of sources and ids, and whether the current transaction has inserted
+    /// them.
     stored: Arc<str>,
     delete: [Arc<str>; 2],
 }
 
-/// A row of a source and id.
+/// A stored row.
 struct Stored {
     source: String,
     event_id: String,
     topic: Option<String>,
     fingerprint: Option<i64>,
-    /// This transaction has stored it.
+    /// True if the current transaction has inserted the row.
     is_new: bool,
 }
 
@@ -243,20 +295,24 @@ impl sqlx::FromRow<'_, sqlx::postgres::PgRow> for Stored {
     }
 }
 
-/// What came of remembering events.
-pub(super) enum Remembered {
-    /// All of them were handled before.
+/// Outcome of recording events.
+pub(crate) enum Remembered {
+    /// All events were handled before.
     Duplicate,
-    /// A transaction that holds the rows of these; `None` if that is all of them.
-    New(PgTransaction<'static>, Lease, Option<Vec<Arc<Message>>>),
+    /// A transaction that has recorded these events. `None` means all of them.
+    New(PgTransaction<'static>, TxLease, Option<Vec<Arc<Message>>>),
 }
 
 impl OpenInbox {
-    /// Begins a transaction and remembers these events in it.
+    /// Begins a transaction and records these events in it.
     ///
     /// # Cancel safety
-    /// Dropping the future rolls back.
-    pub(super) async fn remember(&self, messages: &[Arc<Message>]) -> Result<Remembered, HandlerError> {
+    ///
+    /// If the future is dropped, the transaction is rolled back.
+    pub(crate) async fn remember(
+        &self,
+        messages: &[Arc<Message>],
+    ) -> Result<Remembered, HandlerError> {
         match messages {
             [message] => self.remember_one(message).await,
             _ => self.remember_many(messages).await,
@@ -267,15 +323,28 @@ impl OpenInbox {
         let identity = Identity::of(message, &self.consumer)?;
         loop {
             let begun = self.sessions.begin(|form| match form.prepared {
-                true => self.message(form, format_args!("execute {} ({})", self.one, Columns(&identity))),
-                false => self.message(form, format_args!("{} values {}", self.insert, Rows(&self.consumer, &[&identity]))),
+                true => self.message(
+                    form,
+                    format_args!("execute {} ({})", self.one, Columns(&identity)),
+                ),
+                false => self.message(
+                    form,
+                    format_args!(
+                        "{} values {}",
+                        self.insert,
+                        Rows(&self.consumer, &[&identity])
+                    ),
+                ),
             });
             match begun.await {
-                Ok(Begun { transaction, lease, .. }) => return Ok(Remembered::New(transaction, lease, None)),
+                Ok(BegunTx {
+                    transaction, lease, ..
+                }) => return Ok(Remembered::New(transaction, lease, None)),
                 Err(error) if self.knows(&error) => {}
                 Err(error) => return Err(of_inbox(error)),
             }
-            // `None`: retention has deleted the row in the meantime, so this insert comes first.
+            // `None` means that retention has deleted the row in the meantime, so the insert is
+            // repeated.
             if let Some(remembered) = self.remember_again(&identity).await? {
                 return Ok(remembered);
             }
@@ -283,65 +352,125 @@ impl OpenInbox {
     }
 
     async fn remember_many(&self, messages: &[Arc<Message>]) -> Result<Remembered, HandlerError> {
-        let identities = messages.iter().map(|message| Identity::of(message, &self.consumer)).collect::<Result<Vec<_>, _>>()?;
-        // In one order everywhere, so that members with the same events wait for each other in turn.
+        let identities = messages
+            .iter()
+            .map(|message| Identity::of(message, &self.consumer))
+            .collect::<Result<Vec<_>, _>>()?;
+        // All members use the same order, so that members with the same events wait for each other
+        // and do not deadlock.
         let mut ordered: Vec<_> = identities.iter().collect();
         ordered.sort_unstable();
         let begun = self.sessions.begin(|form| match form.prepared {
-            true => self.message(form, format_args!("execute {} ({})", self.many, Arrays(&ordered))),
-            false => self.message(form, format_args!("{} values {}", self.insert, Rows(&self.consumer, &ordered))),
+            true => self.message(
+                form,
+                format_args!("execute {} ({})", self.many, Arrays(&ordered)),
+            ),
+            false => self.message(
+                form,
+                format_args!("{} values {}", self.insert, Rows(&self.consumer, &ordered)),
+            ),
         });
         match begun.await {
-            Ok(Begun { transaction, lease, .. }) => return Ok(Remembered::New(transaction, lease, None)),
+            Ok(BegunTx {
+                transaction, lease, ..
+            }) => return Ok(Remembered::New(transaction, lease, None)),
             Err(error) if self.knows(&error) => {}
             Err(error) => return Err(of_inbox(error)),
         }
-        // To pass over what is there costs half as much again for each row, so it is asked for only when something is.
+        // `on conflict do nothing` costs half as much again per row, so it is used only after a
+        // conflict.
         let begun = self.sessions.begin(|form| {
-            self.message(form, format_args!("{} values {} on conflict do nothing", self.insert, Rows(&self.consumer, &ordered)))
+            self.message(
+                form,
+                format_args!(
+                    "{} values {} on conflict do nothing",
+                    self.insert,
+                    Rows(&self.consumer, &ordered)
+                ),
+            )
         });
-        let Begun { mut transaction, lease, rows } = begun.await.map_err(of_inbox)?;
-        let Some(mut new) = self.new_of(&mut transaction, &identities).await.map_err(of_inbox)? else {
+        let BegunTx {
+            mut transaction,
+            lease,
+            rows,
+        } = begun.await.map_err(of_inbox)?;
+        let Some(mut new) = self
+            .new_of(&mut transaction, &identities)
+            .await
+            .map_err(of_inbox)?
+        else {
             lease.roll_back(transaction).await;
-            return Err(HandlerError::snooze(Duration::ZERO, "an event of the batch shares its id with another one"));
+            return Err(HandlerError::snooze(
+                Duration::ZERO,
+                "an event of the batch shares its id with another one",
+            ));
         };
         if rows == 0 {
             lease.roll_back(transaction).await;
             return Ok(Remembered::Duplicate);
         }
-        // The same event twice in one batch: the first counts.
-        let kept = messages.iter().zip(&identities).filter(|(_, identity)| new.remove(identity)).map(|(message, _)| message.clone());
+        // If a batch contains the same event twice, only the first is handled.
+        let kept = messages
+            .iter()
+            .zip(&identities)
+            .filter(|(_, identity)| new.remove(identity))
+            .map(|(message, _)| message.clone());
         Ok(Remembered::New(transaction, lease, Some(kept.collect())))
     }
 
-    /// The message that remembers by this statement and begins.
-    pub(super) fn message(&self, form: Form, statement: fmt::Arguments<'_>) -> String {
-        let Settings { before, after } = if form.waits { &self.patient } else { &self.impatient };
+    /// Returns the message that records events with this statement and begins a transaction.
+    pub(crate) fn message(&self, form: Form, statement: fmt::Arguments<'_>) -> String {
+        let Settings { before, after } = if form.waits {
+            &self.patient
+        } else {
+            &self.impatient
+        };
         format!("{before}{statement}{after}; begin")
     }
 
-    /// Whether it is this inbox that knows an event already.
+    /// Returns `true` if the error means that this inbox has recorded an event already.
     fn knows(&self, error: &sqlx::Error) -> bool {
-        let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+        let error = error
+            .as_database_error()
+            .and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
         error.is_some_and(|error| {
-            (error.code(), error.constraint()) == ("23505", Some("inbox_pkey")) && error.schema() == Some(self.schema.as_str())
+            (error.code(), error.constraint()) == ("23505", Some("inbox_pkey"))
+                && error.schema() == Some(self.schema.as_str())
         })
     }
 
-    /// Those that this transaction has stored, if all others are duplicates of what was stored before.
+    /// Returns the events that this transaction has recorded. Returns `None` if a stored row with
+    /// the source and id of an event belongs to another event.
     async fn new_of<'i>(
         &self,
         transaction: &mut PgConnection,
         identities: &'i [Identity],
     ) -> Result<Option<HashSet<&'i Identity>>, sqlx::Error> {
-        let (sources, ids): (Vec<&str>, Vec<&str>) = identities.iter().map(|event| (event.source.as_str(), event.id.as_str())).unzip();
-        // Not prepared: in the next transaction a pooler may have another connection.
-        let stored = sqlx::query_as(AssertSqlSafe(self.stored.clone())).persistent(false).bind(&self.consumer).bind(sources).bind(ids);
+        let (sources, ids): (Vec<&str>, Vec<&str>) = identities
+            .iter()
+            .map(|event| (event.source.as_str(), event.id.as_str()))
+            .unzip();
+        // Not prepared, because a pooler may use another connection for the next transaction.
+        let stored = sqlx::query_as(AssertSqlSafe(self.stored.clone()))
+            .persistent(false)
+            .bind(&self.consumer)
+            .bind(sources)
+            .bind(ids);
         let stored: Vec<Stored> = stored.fetch_all(transaction).await?;
         let mut new = HashSet::new();
-        for Stored { source, event_id, topic, fingerprint, is_new } in stored {
+        for Stored {
+            source,
+            event_id,
+            topic,
+            fingerprint,
+            is_new,
+        } in stored
+        {
             let row = (topic, fingerprint);
-            for event in identities.iter().filter(|event| event.source == source && event.id == event_id) {
+            for event in identities
+                .iter()
+                .filter(|event| event.source == source && event.id == event_id)
+            {
                 if standing_of(&row, event) != Standing::Duplicate {
                     return Ok(None);
                 }
@@ -353,12 +482,14 @@ impl OpenInbox {
         Ok(Some(new))
     }
 
-    /// Forgets what is older than it is kept; how many rows.
-    pub(super) async fn forget_old(&self) -> Result<u64, sqlx::Error> {
+    /// Deletes rows that are older than the configured time. Returns the number of deleted rows.
+    pub(crate) async fn forget_old(&self) -> Result<u64, sqlx::Error> {
         let mut forgotten = 0;
         for delete in &self.delete {
             loop {
-                let delete = sqlx::query(AssertSqlSafe(delete.clone())).bind(&self.consumer).bind(self.keep.as_secs_f64());
+                let delete = sqlx::query(AssertSqlSafe(delete.clone()))
+                    .bind(&self.consumer)
+                    .bind(self.keep.as_secs_f64());
                 let deleted = delete.execute(&self.pool).await?.rows_affected();
                 forgotten += deleted;
                 if deleted < Inbox::DELETE_ROWS.cast_unsigned() {
@@ -370,12 +501,17 @@ impl OpenInbox {
     }
 }
 
-/// What an error of remembering means. No handler ran, so it is never the event's fault.
-pub(super) fn of_inbox(error: sqlx::Error) -> HandlerError {
-    let code = error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
+/// Converts an error of recording events. No handler ran, so the event itself is never the cause.
+pub(crate) fn of_inbox(error: sqlx::Error) -> HandlerError {
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .map(|code| code.into_owned());
     match code.as_deref() {
-        // Another member handles it at this moment: look again soon.
-        Some("55P03" | "40001" | "40P01") => HandlerError::snooze(Duration::from_millis(100), error),
+        // Another member is handling the event, so it is tried again soon.
+        Some("55P03" | "40001" | "40P01") => {
+            HandlerError::snooze(Duration::from_millis(100), error)
+        }
         _ => HandlerError::unavailable(error),
     }
 }

@@ -1,122 +1,112 @@
-//! Subscribe: typed handlers whose effect happens once, in order.
+//! Subscribers: typed handlers that run in order and take effect once.
 //!
 //! ```text
-//! Kafka ─▶ feed a partition ─▶ lane an aggregate ─▶ retry ─▶ your layers ─▶ inbox ─▶ router ─▶ handler
-//!          kafka::consumer     lanes, partition     attempt                 └──────── one transaction ─┘
-//!                                   │                  └─▶ detour, retry topic, dead letter
-//!                              watermark ─▶ commit
+//! Kafka ─▶ feed ─▶ lane ─▶ attempt ─▶ layers ─▶ inbox ─▶ router ─▶ handler
+//!          │       │       │                    └─── one transaction ────┘
+//!          │       │       └─▶ table `subscriber_parked`, retry topic or dead letter
+//!          │       └─ one per aggregate
+//!          └─ one per partition
+//! finished records ─▶ watermark ─▶ commit
 //! ```
 //!
-//! A [`Subscriber`] is put together from a [`Bus`] and handlers. A handler is an async function; see [`Handler`] and the extractors beside it.
+//! A [`Subscriber`] is built from a [`Bus`] and handlers. A handler is an async function; see
+//! [`Handler`] and the extractors next to it.
 //!
-//! # What it does
+//! # Guarantees
 //!
-//! - **Order**: events of one aggregate are handled one at a time, in the order of their partition. Others run beside them, up to
-//!   [`concurrency`](Subscriber::concurrency). A lane is made when an aggregate's first event comes and gone with its last, so no aggregate waits for another.
-//! - **Once**: with [`inbox`](Subscriber::inbox) the event's id, the handler's effect and the events it publishes are one transaction.
-//! - **No loss**: a partition's offset is committed only up to the first event that is not finished. What is finished beyond it is written into the commit's metadata, so that
-//!   the next owner of the partition does not handle it again.
-//! - **Isolation**: an event that fails is tried again, while only its aggregate waits; then its aggregate is set aside in the table `detour`, or it is sent to a retry topic
-//!   or the dead letters. What every event needs, the database say, is another matter: the subscriber pauses, and no event loses an attempt.
+//! - **Order**: events of one aggregate are handled one at a time, in the order of their partition.
+//!   Events of different aggregates run concurrently, up to
+//!   [`concurrency`](Subscriber::concurrency). A lane is created for the first pending event of an
+//!   aggregate and removed after the last, so no aggregate waits for another.
+//! - **Once**: with [`inbox`](Subscriber::inbox), the event's id, the handler's effect and the
+//!   events that the handler publishes are committed in one transaction.
+//! - **No loss**: the offset of a partition is committed only up to the first unfinished event.
+//!   Finished events beyond it are listed in the metadata of the commit, up to its size limit, so
+//!   the next owner of the partition does not handle them again.
+//! - **Isolation**: a failed event is retried while only its aggregate waits. After its last
+//!   attempt, its aggregate is parked in the table `subscriber_parked`, or the event is sent to a retry topic
+//!   or to the dead letters. If a dependency of all events is down, for example the database, the
+//!   subscriber pauses and no event loses an attempt.
 //!
-//! # What it does not do
+//! # Limits
 //!
-//! Without an inbox an event may be handled twice: its process can die between the handler's end and the commit of the offset. And two members may handle events of one
-//! aggregate at once for a moment if one of them was cut off from the group; with an inbox each event still has its effect once.
+//! Without an inbox, an event may be handled twice, because the process can crash between the end
+//! of the handler and the commit of the offset. If a member is cut off from its group, two members
+//! may briefly handle events of one aggregate at the same time. With an inbox, each event still
+//! takes effect once.
+
+// | folder | content |
+// |---|---|
+// | `startup` | the conditions for joining the group |
+// | `consume` | the polling thread, partitions, lanes, work items |
+// | `attempt` | one loop of attempts per event, pauses, the kill switch, escalation |
+// | `handler` | handlers, their arguments, and the router that calls them |
+// | `inbox` | the transaction that makes an effect happen once |
+// | `offsets` | finished records and commits |
+// | `failure` | parked events and dead letters |
+// | `deployment` | instances of different versions in one group |
+// | `telemetry` | statistics, metrics, log limits |
+// | `options` | settings with their defaults |
+// | `in_memory` | the same without Kafka, for `testing` |
 
 mod attempt;
-mod awaiting;
-mod beginning;
 mod builder;
 mod bus;
-mod catch_up;
 mod clock;
-mod collision;
 mod companion;
-mod counters;
-pub(crate) mod dead_letters;
-mod delivery;
-mod detour;
-mod escalate;
-mod examine;
-mod failure_log;
-pub(crate) mod finished;
-mod gate;
+mod consume;
+mod deployment;
+pub(crate) mod failure;
 mod handler;
-mod identity;
 mod in_memory;
 mod inbox;
-mod kill_switch;
-mod lanes;
-mod left_behind;
-mod literal;
-mod log_limit;
-mod memory;
-#[cfg(feature = "metrics")]
-mod metrics;
-mod missing;
+pub(crate) mod offsets;
 mod options;
-mod outage;
-mod owner;
-mod partition;
-mod probe;
-mod pulse;
-#[cfg_attr(not(feature = "cli"), allow(dead_code))]
-pub(crate) mod redrive;
-mod register;
-mod registry;
-mod retry;
-mod roster;
-mod router;
 mod run;
-mod sessions;
-mod simulation;
-mod source;
-mod spare;
-mod start;
-mod statistics;
-mod tenure;
-mod turn;
-mod unhandled;
-mod unit;
-mod unknown_types;
-mod watermark;
+mod startup;
+mod telemetry;
 
-/// Something of each event type. Whose names they are the code says, so that nobody chooses them to collide.
-type ByType<T> = std::collections::HashMap<std::borrow::Cow<'static, str>, T, foldhash::fast::RandomState>;
+/// Values by event type. The keys come from code rather than from input, so they cannot be chosen
+/// to collide and a fast hash is safe.
+type ByType<T> =
+    std::collections::HashMap<std::borrow::Cow<'static, str>, T, foldhash::fast::RandomState>;
 
 pub use builder::Subscriber;
 pub use bus::{Bus, BusError};
-pub(crate) use catch_up::CatchUp;
 pub(crate) use clock::VirtualClock;
 pub(crate) use companion::{Companion, Ground, Interest, NotAdmitted, Task};
-pub(crate) use counters::Times;
-pub use dead_letters::DeadLetters;
-pub use delivery::Delivery;
+pub use failure::dead_letter::DeadLetters;
+pub use handler::delivery::Delivery;
+pub use handler::router::{Handled, HandlerService};
 pub use handler::{
-    Argument, Batch, Event, EventArgument, FromDelivery, FromRef, Handler, HandlerError, HasInbox, HasState, InboxReady, InboxState,
-    IntoEvents, IntoOutcome, Meta, MissingInbox, Need, Needed, NoInbox, NoState, NotNeeded, Savepoint, State, StateReady, Tombstone, Tx,
-    Verdict, ViaDelivery, ViaTransaction,
+    Argument, Batch, Event, EventArgument, FromDelivery, FromRef, Handler, HandlerError, HasInbox,
+    HasState, InboxReady, InboxState, IntoEvents, IntoOutcome, Meta, MissingInbox, Need, Needed,
+    NoInbox, NoState, NotNeeded, Savepoint, State, StateReady, Tombstone, Tx, Verdict, ViaDelivery,
+    ViaTransaction,
 };
+pub(crate) use in_memory::inbox::MemoryInbox;
 pub(crate) use in_memory::{Ended, InMemory};
 pub use inbox::{Inbox, Isolation};
-pub use kill_switch::KillSwitch;
-pub(crate) use memory::MemoryInbox;
-#[cfg(feature = "metrics")]
-pub use metrics::SubscriberMetrics;
+pub(crate) use offsets::catch_up::CatchUp;
+pub use options::kill_switch::KillSwitch;
+pub use options::retry::Retry;
 pub use options::{Escalation, Order};
-pub use retry::Retry;
-pub use router::{Handled, HandlerService};
 pub use run::RunError;
-pub use statistics::{PartitionStatistics, Statistics, SubscriberState};
+pub(crate) use telemetry::counters::Times;
+#[cfg(feature = "metrics")]
+pub use telemetry::metrics::SubscriberMetrics;
+pub use telemetry::statistics::{PartitionStatistics, Statistics, SubscriberState};
 #[cfg(all(any(test, fuzzing), feature = "relay"))]
-pub(crate) use {finished::fuzz_offset_metadata, redrive::fuzz_dead_letter};
+pub(crate) use {failure::redrive::fuzz_dead_letter, offsets::metadata::fuzz_offset_metadata};
 
-/// Checks a handler where it is written: the compiler then says which argument is none, and not only that the function is no handler.
+/// Checks a handler at its definition. The compiler then names the argument that is invalid,
+/// instead of reporting only that the function is not a handler.
 ///
-/// It changes nothing: put it on while the compiler refuses `.on(handler)`, and leave it or take it off. For free functions without generic types.
+/// The attribute changes nothing at run time. Add it while the compiler rejects `.on(handler)`,
+/// then keep it or remove it. It supports free functions without generic parameters.
 ///
-/// The state is the `T` of the only `State<T>`; if handlers take parts of it (`FromRef`), say it: `#[debug_handler(state = App)]`.
+/// The state type is the `T` of the only `State<T>` argument. If handlers take parts of the state
+/// (`FromRef`), name the type: `#[debug_handler(state = App)]`.
 ///
 /// ```compile_fail
 /// use tidings::subscriber::{Event, HandlerError, debug_handler};
@@ -127,7 +117,7 @@ pub(crate) use {finished::fuzz_offset_metadata, redrive::fuzz_dead_letter};
 ///
 /// #[debug_handler]
 /// async fn reserve(_: Event<OrderPlaced>, warehouse: String) -> Result<(), HandlerError> {
-///     //                                             ^^^^^^ `String` cannot be an argument of a handler
+///     // error: `String` cannot be an argument of a handler
 ///     Ok(())
 /// }
 /// ```

@@ -1,14 +1,18 @@
-//! How a subscriber runs, with each default's reason.
+//! Options of a subscriber, and the reason for each default.
+
+pub(crate) mod kill_switch;
+pub(crate) mod retry;
 
 use std::time::Duration;
 
 use super::{KillSwitch, Retry};
 
-/// Which events wait for each other.
+/// The set of events that are handled one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Order {
-    /// Events of one aggregate (one key) are handled one after the other, in the order of their partition; others run beside them. Events without a key have no order.
+    /// Events of one aggregate (one key) are handled one after the other, in the order of their
+    /// partition. Different aggregates run concurrently. Events without a key have no order.
     #[default]
     Aggregate,
     /// Events of one partition are handled one after the other.
@@ -17,27 +21,34 @@ pub enum Order {
     None,
 }
 
-/// What becomes of an event that failed as often as [`Retry`] allows.
+/// The next step for an event that has failed as often as [`Retry`] allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Escalation {
-    /// The event and the later ones of its aggregate are set aside in the table `detour` and handled from there, in order, with longer pauses. Needs an inbox and
-    /// [`Order::Aggregate`], and is the default there. When these attempts are used up too, the event is dead and the next of its aggregate is tried.
+    /// The event and the later ones of its aggregate are parked in the table `subscriber_parked` and handled
+    /// from there, in order, with longer pauses. Requires an inbox and [`Order::Aggregate`], and is
+    /// the default with both. When these attempts are used up too, the event becomes a dead letter
+    /// and the next event of its aggregate is tried.
     Park(Retry),
-    /// The event is sent to `<topic>.<group>.retry.<delay>`, one after the other, and handled from there. **Later events of its aggregate overtake it.**
+    /// The event is sent to the topics `<topic>.<group>.retry.<delay>`, one after the other, and
+    /// handled from there. **Later events of its aggregate overtake it.**
     RetryTopics(Vec<Duration>),
-    /// The event is dead at once.
+    /// The event becomes a dead letter at once.
     DeadLetter,
 }
 
 impl Escalation {
-    /// [`Park`](Self::Park) with ten attempts from ten seconds to ten minutes apart: three quarters of an hour.
+    /// Returns [`Park`](Self::Park) with ten attempts, from ten seconds to ten minutes apart: about
+    /// three quarters of an hour in total.
     pub fn park() -> Self {
-        Self::Park(Retry::exponential(10, Duration::from_secs(10)..Duration::from_secs(600)))
+        Self::Park(Retry::exponential(
+            10,
+            Duration::from_secs(10)..Duration::from_secs(600),
+        ))
     }
 
-    /// Its name for operators.
-    pub(super) fn name(&self) -> &'static str {
+    /// Returns the name that operators see.
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Park(_) => "park",
             Self::RetryTopics(_) => "retry topics",
@@ -45,51 +56,63 @@ impl Escalation {
         }
     }
 
-    /// [`RetryTopics`](Self::RetryTopics) with these delays.
+    /// Returns [`RetryTopics`](Self::RetryTopics) with these delays.
     pub fn retry_topics(delays: impl IntoIterator<Item = Duration>) -> Self {
         Self::RetryTopics(delays.into_iter().collect())
     }
 }
 
-/// Everything that is a number or a choice.
+/// All numeric settings and choices of a subscriber.
 #[derive(Clone, Debug)]
-pub(super) struct Options {
-    pub(super) order: Order,
-    pub(super) retry: Retry,
-    pub(super) escalation: Option<Escalation>,
-    pub(super) kill_switch: Option<KillSwitch>,
-    /// Pause at an event of a version that this code does not know.
-    pub(super) wait_for_newer_code: bool,
-    /// How many handlers run at once, over all partitions. Each with an inbox holds a connection.
-    pub(super) concurrency: Option<usize>,
-    /// How many events one transaction handles at most.
-    pub(super) batch: usize,
-    /// How many events of one partition are read and not finished.
-    pub(super) buffer: usize,
-    /// How long what runs may take when the partition is given up or the subscriber ends.
-    pub(super) drain: Duration,
-    /// What is finished is committed this often.
-    pub(super) commit_interval: Duration,
+pub(crate) struct Options {
+    pub(crate) order: Order,
+    pub(crate) retry: Retry,
+    pub(crate) escalation: Option<Escalation>,
+    pub(crate) kill_switch: Option<KillSwitch>,
+    /// Pause at an event of a newer version than this code supports, instead of making it a dead
+    /// letter.
+    pub(crate) wait_for_newer_code: bool,
+    /// Maximum number of handlers that run at once, over all partitions. With an inbox, each of
+    /// them holds a connection.
+    pub(crate) concurrency: Option<usize>,
+    /// Maximum number of events per transaction.
+    pub(crate) batch: usize,
+    /// Maximum number of events per partition that are read and not finished.
+    pub(crate) buffer: usize,
+    /// Time that running handlers have to finish when the partition is revoked or the subscriber
+    /// stops.
+    pub(crate) drain: Duration,
+    /// Interval between commits of finished offsets.
+    pub(crate) commit_interval: Duration,
 }
 
 impl Options {
-    /// More than one, since one slow handler must not be the whole service; more help only handlers that wait.
-    pub(super) const CONCURRENCY: usize = 64;
-    /// With an inbox: what a Postgres of a few cores commits at once.
-    pub(super) const CONCURRENCY_WITH_INBOX: usize = 16;
-    /// Enough aggregates to keep the handlers busy.
-    pub(super) const BUFFER: usize = 1_024;
-    /// The same in bytes, for large events.
-    pub(super) const BUFFER_BYTES: usize = 16 << 20;
-    /// How far one unfinished record may be behind the last: what commits can tell is bounded.
-    pub(super) const SPAN: usize = 32_768;
+    /// More than one, so that one slow handler does not block the whole service. A higher number
+    /// helps only handlers that wait for I/O.
+    pub(crate) const CONCURRENCY: usize = 64;
+    /// Default with an inbox: the number of concurrent commits that a Postgres server with a few
+    /// cores sustains.
+    pub(crate) const CONCURRENCY_WITH_INBOX: usize = 16;
+    /// Enough events to have work for all handlers from different aggregates.
+    pub(crate) const BUFFER: usize = 1_024;
+    /// Maximum size in bytes of the events that wait per partition, for topics with large events.
+    pub(crate) const BUFFER_BYTES: usize = 16 << 20;
+    /// Maximum number of records from the first unfinished one to the last, because the metadata of
+    /// a commit is bounded.
+    pub(crate) const SPAN: usize = 32_768;
 
-    pub(super) fn concurrency(&self, inbox: bool) -> usize {
-        self.concurrency.unwrap_or(if inbox { Self::CONCURRENCY_WITH_INBOX } else { Self::CONCURRENCY }).max(1)
+    pub(crate) fn concurrency(&self, inbox: bool) -> usize {
+        self.concurrency
+            .unwrap_or(if inbox {
+                Self::CONCURRENCY_WITH_INBOX
+            } else {
+                Self::CONCURRENCY
+            })
+            .max(1)
     }
 
-    /// What becomes of an event that used up its attempts.
-    pub(super) fn escalation(&self, inbox: bool) -> Escalation {
+    /// Returns the escalation in effect: the configured one, or the default.
+    pub(crate) fn escalation(&self, inbox: bool) -> Escalation {
         match &self.escalation {
             Some(escalation) => escalation.clone(),
             None if inbox && self.order == Order::Aggregate => Escalation::park(),
@@ -111,7 +134,8 @@ impl Default for Options {
             concurrency: None,
             batch: 1,
             buffer: Self::BUFFER,
-            // Well within the five minutes that a member may take (`max.poll.interval.ms`), and the thirty seconds that Kubernetes gives.
+            // Well below the five minutes that a member may take (`max.poll.interval.ms`), and
+            // below the thirty seconds that Kubernetes allows for termination.
             drain: Duration::from_secs(20),
             commit_interval: Duration::from_secs(1),
         }

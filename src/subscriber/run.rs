@@ -1,60 +1,62 @@
-//! The run of a subscriber, from its start to its end.
+//! The run of a subscriber from its start to its end.
 //!
-//! The start examines the database (`examine.rs`) and the topics, and registers the instance. Then one thread polls the group and owns
-//! its partitions (`owner.rs`), under supervision (`tenure.rs`).
+//! The start checks the database (`startup/database_check.rs`) and the topics
+//! (`startup/topics.rs`), and registers the instance. Then one thread polls the group and owns its
+//! partitions (`consume/group.rs`), under supervision (`consume/supervision.rs`).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::Runner;
-use super::clock::Clock;
-use super::companion::{self, Companions};
-use super::dead_letters::Letterbox;
-use super::detour::Detour;
-use super::failure_log::FailureLog;
-use super::gate::Gate;
-use super::log_limit::LogLimit;
-use super::options::Options;
-use super::owner::Seat;
-use super::redrive::redrive_topic;
-use super::router::{Core, HandlerService};
-use super::source::Source;
-use super::tenure::serve;
-use super::unknown_types::UnknownTypes;
-use super::{Bus, DeadLetters, Statistics, SubscriberState};
-use crate::kafka::Membership;
-use crate::postgres::errors::with_causes;
-use crate::postgres::session_fault;
+use super::{
+    Bus, DeadLetters, Statistics, SubscriberState,
+    attempt::{Runner, failure_log::FailureLog, pause::Pause},
+    clock::Clock,
+    companion::{self, Companions},
+    consume::{group::Seat, supervision::serve, topic_role::Source},
+    deployment::unknown_types::UnknownTypes,
+    failure::{dead_letter::DeadLetterSink, parked::ParkedEvents, redrive::redrive_topic},
+    handler::router::{Core, HandlerService},
+    options::Options,
+    telemetry::log_limit::LogLimit,
+};
+use crate::{
+    kafka::Membership,
+    postgres::{errors::with_causes, session_fault},
+};
 
-/// How often the inbox forgets what is old: small deletes often, so that their room is used again.
+/// Interval between deletions of old rows in the inbox. Small, frequent deletes let Postgres reuse
+/// the space.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long between two tries at something the cluster must do before the subscriber can start.
-pub(super) const START_PAUSE: Duration = Duration::from_secs(1);
+/// Pause between two attempts at a step that must succeed before the subscriber can start.
+pub(crate) const START_PAUSE: Duration = Duration::from_secs(1);
 
-/// Waits that long. False if the subscriber is shut down meanwhile.
-pub(super) async fn pause(stop: &CancellationToken) -> bool {
-    stop.run_until_cancelled(tokio::time::sleep(START_PAUSE)).await.is_some()
+/// Waits for [`START_PAUSE`]. Returns `false` if the subscriber is shut down in the meantime.
+pub(crate) async fn pause(stop: &CancellationToken) -> bool {
+    stop.run_until_cancelled(tokio::time::sleep(START_PAUSE))
+        .await
+        .is_some()
 }
 
-/// Why a subscriber does not run.
+/// Error that prevents a subscriber from running.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// What it was built from cannot work: its settings, or the tables and rights of its database.
+    /// The subscriber cannot work as configured: its settings are invalid, or its database lacks
+    /// tables or rights.
     #[error("the subscriber cannot run: {}", .0.join("; "))]
     Settings(Vec<String>),
-    /// Kafka does not accept it, and will not later: another process uses its instance id, or it is not allowed.
+    /// Kafka permanently rejects the subscriber, for example because another process uses its
+    /// instance id or because a permission is missing.
     #[error("kafka does not accept the subscriber: {0}")]
     Kafka(String),
 }
 
-/// Says that the subscriber has stopped, whatever ended it.
+/// Sets the state to stopped when the run ends for any reason.
 struct Stopped(Statistics);
 
 impl Drop for Stopped {
@@ -63,30 +65,30 @@ impl Drop for Stopped {
     }
 }
 
-/// A subscriber whose parts are checked and bound.
+/// A subscriber with validated settings and bound handlers.
 pub(crate) struct Plan {
-    pub(super) bus: Bus,
-    pub(super) name: String,
-    /// Each topic, and what it is read for.
-    pub(super) topics: HashMap<String, Source>,
-    /// The topics that were named for aggregates.
-    pub(super) named_topics: HashMap<&'static str, Vec<String>>,
-    /// It has an inbox, in a database or on the in-memory bus.
-    pub(super) has_inbox: bool,
-    pub(super) core: Arc<Core>,
-    pub(super) service: HandlerService,
-    pub(super) options: Options,
-    pub(super) dead_letters: DeadLetters,
-    pub(super) code_version: Option<String>,
-    pub(super) instance: Option<String>,
-    pub(super) broker_side: bool,
-    pub(super) from_end: bool,
-    pub(super) statistics: Statistics,
+    pub(crate) bus: Bus,
+    pub(crate) name: String,
+    /// Each topic, with its role.
+    pub(crate) topics: HashMap<String, Source>,
+    /// Topics that were configured for aggregates.
+    pub(crate) named_topics: HashMap<&'static str, Vec<String>>,
+    /// True if there is an inbox, in a database or on the in-memory bus.
+    pub(crate) has_inbox: bool,
+    pub(crate) core: Arc<Core>,
+    pub(crate) service: HandlerService,
+    pub(crate) options: Options,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) code_version: Option<String>,
+    pub(crate) instance: Option<String>,
+    pub(crate) broker_side: bool,
+    pub(crate) from_end: bool,
+    pub(crate) statistics: Statistics,
     /// Sagas.
-    pub(super) companions: Companions,
-    pub(super) clock: Clock,
-    /// Who takes letters, if not Kafka.
-    pub(super) letterbox: Option<Box<dyn Letterbox>>,
+    pub(crate) companions: Companions,
+    pub(crate) clock: Clock,
+    /// Receiver of letters on the in-memory bus. `None` means Kafka.
+    pub(crate) dead_letter_sink: Option<Box<dyn DeadLetterSink>>,
 }
 
 impl Plan {
@@ -94,9 +96,14 @@ impl Plan {
         &self.name
     }
 
-    pub(super) async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let faults: Vec<String> =
-            self.bus.settings().faults().into_iter().map(|fault| format!("{}: {}", fault.property, fault.reason)).collect();
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let faults: Vec<String> = self
+            .bus
+            .settings()
+            .faults()
+            .into_iter()
+            .map(|fault| format!("{}: {}", fault.property, fault.reason))
+            .collect();
         if !faults.is_empty() {
             return Err(RunError::Settings(faults));
         }
@@ -111,29 +118,67 @@ impl Plan {
             self.run_companions(&stop).await;
             return Ok(());
         }
-        let Some(names) = self.wait_for_topic_names(&stop).await else { return Ok(()) };
+        let Some(names) = self.wait_for_topic_names(&stop).await else {
+            return Ok(());
+        };
         let found = self.look_for_topics(&names).await;
-        // Not of its own ones: what is sent there is meant for it, whenever it finds them.
-        let from_end: Vec<String> = self.topics.keys().filter(|_| self.from_end).cloned().collect();
-        let redriven: Vec<_> = self.topics.iter().map(|(topic, source)| (redrive_topic(topic, &self.name), *source)).collect();
+        // `from_end` does not apply to the group's own topics: their records are meant for this
+        // group, no matter when it finds the topics.
+        let from_end: Vec<String> = self
+            .topics
+            .keys()
+            .filter(|_| self.from_end)
+            .cloned()
+            .collect();
+        let redriven: Vec<_> = self
+            .topics
+            .iter()
+            .map(|(topic, source)| (redrive_topic(topic, &self.name), *source))
+            .collect();
         if !self.make_retry_topics(&stop).await {
             return Ok(());
         }
-        // They need not exist: they are made when something is replayed, and found then.
+        // Redrive topics may not exist yet. They are created by the first replay and found then.
         self.topics.extend(redriven);
         let abandoned = self.read_earlier_retry_topics(&names);
         self.report_parked_elsewhere().await;
-        let Some(registry) = self.register(&stop).await? else { return Ok(()) };
-        let registered = registry.clone().map(|registry| tokio::spawn(registry.keep(stop.clone())));
-        let membership = Membership { group: self.name.clone(), instance: self.instance.clone(), broker_side: self.broker_side };
-        let retention = self.core.inbox.clone().map(|inbox| tokio::spawn(forget_old(inbox, stop.clone())));
-        let detour = self.core.inbox.as_ref().map(|inbox| Arc::new(Detour::new(inbox)));
+        let Some(registry) = self.register(&stop).await? else {
+            return Ok(());
+        };
+        let registered = registry
+            .clone()
+            .map(|registry| tokio::spawn(registry.keep(stop.clone())));
+        let membership = Membership {
+            group: self.name.clone(),
+            instance: self.instance.clone(),
+            broker_side: self.broker_side,
+        };
+        let retention = self
+            .core
+            .inbox
+            .clone()
+            .map(|inbox| tokio::spawn(forget_old(inbox, stop.clone())));
+        let parked_events = self
+            .core
+            .inbox
+            .as_ref()
+            .map(|inbox| Arc::new(ParkedEvents::new(inbox)));
         let companions = self.companions.start(&stop);
         let settings = self.bus.settings().clone();
         let (topics, drain) = (std::mem::take(&mut self.topics), self.options.drain);
         let runner = Arc::new(self.into_runner());
         runner.statistics.starting("it joins its group".into());
-        let seat = Seat { settings, membership, runner, detour, registry, topics, found, abandoned, from_end };
+        let seat = Seat {
+            settings,
+            membership,
+            runner,
+            parked_events,
+            registry,
+            topics,
+            found,
+            abandoned,
+            from_end,
+        };
         let result = serve(Arc::new(seat), &stop).await;
         if let Some(retention) = retention {
             retention.abort();
@@ -144,7 +189,8 @@ impl Plan {
         result
     }
 
-    /// Nothing is read: a saga that waits for no event needs its timer alone, and no Kafka.
+    /// Runs the sagas alone. No topic is read: a saga that waits for no event needs only its timer
+    /// and no Kafka.
     async fn run_companions(&mut self, stop: &CancellationToken) {
         let running = self.companions.start(stop);
         self.statistics.set_state(SubscriberState::Running);
@@ -152,8 +198,8 @@ impl Plan {
         companion::end(running, self.options.drain).await;
     }
 
-    /// Everything that attempts need.
-    pub(super) fn into_runner(self) -> Runner {
+    /// Returns the runner with everything that attempts need.
+    pub(crate) fn into_runner(self) -> Runner {
         let has_inbox = self.has_inbox;
         let concurrency = self.options.concurrency(has_inbox);
         if let Some(inbox) = &self.core.inbox
@@ -164,7 +210,8 @@ impl Plan {
                 subscriber = self.name,
                 connections,
                 concurrency,
-                "most handlers wait for a connection: the pool has less than a quarter as many as there are handlers at once"
+                "most handlers wait for a connection: the pool has less than a quarter as many \
+                 connections as there are handlers at once"
             );
         }
         let permits = Arc::new(Semaphore::new(concurrency));
@@ -172,12 +219,7 @@ impl Plan {
         Runner {
             permits,
             escalation: self.options.escalation(has_inbox),
-            gate: Gate::open(),
-            tally: Mutex::default(),
-            tallying: AtomicBool::new(false),
-            probe: tokio::sync::Mutex::new(()),
-            probing: AtomicUsize::new(0),
-            tripped: AtomicBool::new(false),
+            pause: Pause::new(&self.name, &self.statistics),
             unreadable: LogLimit::default(),
             clock: self.clock,
             failures: FailureLog::default(),
@@ -189,21 +231,29 @@ impl Plan {
             service: self.service,
             options: self.options,
             dead_letters: self.dead_letters,
-            letterbox: self.letterbox.unwrap_or_else(|| Box::new(self.bus)),
+            dead_letter_sink: self.dead_letter_sink.unwrap_or_else(|| Box::new(self.bus)),
             statistics: self.statistics,
         }
     }
 }
 
-/// Has the inbox forget what is old, until it is told to stop.
+/// Deletes old rows of the inbox at an interval until the subscriber stops.
 async fn forget_old(inbox: Arc<super::inbox::OpenInbox>, stop: CancellationToken) {
     loop {
         match inbox.forget_old().await {
             Ok(0) => {}
-            Ok(rows) => tracing::debug!(consumer = inbox.consumer, rows, "the inbox forgot what is old"),
+            Ok(rows) => tracing::debug!(
+                consumer = inbox.consumer,
+                rows,
+                "old rows were deleted from the inbox"
+            ),
             Err(error) => {
                 session_fault::close_after(&error, &inbox.pool);
-                tracing::warn!(consumer = inbox.consumer, error = with_causes(&error), "the inbox does not forget what is old");
+                tracing::warn!(
+                    consumer = inbox.consumer,
+                    error = with_causes(&error),
+                    "old rows cannot be deleted from the inbox"
+                );
             }
         }
         tokio::select! {

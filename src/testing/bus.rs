@@ -1,18 +1,21 @@
-//! The in-memory bus.
+//! In-memory bus for tests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::groups::Topics;
-use super::outboxes::Outboxes;
-use super::settle::Running;
-use crate::event::{AggregateId, DomainEvent, Envelope};
-use crate::kafka::{self, Letter};
-use crate::outbox::Outbox;
-use crate::subscriber::{Bus, InMemory, InboxState, Meta, StateReady, Statistics, Subscriber, Tombstone, VirtualClock};
+use super::{groups::Topics, outboxes::Outboxes, settle::Running};
+use crate::{
+    event::{AggregateId, DomainEvent, Envelope},
+    kafka::{self, Letter},
+    outbox::Outbox,
+    subscriber::{
+        Bus, InMemory, InboxState, Meta, StateReady, Statistics, Subscriber, Tombstone,
+        VirtualClock,
+    },
+};
 
-/// A bus in memory. See the [module](crate::testing).
+/// In-memory bus. See the [module](crate::testing).
 pub struct TestBus {
     bus: Bus,
     pub(super) members: Vec<InMemory>,
@@ -23,12 +26,12 @@ pub struct TestBus {
     published: Vec<Envelope>,
     dead: Vec<(String, Letter)>,
     deaths: Arc<AtomicUsize>,
-    /// Refuses what no outbox and no topic with default settings would take.
+    /// Rejects envelopes that an outbox or a topic with default settings would reject.
     limits: Outbox,
 }
 
 impl TestBus {
-    /// A bus without subscribers.
+    /// Creates a bus without subscribers.
     pub fn new() -> Self {
         Self {
             bus: Bus::new(kafka::Settings::default()),
@@ -44,59 +47,86 @@ impl TestBus {
         }
     }
 
-    /// Starts a subscriber, to be given to [`add`](Self::add). The same builder as [`Bus::subscriber`]'s.
+    /// Creates the builder of a subscriber, to be passed to [`add`](Self::add). It is the same
+    /// builder as that of [`Bus::subscriber`].
     pub fn subscriber<S: Send + Sync + 'static>(&self, name: impl Into<String>) -> Subscriber<S> {
         self.bus.subscriber(name)
     }
 
-    /// Adds a subscriber. Several of one name are members of one group: one of them gets each event.
+    /// Adds a subscriber. Several subscribers with the same name are members of one group, and one
+    /// member receives each event.
     ///
-    /// One whose handlers return events needs no `.inbox(…)` here: the bus remembers and publishes in memory, where production asks for a database. One whose handlers take `Tx`
-    /// needs a database. One without either has no inbox, as in production: an event that is delivered twice is handled twice.
+    /// A subscriber whose handlers return events needs no `.inbox(…)` here: the bus deduplicates
+    /// and publishes in memory. In production it needs a database. A subscriber whose handlers take
+    /// `Tx` always needs a database. A subscriber without either has no inbox, as in production,
+    /// and handles an event twice if it is delivered twice.
     ///
-    /// Events that are in the outbox of its database already are left alone, and so are scheduled ones.
+    /// Events and scheduled events that are already in the outbox of its database are ignored.
     ///
     /// # Panics
     ///
-    /// If the subscriber cannot work, or its database does not answer.
-    pub async fn add<S: Send + Sync + 'static, G: StateReady<S>, I: InboxState>(&mut self, subscriber: Subscriber<S, G, I>) {
-        let plan = subscriber.into_simulated_plan().unwrap_or_else(|error| panic!("{error}"));
+    /// Panics if the subscriber is invalid, or if its database does not respond.
+    pub async fn add<S: Send + Sync + 'static, G: StateReady<S>, I: InboxState>(
+        &mut self,
+        subscriber: Subscriber<S, G, I>,
+    ) {
+        let plan = subscriber
+            .into_simulated_plan()
+            .unwrap_or_else(|error| panic!("{error}"));
         let deaths = self.deaths.clone();
-        let dies = move || deaths.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-        let group = self.topics.groups.entry(plan.name().to_owned()).or_default();
+        let dies = move || {
+            deaths
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                    left.checked_sub(1)
+                })
+                .is_ok()
+        };
+        let group = self
+            .topics
+            .groups
+            .entry(plan.name().to_owned())
+            .or_default();
         let member = InMemory::new(plan, &self.clock, &group.memory, Box::new(dies));
         group.members.push(self.members.len());
         if let Some((pool, schema)) = &member.inbox {
-            self.outboxes.add(pool, schema).await.unwrap_or_else(|error| panic!("the outbox cannot be read: {error}"));
+            self.outboxes
+                .add(pool, schema)
+                .await
+                .unwrap_or_else(|error| panic!("the outbox cannot be read: {error}"));
         }
         self.members.push(member);
     }
 
-    /// Gives each topic this many partitions. Otherwise there are as many as the largest group has members. Batches hold events of one partition, and each partition has one owner in a group.
+    /// Sets the number of partitions of each topic. Defaults to the number of members of the
+    /// largest group. A batch contains events of one partition, and each partition has one owner in
+    /// a group.
     pub fn partitions(&mut self, partitions: u16) -> &mut Self {
         self.topics.partitions = Some(i32::from(partitions.max(1)));
         self
     }
 
-    /// Refuses payloads larger than this many bytes, where outboxes and topics accept more than by default ([`Outbox::max_event_bytes`]).
+    /// Sets the maximum payload size, for outboxes and topics that accept more than the default
+    /// ([`Outbox::max_event_bytes`]).
     pub fn max_event_bytes(&mut self, bytes: usize) -> &mut Self {
         self.limits = Outbox::new().max_event_bytes(bytes);
         self
     }
 
-    /// Delivers each event that is published from now on twice, the second time behind all others.
+    /// Delivers each event published from now on twice, the second time after all other events.
     pub fn deliver_twice(&mut self) -> &mut Self {
         self.topics.twice = true;
         self
     }
 
-    /// Delivers events in a random order from now on, also those of one aggregate; the same order for the same seed.
+    /// Delivers events in a random order from now on, including events of the same aggregate. The
+    /// same seed gives the same order.
     pub fn deliver_out_of_order(&mut self, seed: u64) -> &mut Self {
         self.topics.shuffle = Some(seed);
         self
     }
 
-    /// Lets the process "die" this many times between a handler's end and its commit: nothing of it is kept, and the event is delivered again.
+    /// Simulates `times` crashes of the process between the end of a handler and its commit. After
+    /// a crash, the handler's changes are discarded and the event is delivered again.
     pub fn crash_before_commit(&mut self, times: usize) -> &mut Self {
         self.deaths.store(times, Ordering::SeqCst);
         self
@@ -106,7 +136,7 @@ impl TestBus {
     ///
     /// # Panics
     ///
-    /// If an outbox would refuse the event.
+    /// Panics if an outbox would refuse the event.
     #[track_caller]
     pub fn publish<E: DomainEvent>(&mut self, event: &E) {
         let envelope = Envelope::of(event).unwrap_or_else(|error| panic!("{error}"));
@@ -117,87 +147,120 @@ impl TestBus {
     ///
     /// # Panics
     ///
-    /// If the id cannot be a key.
+    /// Panics if the id cannot be a key.
     #[track_caller]
     pub fn publish_tombstone<E: DomainEvent>(&mut self, aggregate_id: impl Into<String>) {
         self.publish_envelope(&tombstone_envelope::<E>(aggregate_id));
     }
 
-    /// Publishes an envelope made by hand: with headers, a topic, an id.
+    /// Publishes a hand-built envelope, for instance with headers, a topic or an id.
     ///
     /// # Panics
     ///
-    /// If an outbox would refuse the event.
+    /// Panics if an outbox would refuse the event.
     #[track_caller]
     pub fn publish_envelope(&mut self, envelope: &Envelope) {
-        self.limits.check(envelope).unwrap_or_else(|error| panic!("{error}"));
-        self.topics.publish(&self.bus, envelope, self.clock.utc().timestamp_millis());
+        self.limits
+            .check(envelope)
+            .unwrap_or_else(|error| panic!("{error}"));
+        self.topics
+            .publish(&self.bus, envelope, self.clock.utc().timestamp_millis());
     }
 
-    /// The events of type `E` that handlers have published, in order.
+    /// Returns the events of type `E` that handlers have published, in order.
     ///
     /// # Panics
     ///
-    /// If one cannot be decoded.
+    /// Panics if one of them cannot be decoded.
     pub fn published<E: DomainEvent>(&self) -> Vec<E> {
-        let of_type = self.published.iter().filter(|envelope| E::TYPES.contains(&&*envelope.event_type));
-        of_type.map(|envelope| envelope.decode().unwrap_or_else(|error| panic!("{error}"))).collect()
+        let of_type = self
+            .published
+            .iter()
+            .filter(|envelope| E::TYPES.contains(&&*envelope.event_type));
+        of_type
+            .map(|envelope| envelope.decode().unwrap_or_else(|error| panic!("{error}")))
+            .collect()
     }
 
-    /// The envelopes that handlers have published, in order.
+    /// Returns the envelopes that handlers have published, in order.
     pub fn published_envelopes(&self) -> &[Envelope] {
         &self.published
     }
 
-    /// Fails unless a handler has published such an event.
+    /// Asserts that a handler has published an event that satisfies the predicate.
     ///
     /// # Panics
     ///
-    /// That is how it fails: it lists what was published.
+    /// Panics if no such event was published, and lists the published events.
     #[track_caller]
     pub fn assert_published<E: DomainEvent>(&self, such: impl Fn(&E) -> bool) {
         if !self.published::<E>().iter().any(such) {
-            panic!("no such {} is published; published are {}", std::any::type_name::<E>(), self.list());
+            panic!(
+                "no matching {} was published; published events: {}",
+                std::any::type_name::<E>(),
+                self.list()
+            );
         }
     }
 
-    /// Fails if a handler has published an event of this type.
+    /// Asserts that no handler has published an event of this type.
     ///
     /// # Panics
     ///
-    /// That is how it fails.
+    /// Panics if one was published, and lists the published events.
     #[track_caller]
     pub fn assert_not_published<E: DomainEvent>(&self) {
-        assert!(self.published::<E>().is_empty(), "{} is published; published are {}", std::any::type_name::<E>(), self.list());
+        assert!(
+            self.published::<E>().is_empty(),
+            "{} was published; published events: {}",
+            std::any::type_name::<E>(),
+            self.list()
+        );
     }
 
-    /// Why events of this subscriber are dead, in order: what went wrong with each.
+    /// Returns the error of each dead letter of this subscriber, in order.
     pub fn dead_letters(&self, subscriber: &str) -> Vec<String> {
         let of = self.dead.iter().filter(|(name, _)| name == subscriber);
-        of.filter_map(|(_, letter)| letter.headers.iter().find(|(name, _)| name == crate::subscriber::dead_letters::EXCEPTION_MESSAGE))
-            .map(|(_, message)| String::from_utf8_lossy(message.as_deref().unwrap_or_default()).into_owned())
-            .collect()
+        of.filter_map(|(_, letter)| {
+            letter.headers.iter().find(|(name, _)| {
+                name == crate::subscriber::failure::dead_letter::EXCEPTION_MESSAGE
+            })
+        })
+        .map(|(_, message)| {
+            String::from_utf8_lossy(message.as_deref().unwrap_or_default()).into_owned()
+        })
+        .collect()
     }
 
-    /// What a subscriber has done; of several members of one name, the one that was added first. [`Subscriber::statistics`] has those of each.
+    /// Returns the statistics of a subscriber. If several members have this name, they are those of
+    /// the member added first. [`Subscriber::statistics`] returns those of each member.
     ///
     /// # Panics
     ///
-    /// If there is none of this name.
+    /// Panics if no subscriber has this name.
     pub fn statistics(&self, subscriber: &str) -> &Statistics {
-        let found = self.members.iter().find(|candidate| candidate.name() == subscriber);
-        found.unwrap_or_else(|| panic!("no subscriber is called {subscriber:?}")).statistics()
+        let found = self
+            .members
+            .iter()
+            .find(|candidate| candidate.name() == subscriber);
+        found
+            .unwrap_or_else(|| panic!("no subscriber has the name {subscriber:?}"))
+            .statistics()
     }
 
-    /// How much time the pauses have taken, had they been waited for.
+    /// Returns the virtual time that has passed in pauses.
     pub fn elapsed(&self) -> Duration {
         self.clock.now()
     }
 
-    /// What handlers have published goes to the subscribers, and so do retries.
+    /// Delivers the events that handlers have published, and the retries, to the subscribers.
     pub(super) fn take(&mut self, published: Vec<Envelope>) {
         let now = self.clock.utc().timestamp_millis();
-        let in_memory = self.topics.groups.values().flat_map(|group| group.memory.take_published());
+        let in_memory = self
+            .topics
+            .groups
+            .values()
+            .flat_map(|group| group.memory.take_published());
         for envelope in in_memory.collect::<Vec<_>>().into_iter().chain(published) {
             self.topics.publish(&self.bus, &envelope, now);
             self.published.push(envelope);
@@ -213,7 +276,7 @@ impl TestBus {
         }
     }
 
-    /// Gives members what waits. True if anything did.
+    /// Distributes the pending records to the members. Returns `true` if there were any.
     pub(super) fn distribute(&mut self) -> bool {
         let any = self.topics.len() > 0;
         self.topics.distribute(&mut self.members);
@@ -224,43 +287,59 @@ impl TestBus {
         let list: Vec<_> = self
             .published
             .iter()
-            .map(|envelope| format!("{} {}", envelope.event_type, envelope.payload.as_json().unwrap_or("…")))
+            .map(|envelope| {
+                format!(
+                    "{} {}",
+                    envelope.event_type,
+                    envelope.payload.as_json().unwrap_or("…")
+                )
+            })
             .collect();
-        if list.is_empty() { "none".into() } else { list.join(", ") }
+        if list.is_empty() {
+            "none".into()
+        } else {
+            list.join(", ")
+        }
     }
 }
 
-/// What travels beside this event when it is delivered, to call a handler with.
+/// Returns the metadata with which this event is delivered, for a direct call of a handler.
 ///
 /// # Panics
 ///
-/// If the event cannot be encoded.
+/// Panics if the event cannot be encoded.
 pub fn meta<E: DomainEvent>(event: &E) -> Meta {
     meta_of(&Envelope::of(event).unwrap_or_else(|error| panic!("{error}")))
 }
 
-/// The tombstone of an aggregate of `E`, to call a handler with.
+/// Returns the tombstone of an aggregate of `E`, for a direct call of a handler.
 ///
 /// # Panics
 ///
-/// If the id cannot be a key.
+/// Panics if the id cannot be a key.
 pub fn tombstone<E: DomainEvent>(aggregate_id: impl Into<String>) -> Tombstone<E> {
     Tombstone::new(meta_of(&tombstone_envelope::<E>(aggregate_id)))
 }
 
 fn tombstone_envelope<E: DomainEvent>(aggregate_id: impl Into<String>) -> Envelope {
-    Envelope::tombstone(E::AGGREGATE, AggregateId::new(aggregate_id).unwrap_or_else(|error| panic!("{error}")))
+    Envelope::tombstone(
+        E::AGGREGATE,
+        AggregateId::new(aggregate_id).unwrap_or_else(|error| panic!("{error}")),
+    )
 }
 
 pub(crate) fn meta_of(envelope: &Envelope) -> Meta {
     let mut bus = TestBus::new();
     bus.publish_envelope(envelope);
-    let record = bus.topics.pop().expect("it was just published");
+    let record = bus.topics.pop().expect("the event was just published");
     Meta::of_record(record).unwrap_or_else(|malformed| panic!("{malformed}"))
 }
 
 fn is_retry(letter: &Letter) -> bool {
-    letter.headers.iter().any(|(name, _)| name == crate::subscriber::dead_letters::DUE)
+    letter
+        .headers
+        .iter()
+        .any(|(name, _)| name == crate::subscriber::failure::dead_letter::DUE)
 }
 
 // === impl TestBus ===
@@ -273,6 +352,8 @@ impl Default for TestBus {
 
 impl std::fmt::Debug for TestBus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TestBus").field("published", &self.published).finish_non_exhaustive()
+        f.debug_struct("TestBus")
+            .field("published", &self.published)
+            .finish_non_exhaustive()
     }
 }

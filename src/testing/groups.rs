@@ -1,4 +1,4 @@
-//! Topics, partitions and groups: which member gets a record.
+//! Topics, partitions and groups of the in-memory bus: the assignment of records to members.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -7,24 +7,25 @@ use crate::event::Envelope;
 use crate::kafka::{Incoming, Letter, Place, partition_of};
 use crate::subscriber::{Bus, InMemory, MemoryInbox};
 
-/// A record that was not given to its members yet.
+/// Record that has not been delivered yet.
 #[derive(Clone, Debug)]
 pub(super) struct Pending {
     letter: Letter,
-    /// The aggregate of an event that names no topic: each group expects it in the topic that it reads for the aggregate.
+    /// Aggregate of an event that names no topic. Each group expects the event in the topic that it
+    /// reads for the aggregate.
     aggregate: Option<String>,
     offset: i64,
     timestamp: i64,
 }
 
-/// The members of one group, and what they have in place of a database.
+/// Members of one group, and their in-memory replacement for a database.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     pub(super) members: Vec<usize>,
     pub(super) memory: Arc<MemoryInbox>,
 }
 
-/// What waits to be delivered, and who gets it.
+/// Pending records, and the groups that receive them.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     pending: VecDeque<Pending>,
@@ -36,33 +37,45 @@ pub(super) struct Topics {
 }
 
 impl Topics {
-    /// An event is published.
+    /// Publishes an event.
     pub(super) fn publish(&mut self, bus: &Bus, envelope: &Envelope, timestamp: i64) {
-        let aggregate = envelope.topic.is_none().then(|| envelope.aggregate_type.clone().into_owned());
+        let aggregate = envelope
+            .topic
+            .is_none()
+            .then(|| envelope.aggregate_type.clone().into_owned());
         self.enqueue(bus.letter(envelope), aggregate, timestamp, self.twice);
     }
 
-    /// A record is sent to a retry topic.
+    /// Sends a record to a retry topic.
     pub(super) fn retry(&mut self, letter: Letter, timestamp: i64) {
         self.enqueue(letter, None, timestamp, false);
     }
 
     fn enqueue(&mut self, letter: Letter, aggregate: Option<String>, timestamp: i64, twice: bool) {
-        let pending = Pending { letter, aggregate, offset: self.offset, timestamp };
+        let pending = Pending {
+            letter,
+            aggregate,
+            offset: self.offset,
+            timestamp,
+        };
         self.offset += 1;
         self.pending.extend(twice.then(|| pending.clone()));
         self.pending.push_back(pending);
     }
 
-    /// The number of records that wait to be delivered.
+    /// Returns the number of pending records.
     pub(super) fn len(&self) -> usize {
         self.pending.len()
     }
 
-    /// Gives each record to one member of each group that reads its topic. Repetitions come behind all others.
+    /// Delivers each record to one member of each group that reads its topic. Repeated deliveries
+    /// come after all other records.
     pub(super) fn distribute(&mut self, members: &mut [InMemory]) {
         let mut known = HashSet::new();
-        let (mut first, again): (Vec<_>, Vec<_>) = self.pending.drain(..).partition(|record| known.insert(record.offset));
+        let (mut first, again): (Vec<_>, Vec<_>) = self
+            .pending
+            .drain(..)
+            .partition(|record| known.insert(record.offset));
         first.extend(again);
         if let Some(seed) = &mut self.shuffle {
             shuffle(&mut first, seed);
@@ -75,13 +88,21 @@ impl Topics {
         }
     }
 
-    /// The partitions of each topic: as many as the largest group has members, unless a number is set.
+    /// Returns the number of partitions of each topic: the configured number, or the number of
+    /// members of the largest group.
     fn partition_count(&self) -> i32 {
-        let largest = self.groups.values().map(|group| group.members.len()).max().unwrap_or(1);
-        self.partitions.unwrap_or_else(|| i32::try_from(largest).unwrap_or(i32::MAX)).max(1)
+        let largest = self
+            .groups
+            .values()
+            .map(|group| group.members.len())
+            .max()
+            .unwrap_or(1);
+        self.partitions
+            .unwrap_or_else(|| i32::try_from(largest).unwrap_or(i32::MAX))
+            .max(1)
     }
 
-    /// The record as a subscriber would read it that reads its aggregate's topic.
+    /// Removes the last record and returns it as a subscriber of its topic would read it.
     pub(super) fn pop(&mut self) -> Option<Incoming> {
         let record = self.pending.pop_back()?;
         Some(record.in_topic(&record.letter.topic, 1))
@@ -89,17 +110,35 @@ impl Topics {
 }
 
 fn deliver(record: &Pending, group: &Group, members: &mut [InMemory], partitions: i32) {
-    let Some(first) = group.members.first() else { return };
+    let Some(first) = group.members.first() else {
+        return;
+    };
     let topic = match &record.aggregate {
         Some(aggregate) => members[*first].topic_of(aggregate).to_owned(),
         None => record.letter.topic.clone(),
     };
-    let readers: Vec<usize> = group.members.iter().copied().filter(|member| members[*member].reads(&topic)).collect();
+    let readers: Vec<usize> = group
+        .members
+        .iter()
+        .copied()
+        .filter(|member| members[*member].reads(&topic))
+        .collect();
     let incoming = record.in_topic(&topic, partitions);
-    let Some(owner) = readers.get(incoming.partition.unsigned_abs() as usize % readers.len().max(1)).copied() else { return };
-    // During a deployment a type waits for the members that handle it.
-    let able =
-        if members[owner].takes(&incoming) { None } else { readers.iter().copied().find(|member| members[*member].takes(&incoming)) };
+    let Some(owner) = readers
+        .get(incoming.partition.unsigned_abs() as usize % readers.len().max(1))
+        .copied()
+    else {
+        return;
+    };
+    // During a deployment, events of a type go to the members that handle it.
+    let able = if members[owner].takes(&incoming) {
+        None
+    } else {
+        readers
+            .iter()
+            .copied()
+            .find(|member| members[*member].takes(&incoming))
+    };
     members[able.unwrap_or(owner)].push(&incoming);
 }
 
@@ -109,13 +148,27 @@ impl Pending {
             Some(key) => partition_of(key, partitions),
             None => i32::try_from(self.offset % i64::from(partitions)).unwrap_or_default(),
         };
-        let place = Place { topic: topic.into(), partition, offset: self.offset, timestamp: self.timestamp };
-        let headers = self.letter.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
-        Incoming::new(place, self.letter.key.as_deref(), self.letter.value.as_deref(), headers)
+        let place = Place {
+            topic: topic.into(),
+            partition,
+            offset: self.offset,
+            timestamp: self.timestamp,
+        };
+        let headers = self
+            .letter
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_deref()));
+        Incoming::new(
+            place,
+            self.letter.key.as_deref(),
+            self.letter.value.as_deref(),
+            headers,
+        )
     }
 }
 
-/// Fisher and Yates, by a generator that is the same everywhere (SplitMix64).
+/// Fisher-Yates shuffle with a platform-independent generator (SplitMix64).
 fn shuffle(records: &mut [Pending], seed: &mut u64) {
     for at in (1..records.len()).rev() {
         *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -1,4 +1,5 @@
-//! A saga by itself: what it sends, what it makes of replies, and what it does when time passes.
+//! Test harness for a single saga: the events that it sends, and its reactions to replies and to
+//! time.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,12 +9,15 @@ use futures_util::FutureExt;
 
 use super::meta_of;
 use crate::event::{DomainEvent, Envelope, headers};
-use crate::saga::{CallFailed, Input, Instance, Local, Saga, SagaEnded, SagaState, SagaStatus, Shape, World};
+use crate::saga::{
+    CallFailed, Effects, Input, Local, Saga, SagaEnded, SagaInstance, SagaState, SagaStatus, Shape,
+};
 use crate::subscriber::HandlerError;
 
 type Stand<S> = Box<dyn Fn(S) -> Result<S, String> + Send>;
 
-/// A run of a saga without Kafka and without a database, from [`Saga::given`]. Its time stands until [`advance`](Self::advance).
+/// Run of a saga without Kafka and without a database, created by [`Saga::given`]. Its clock only
+/// moves when the test calls [`advance`](Self::advance).
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -38,9 +42,11 @@ type Stand<S> = Box<dyn Fn(S) -> Result<S, String> + Send>;
 /// # #[derive(Clone, Serialize, Deserialize)]
 /// # struct PlaceOrder { order_id: i64 }
 /// # let place_order = || Saga::<PlaceOrder>::new("place-order")
-/// #     .step("reserve-stock").command(|s| ReserveStock { order_id: s.order_id }).on::<StockReserved>(|_, _| ())
+/// #     .step("reserve-stock").command(|s| ReserveStock { order_id: s.order_id })
+/// #     .on::<StockReserved>(|_, _| ())
 /// #     .compensate(|s| ReleaseStock { order_id: s.order_id })
-/// #     .step("pay").command(|s| TakePayment { order_id: s.order_id }).fails_on::<PaymentRefused>(|_, _| "no money".into())
+/// #     .step("pay").command(|s| TakePayment { order_id: s.order_id })
+/// #     .fails_on::<PaymentRefused>(|_, _| "no money".into())
 /// #     .timeout(Duration::from_secs(30));
 /// place_order()
 ///     .given(PlaceOrder { order_id: 7 })
@@ -54,10 +60,10 @@ type Stand<S> = Box<dyn Fn(S) -> Result<S, String> + Send>;
 pub struct SagaTest<S> {
     saga: Saga<S>,
     shape: Shape,
-    instance: Instance<S>,
+    instance: SagaInstance<S>,
     now: DateTime<Utc>,
-    world: Stage<S>,
-    /// How many of the events that were sent were expected.
+    effects: Stage<S>,
+    /// Number of sent events that the test has expected so far.
     expected: usize,
 }
 
@@ -68,103 +74,171 @@ struct Stage<S> {
 }
 
 impl<S: SagaState> Saga<S> {
-    /// Begins a run with this state, to be tested.
+    /// Creates a test run with this state.
     #[must_use]
     pub fn given(&self, state: S) -> SagaTest<S> {
         let shape = self.shape();
-        let instance = Instance { id: uuid::Uuid::now_v7(), key: "test".into(), state, progress: shape.plan(), correlation_id: None };
-        let world = Stage { sent: Vec::new(), ended: Vec::new(), locals: HashMap::new() };
-        SagaTest { saga: self.clone(), shape, instance, now: DateTime::UNIX_EPOCH, world, expected: 0 }
+        let instance = SagaInstance {
+            id: uuid::Uuid::now_v7(),
+            key: "test".into(),
+            state,
+            progress: shape.plan(),
+            correlation_id: None,
+        };
+        let effects = Stage {
+            sent: Vec::new(),
+            ended: Vec::new(),
+            locals: HashMap::new(),
+        };
+        SagaTest {
+            saga: self.clone(),
+            shape,
+            instance,
+            now: DateTime::UNIX_EPOCH,
+            effects,
+            expected: 0,
+        }
     }
 }
 
 impl<S: SagaState> SagaTest<S> {
-    /// What a local step does in place of its function: without a database, none can be called. Otherwise it does nothing and succeeds. Before anything is expected.
-    pub fn local(mut self, step: &str, stand_in: impl Fn(S) -> Result<S, String> + Send + 'static) -> Self {
-        self.world.locals.insert((step.to_owned(), false), Box::new(stand_in));
+    /// Sets the function that replaces a local step, since no database is available to run it.
+    /// Without a replacement, the step does nothing and succeeds. Call it before the first
+    /// expectation.
+    pub fn local(
+        mut self,
+        step: &str,
+        stand_in: impl Fn(S) -> Result<S, String> + Send + 'static,
+    ) -> Self {
+        self.effects
+            .locals
+            .insert((step.to_owned(), false), Box::new(stand_in));
         self
     }
 
-    /// What a local compensation does in place of its function.
-    pub fn local_compensation(mut self, step: &str, stand_in: impl Fn(S) -> Result<S, String> + Send + 'static) -> Self {
-        self.world.locals.insert((step.to_owned(), true), Box::new(stand_in));
+    /// Sets the function that replaces a local compensation.
+    pub fn local_compensation(
+        mut self,
+        step: &str,
+        stand_in: impl Fn(S) -> Result<S, String> + Send + 'static,
+    ) -> Self {
+        self.effects
+            .locals
+            .insert((step.to_owned(), true), Box::new(stand_in));
         self
     }
 
-    /// The next event that it sends is a `C`.
+    /// Asserts that the next event sent by the saga is a `C`.
     ///
     /// # Panics
     ///
-    /// If it is not, as all that are called `expect`.
+    /// Panics if it is not, like all methods that begin with `expect`.
     #[track_caller]
     pub fn expect<C: DomainEvent>(self) -> Self {
         self.expect_such::<C>(|_| true)
     }
 
-    /// The next event that it sends is such a `C`.
+    /// Asserts that the next event sent by the saga is a `C` that satisfies the predicate.
     ///
     /// # Panics
     ///
-    /// If it is not.
+    /// Panics if it is not.
     #[track_caller]
     pub fn expect_such<C: DomainEvent>(mut self, such: impl FnOnce(&C) -> bool) -> Self {
         self.begin();
         let name = std::any::type_name::<C>();
-        let Some(envelope) = self.world.sent.get(self.expected) else {
-            panic!("{name} is expected, and nothing more is sent: {}", self.story())
+        let Some(envelope) = self.effects.sent.get(self.expected) else {
+            panic!(
+                "{name} is expected, and no further event is sent: {}",
+                self.story()
+            )
         };
-        assert!(C::TYPES.contains(&&*envelope.event_type), "{name} is expected, and `{}` is sent: {}", envelope.event_type, self.story());
-        let command = envelope.decode::<C>().unwrap_or_else(|error| panic!("{error}"));
-        assert!(such(&command), "{name} is sent, but not such: {}", self.story());
+        assert!(
+            C::TYPES.contains(&&*envelope.event_type),
+            "{name} is expected, and `{}` is sent: {}",
+            envelope.event_type,
+            self.story()
+        );
+        let command = envelope
+            .decode::<C>()
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert!(
+            such(&command),
+            "{name} is sent, but does not satisfy the predicate: {}",
+            self.story()
+        );
         self.expected += 1;
         self
     }
 
-    /// It has sent nothing more.
+    /// Asserts that the saga has sent no further event.
     ///
     /// # Panics
     ///
-    /// If it has.
+    /// Panics if it has sent one.
     #[track_caller]
     pub fn expect_nothing(mut self) -> Self {
         self.begin();
-        assert_eq!(self.world.sent.len(), self.expected, "nothing more is expected: {}", self.story());
+        assert_eq!(
+            self.effects.sent.len(),
+            self.expected,
+            "no further event is expected: {}",
+            self.story()
+        );
         self
     }
 
-    /// A reply comes, caused by the event that was expected last.
+    /// Delivers a reply, caused by the last expected event.
     ///
     /// # Panics
     ///
-    /// If nothing was expected yet, or the reply cannot be read.
+    /// Panics if no event has been expected yet, or if the reply cannot be decoded.
     #[track_caller]
     pub fn reply<E: DomainEvent>(self, event: E) -> Self {
-        let last = self.expected.checked_sub(1).unwrap_or_else(|| panic!("a reply answers what was expected before"));
+        let last = self
+            .expected
+            .checked_sub(1)
+            .unwrap_or_else(|| panic!("expect a command before its reply"));
         self.reply_by(last, &event)
     }
 
-    /// A reply comes, caused by the last event `C` that was sent: a late one, or one out of order.
+    /// Delivers a reply, caused by the last event `C` that was sent. Use it for late replies and
+    /// replies out of order.
     ///
     /// # Panics
     ///
-    /// If no `C` was sent, or the reply cannot be read.
+    /// Panics if no `C` was sent, or if the reply cannot be decoded.
     #[track_caller]
     pub fn reply_to<C: DomainEvent>(self, event: impl DomainEvent) -> Self {
-        let last = self.world.sent.iter().rposition(|envelope| C::TYPES.contains(&&*envelope.event_type));
-        let last = last.unwrap_or_else(|| panic!("no {} is sent: {}", std::any::type_name::<C>(), self.story()));
+        let last = self
+            .effects
+            .sent
+            .iter()
+            .rposition(|envelope| C::TYPES.contains(&&*envelope.event_type));
+        let last = last.unwrap_or_else(|| {
+            panic!(
+                "no {} is sent: {}",
+                std::any::type_name::<C>(),
+                self.story()
+            )
+        });
         self.reply_by(last, &event)
     }
 
-    /// Time passes: whatever is due on the way happens.
+    /// Advances the clock and triggers everything that becomes due on the way.
     ///
     /// # Panics
     ///
-    /// If what happens cannot.
+    /// Panics if the saga returns an error.
     #[track_caller]
     pub fn advance(mut self, time: Duration) -> Self {
         self.begin();
         let end = self.now + time;
-        while let Some(due) = self.shape.due_at(&self.instance.progress, self.now).filter(|due| *due <= end) {
+        while let Some(due) = self
+            .shape
+            .due_at(&self.instance.progress, self.now)
+            .filter(|due| *due <= end)
+        {
             self.now = self.now.max(due);
             self.drive(Input::Due);
         }
@@ -172,59 +246,70 @@ impl<S: SagaState> SagaTest<S> {
         self
     }
 
-    /// All of its steps are done.
+    /// Asserts that the saga has completed all of its steps.
     ///
     /// # Panics
     ///
-    /// If not.
+    /// Panics if it has not.
     #[track_caller]
     pub fn expect_completed(self) -> Self {
         self.expect_ended(SagaStatus::Completed)
     }
 
-    /// It has failed, and these steps are undone, in this order; the events that do so may be expected, or not.
+    /// Asserts that the saga was compensated and that these steps are undone, in this order. The
+    /// events of the compensations may be expected before, but need not be.
     ///
     /// # Panics
     ///
-    /// If not.
+    /// Panics if it has not.
     #[track_caller]
     pub fn expect_compensated<'s>(self, steps: impl IntoIterator<Item = &'s str>) -> Self {
         let test = self.expect_ended(SagaStatus::Compensated);
         let steps: Vec<&str> = steps.into_iter().collect();
-        assert_eq!(test.instance.progress.undone, steps, "the steps that are undone: {}", test.story());
+        assert_eq!(
+            test.instance.progress.undone,
+            steps,
+            "undone steps: {}",
+            test.story()
+        );
         test
     }
 
-    /// It could neither be finished nor undone.
+    /// Asserts that the saga has failed: it could be neither completed nor compensated.
     ///
     /// # Panics
     ///
-    /// If not.
+    /// Panics if it has not.
     #[track_caller]
     pub fn expect_failed(self) -> Self {
         self.expect_ended(SagaStatus::Failed)
     }
 
-    /// How far it is.
+    /// Returns the status of the saga.
     pub fn status(&self) -> SagaStatus {
         self.instance.progress.status
     }
 
-    /// Its state.
+    /// Returns the state of the saga.
     pub fn state(&self) -> &S {
         &self.instance.state
     }
 
-    /// What it published when it ended, if it has.
+    /// Returns the event that the saga published when it ended, or `None` if it has not ended.
     pub fn ended(&self) -> Option<&SagaEnded> {
-        self.world.ended.last()
+        self.effects.ended.last()
     }
 
     #[track_caller]
     fn expect_ended(mut self, status: SagaStatus) -> Self {
         self.begin();
         assert_eq!(self.status(), status, "{}", self.story());
-        assert_eq!(self.ended().map(|ended| ended.outcome), Some(status), "{}", self.story());
+        assert_eq!(
+            self.ended().map(|ended| ended.outcome),
+            Some(status),
+            "{}",
+            self.story()
+        );
         self
     }
 
@@ -238,11 +323,20 @@ impl<S: SagaState> SagaTest<S> {
     #[track_caller]
     fn reply_by<E: DomainEvent>(mut self, command: usize, event: &E) -> Self {
         let mut envelope = Envelope::of(event).unwrap_or_else(|error| panic!("{error}"));
-        envelope.set_cause(&self.world.sent[command]);
-        debug_assert_eq!(envelope.headers.get(headers::CORRELATION_ID), Some(&*self.instance.id.to_string()));
-        let (meta, cause) = (meta_of(&envelope), self.world.sent[command].id.as_uuid());
-        if self.shape.awaits(&self.instance.progress, meta.event_type(), Some(cause)) {
-            let input = self.saga.take(&mut self.instance, &meta).unwrap_or_else(|error| panic!("the reply cannot be read: {error}"));
+        envelope.set_cause(&self.effects.sent[command]);
+        debug_assert_eq!(
+            envelope.headers.get(headers::CORRELATION_ID),
+            Some(&*self.instance.id.to_string())
+        );
+        let (meta, cause) = (meta_of(&envelope), self.effects.sent[command].id.as_uuid());
+        if self
+            .shape
+            .awaits(&self.instance.progress, meta.event_type(), Some(cause))
+        {
+            let input = self
+                .saga
+                .take(&mut self.instance, &meta)
+                .unwrap_or_else(|error| panic!("the reply cannot be decoded: {error}"));
             self.drive(input);
         }
         self
@@ -250,12 +344,28 @@ impl<S: SagaState> SagaTest<S> {
 
     #[track_caller]
     fn drive(&mut self, input: Input) {
-        let driven = self.saga.drive(&self.shape, &mut self.instance, input, self.now, &mut self.world).now_or_never();
-        driven.expect("nothing here waits").unwrap_or_else(|error| panic!("the saga cannot go on: {error}"));
+        let driven = self
+            .saga
+            .drive(
+                &self.shape,
+                &mut self.instance,
+                input,
+                self.now,
+                &mut self.effects,
+            )
+            .now_or_never();
+        driven
+            .expect("the test never waits for I/O")
+            .unwrap_or_else(|error| panic!("the saga cannot continue: {error}"));
     }
 
     fn story(&self) -> String {
-        let sent: Vec<_> = self.world.sent.iter().map(|envelope| &*envelope.event_type).collect();
+        let sent: Vec<_> = self
+            .effects
+            .sent
+            .iter()
+            .map(|envelope| &*envelope.event_type)
+            .collect();
         let progress = &self.instance.progress;
         format!(
             "{} at {:?}, sent {sent:?}, done {:?}, undone {:?}, error {:?}",
@@ -268,7 +378,7 @@ impl<S: SagaState> SagaTest<S> {
     }
 }
 
-impl<S: SagaState> World<S> for Stage<S> {
+impl<S: SagaState> Effects<S> for Stage<S> {
     async fn send(&mut self, envelope: Envelope) -> Result<Result<(), String>, HandlerError> {
         if envelope.aggregate_type == SagaEnded::AGGREGATE {
             self.ended.push(envelope.decode()?);
@@ -278,10 +388,20 @@ impl<S: SagaState> World<S> for Stage<S> {
         Ok(Ok(()))
     }
 
-    async fn call(&mut self, run: &Instance<S>, step: &str, back: bool, _: &Local<S>) -> Result<Result<S, CallFailed>, HandlerError> {
+    async fn call(
+        &mut self,
+        run: &SagaInstance<S>,
+        step: &str,
+        back: bool,
+        _: &Local<S>,
+    ) -> Result<Result<S, CallFailed>, HandlerError> {
         let (stand_in, state) = (self.locals.get(&(step.to_owned(), back)), run.state.clone());
         let done = stand_in.map_or_else(|| Ok(state.clone()), |stand_in| stand_in(state.clone()));
-        Ok(done.map_err(|error| CallFailed { error, last: false, late: false }))
+        Ok(done.map_err(|error| CallFailed {
+            error,
+            last: false,
+            late: false,
+        }))
     }
 
     fn elapsed(&self) -> Duration {

@@ -1,4 +1,5 @@
-//! Time on the in-memory bus: it passes while nothing else can happen, and its amount is bounded.
+//! Virtual time of the in-memory bus: it advances while nothing else can happen, and its amount is
+//! bounded.
 
 use std::fmt;
 use std::future::Future;
@@ -10,25 +11,27 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use super::TestBus;
 use crate::subscriber::{Ended, InMemory, VirtualClock};
 
-/// The real time in which nothing must happen before a pause is cut short although something else is under way: it waits for the one that pauses.
+/// Real time without progress after which a pause is cut short although another event is running.
+/// That event may wait for the paused one.
 const STANDSTILL: Duration = Duration::from_millis(20);
 
-/// The real time for which the bus waits for handlers that do not pause and do not end.
+/// Real time for which the bus waits for handlers that neither pause nor end.
 const REAL_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// The virtual time that one call may take.
+/// Virtual time that one call may use.
 const VIRTUAL_TIME_MAX: Duration = Duration::from_secs(5 * 366 * 86_400);
 
-/// The number of pauses within which one of the events that are under way must end, for each of them.
+/// Number of pauses per running event within which one running event must end.
 const PAUSES_MAX: usize = 5_000;
 
-/// The number of events that one call may handle, beside ten for each that waits when it is made.
+/// Number of events that one call may handle, in addition to ten for each event pending when it
+/// starts.
 const EVENTS_MAX: usize = 100_000;
 
-/// The number of events that a reason names.
+/// Number of events that a reason names.
 const NAMED_MAX: usize = 5;
 
-/// Why a [`TestBus`] does not settle.
+/// Reason why a [`TestBus`] does not settle.
 #[derive(Clone, Debug)]
 pub struct Unsettled {
     reason: String,
@@ -42,8 +45,13 @@ impl fmt::Display for Unsettled {
             return Ok(());
         }
         let more = self.under_way.len().saturating_sub(NAMED_MAX);
-        let named: Vec<&str> = self.under_way.iter().take(NAMED_MAX).map(String::as_str).collect();
-        write!(f, "; under way: {}", named.join(", "))?;
+        let named: Vec<&str> = self
+            .under_way
+            .iter()
+            .take(NAMED_MAX)
+            .map(String::as_str)
+            .collect();
+        write!(f, "; running: {}", named.join(", "))?;
         if more > 0 {
             write!(f, " and {more} more")?;
         }
@@ -53,15 +61,15 @@ impl fmt::Display for Unsettled {
 
 impl std::error::Error for Unsettled {}
 
-/// What is under way, each with the number of its member.
+/// Running events, each with the index of its member.
 pub(super) type Running = FuturesUnordered<Pin<Box<dyn Future<Output = (usize, Ended)> + Send>>>;
 
-/// What one call has used up.
+/// Resources used by one call.
 struct Used {
     began: Duration,
     events: usize,
     events_max: usize,
-    /// Since the last event ended.
+    /// Pauses since the last event ended.
     pauses: usize,
     quiet_since: Instant,
 }
@@ -90,30 +98,39 @@ impl Used {
         self.quiet_since = Instant::now();
     }
 
-    /// What is used up, if anything is.
+    /// Returns the exceeded bound, if any.
     fn exceeded(&self, now: Duration, under_way: usize) -> Option<String> {
         if now - self.began > VIRTUAL_TIME_MAX {
             return Some("five years of virtual time have passed".into());
         }
         if self.pauses > PAUSES_MAX * under_way.max(1) {
-            return Some(format!("nothing has ended within {} pauses: an event is tried again and again", self.pauses));
+            return Some(format!(
+                "no event has ended within {} pauses: an event is retried without end",
+                self.pauses
+            ));
         }
         if self.events > self.events_max {
-            return Some(format!("{} events were handled: each publishes another one", self.events));
+            return Some(format!(
+                "{} events were handled: each event publishes another one",
+                self.events
+            ));
         }
         if under_way > 0 && self.quiet_since.elapsed() > REAL_TIME_MAX {
-            return Some(format!("handlers have not ended for {REAL_TIME_MAX:?} of real time"));
+            return Some(format!(
+                "no handler has ended for {REAL_TIME_MAX:?} of real time"
+            ));
         }
         None
     }
 }
 
 impl TestBus {
-    /// Waits until every event, and every event that follows from it, has ended: also those that were scheduled for later.
+    /// Waits until every event, and every event that follows from it, has ended, including
+    /// scheduled events.
     ///
     /// # Panics
     ///
-    /// If that does not happen, with the reason: see [`try_settle`](Self::try_settle).
+    /// Panics with the reason if the bus does not settle: see [`try_settle`](Self::try_settle).
     #[track_caller]
     pub fn settle(&mut self) -> impl Future<Output = ()> + Send {
         let caller = std::panic::Location::caller();
@@ -124,16 +141,20 @@ impl TestBus {
         }
     }
 
-    /// The same as [`settle`](Self::settle), for tests of what does not end. What is under way stays so: it continues with the next call.
+    /// Does the same as [`settle`](Self::settle), but returns the reason, for tests of events that
+    /// never end. Running events are kept and continue with the next call.
     ///
     /// # Errors
     ///
-    /// [`Unsettled`], with the events that are under way and their errors, as soon as
+    /// Returns [`Unsettled`], with the running events and their errors, as soon as
     ///
-    /// - a subscriber was paused by an outage or its kill switch for ten minutes of virtual time (twenty probes of the kill switch, if that is longer);
-    /// - none of the events that are under way has ended within 5,000 pauses for each, or five years of virtual time have passed in this call;
-    /// - 100,000 events were handled in this call, and ten times as many as were published before it;
-    /// - handlers wait for something real, and none has ended for a minute of real time;
+    /// - a subscriber has been paused by an outage or its kill switch for ten minutes of virtual
+    ///   time (or twenty probes of the kill switch, if that is longer);
+    /// - none of the running events has ended within 5,000 pauses for each of them, or five years
+    ///   of virtual time have passed in this call;
+    /// - this call has handled 100,000 events and ten for each event that was pending when it
+    ///   started;
+    /// - handlers wait for an external resource, and none has ended for a minute of real time;
     /// - an outbox cannot be read.
     pub async fn try_settle(&mut self) -> Result<(), Unsettled> {
         let mut used = Used::new(&self.clock, self.topics.len());
@@ -151,7 +172,8 @@ impl TestBus {
             if let Some(reason) = self.stuck(&used) {
                 return Err(self.unsettled(reason));
             }
-            // Whatever can continue does so first. Then time passes: at once if all that is under way pauses, or else when nothing has happened for a while.
+            // Events that can continue do so first. Then the clock advances: at once if all running
+            // events pause, otherwise after a period without progress.
             let mut ended = tokio::time::timeout(Duration::ZERO, self.running.next()).await;
             if ended.is_err() && self.clock.sleepers() < self.running.len() {
                 ended = tokio::time::timeout(STANDSTILL, self.running.next()).await;
@@ -162,7 +184,8 @@ impl TestBus {
                     used.ended(1);
                 }
                 Ok(None) => {}
-                // Otherwise it waits for something real: the database, a timer.
+                // If no event pauses, the handlers wait for an external resource such as the
+                // database or a timer.
                 Err(_) => {
                     if self.pass().await? {
                         used.paused();
@@ -175,37 +198,51 @@ impl TestBus {
     fn start(&mut self) {
         for (at, member) in self.members.iter_mut().enumerate() {
             let works = std::iter::from_fn(|| member.start());
-            self.running.extend(works.map(|work| Box::pin(async move { (at, work.await) }) as Pin<Box<_>>));
+            self.running
+                .extend(works.map(|work| Box::pin(async move { (at, work.await) }) as Pin<Box<_>>));
         }
     }
 
     fn stuck(&mut self, used: &Used) -> Option<String> {
         let now = self.clock.now();
-        let paused = self.members.iter_mut().find_map(|member| member.paused_too_long(now));
+        let paused = self
+            .members
+            .iter_mut()
+            .find_map(|member| member.paused_too_long(now));
         paused.or_else(|| used.exceeded(now, self.running.len()))
     }
 
     fn unsettled(&self, reason: String) -> Unsettled {
-        Unsettled { reason, under_way: self.members.iter().flat_map(|member| member.describe()).collect() }
+        Unsettled {
+            reason,
+            under_way: self
+                .members
+                .iter()
+                .flat_map(|member| member.describe())
+                .collect(),
+        }
     }
 
     fn unreadable(&self, error: &sqlx::Error) -> Unsettled {
         self.unsettled(format!("an outbox cannot be read: {error}"))
     }
 
-    /// Lets time pass to the next pause that ends, or the next scheduled event. False if there is neither.
+    /// Advances the clock to the end of the next pause or to the next scheduled event. Returns
+    /// `false` if there is neither.
     async fn pass(&mut self) -> Result<bool, Unsettled> {
         if self.clock.sleepers() == 0 {
             return Ok(false);
         }
         self.look_for_scheduled().await?;
         match self.outboxes.next_due() {
-            Some(due) if self.clock.next_due().is_none_or(|next| due < next) => self.pass_to(due).await.map(|()| true),
+            Some(due) if self.clock.next_due().is_none_or(|next| due < next) => {
+                self.pass_to(due).await.map(|()| true)
+            }
             _ => Ok(self.clock.advance()),
         }
     }
 
-    /// Lets time pass to the next scheduled event. False if there is none.
+    /// Advances the clock to the next scheduled event. Returns `false` if there is none.
     async fn pass_to_scheduled(&mut self) -> Result<bool, Unsettled> {
         self.look_for_scheduled().await?;
         match self.outboxes.next_due() {
@@ -218,19 +255,30 @@ impl TestBus {
         self.clock.pass_to(due);
         let now = self.clock.now();
         let mut ended = Vec::new();
-        let published = beside(&mut self.running, &mut ended, self.outboxes.publish_due(now)).await;
+        let published = beside(
+            &mut self.running,
+            &mut ended,
+            self.outboxes.publish_due(now),
+        )
+        .await;
         self.finish(ended);
         published.map_err(|error| self.unreadable(&error))
     }
 
     async fn look_for_scheduled(&mut self) -> Result<(), Unsettled> {
         let mut ended = Vec::new();
-        let looked = beside(&mut self.running, &mut ended, self.outboxes.look_for_scheduled(self.clock.now())).await;
+        let looked = beside(
+            &mut self.running,
+            &mut ended,
+            self.outboxes.look_for_scheduled(self.clock.now()),
+        )
+        .await;
         self.finish(ended);
         looked.map_err(|error| self.unreadable(&error))
     }
 
-    /// What handlers have published, in memory or in an outbox, goes to the subscribers; so do retries. The number of events that have ended meanwhile.
+    /// Delivers the events that handlers have published, in memory or in an outbox, and the
+    /// retries, to the subscribers. Returns the number of events that have ended meanwhile.
     async fn collect(&mut self) -> Result<usize, Unsettled> {
         let mut ended = Vec::new();
         let published = beside(&mut self.running, &mut ended, self.outboxes.published()).await;
@@ -242,12 +290,19 @@ impl TestBus {
     }
 
     fn finish(&mut self, ended: Vec<(usize, Ended)>) {
-        ended.into_iter().for_each(|(member, ended)| self.members[member].finish(ended));
+        ended
+            .into_iter()
+            .for_each(|(member, ended)| self.members[member].finish(ended));
     }
 }
 
-/// Waits for `work` while what is under way continues: it may hold all connections of the pool that `work` needs.
-async fn beside<T>(running: &mut Running, ended: &mut Vec<(usize, Ended)>, work: impl Future<Output = T>) -> T {
+/// Waits for `work` while the running events continue, since they may hold all connections of the
+/// pool that `work` needs.
+async fn beside<T>(
+    running: &mut Running,
+    ended: &mut Vec<(usize, Ended)>,
+    work: impl Future<Output = T>,
+) -> T {
     let mut work = pin!(work);
     loop {
         tokio::select! {
@@ -266,18 +321,44 @@ mod tests {
         let used = || Used::new(&VirtualClock::default(), 0);
         let exceeded = |used: &Used| used.exceeded(Duration::ZERO, 2);
         assert!(exceeded(&used()).is_none());
-        assert!(used().exceeded(VIRTUAL_TIME_MAX + Duration::from_secs(1), 0).is_some_and(|reason| reason.contains("five years")));
-        let pauses = Used { pauses: 2 * PAUSES_MAX + 1, ..used() };
-        assert!(exceeded(&pauses).is_some_and(|reason| reason.contains("again and again")));
+        assert!(
+            used()
+                .exceeded(VIRTUAL_TIME_MAX + Duration::from_secs(1), 0)
+                .is_some_and(|reason| reason.contains("five years"))
+        );
+        let pauses = Used {
+            pauses: 2 * PAUSES_MAX + 1,
+            ..used()
+        };
+        assert!(exceeded(&pauses).is_some_and(|reason| reason.contains("without end")));
         let mut pauses = pauses;
         pauses.ended(1);
         assert!(exceeded(&pauses).is_none());
-        let events = Used { events: EVENTS_MAX + 1, ..used() };
-        assert!(exceeded(&events).is_some_and(|reason| reason.contains("each publishes another one")));
-        assert!(exceeded(&Used { events_max: EVENTS_MAX + 10, ..events }).is_none(), "events that waited do not count");
-        let Some(long_ago) = Instant::now().checked_sub(REAL_TIME_MAX + Duration::from_secs(1)) else { return };
-        let quiet = Used { quiet_since: long_ago, ..used() };
+        let events = Used {
+            events: EVENTS_MAX + 1,
+            ..used()
+        };
+        assert!(exceeded(&events).is_some_and(|reason| reason.contains("publishes another")));
+        assert!(
+            exceeded(&Used {
+                events_max: EVENTS_MAX + 10,
+                ..events
+            })
+            .is_none(),
+            "pending events do not count against the limit"
+        );
+        let Some(long_ago) = Instant::now().checked_sub(REAL_TIME_MAX + Duration::from_secs(1))
+        else {
+            return;
+        };
+        let quiet = Used {
+            quiet_since: long_ago,
+            ..used()
+        };
         assert!(exceeded(&quiet).is_some_and(|reason| reason.contains("real time")));
-        assert!(quiet.exceeded(Duration::ZERO, 0).is_none(), "nothing is under way");
+        assert!(
+            quiet.exceeded(Duration::ZERO, 0).is_none(),
+            "no event is running"
+        );
     }
 }

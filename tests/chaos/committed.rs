@@ -36,18 +36,29 @@ impl Committed {
         let mut session = PgConnection::connect(url).await?;
         let gap = "select id from account full join (select account, max(version), count(*) from history group by 1) h on h.account = id
                    where version <> coalesce(max, 0) or version <> coalesce(count, 0) limit 1";
-        if let Some(account) = sqlx::query_scalar::<_, Option<String>>(gap).fetch_optional(&mut session).await? {
+        if let Some(account) = sqlx::query_scalar::<_, Option<String>>(gap)
+            .fetch_optional(&mut session)
+            .await?
+        {
             return Err(format!("the history of account {account:?} has a gap").into());
         }
         let rows: Vec<(String, i64, Uuid)> =
-            sqlx::query_as("select account, version, mark from history order by account, version").fetch_all(&mut session).await?;
+            sqlx::query_as("select account, version, mark from history order by account, version")
+                .fetch_all(&mut session)
+                .await?;
         let mut committed = Self::default();
         let mut last: Arc<str> = "".into();
         for (account, version, mark) in rows {
             if *last != *account {
                 last = account.into();
             }
-            committed.events.insert(mark, Event { account: Arc::clone(&last), version });
+            committed.events.insert(
+                mark,
+                Event {
+                    account: Arc::clone(&last),
+                    version,
+                },
+            );
         }
         Ok(committed)
     }

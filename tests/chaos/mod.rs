@@ -56,7 +56,11 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When a server or a program of the test itself fails; what the relays do wrong is in the report.
-pub(crate) async fn run(plan: &Plan, program: &Program, mut say: impl FnMut(&str)) -> Result<Report, Failure> {
+pub(crate) async fn run(
+    plan: &Plan,
+    program: &Program,
+    mut say: impl FnMut(&str),
+) -> Result<Report, Failure> {
     let mut stage = Stage::build(plan).await?;
     say(&format!("{}\n{}", stage.describe(), plan.command()));
     let mut relays = Relays::new(program, plan, stage.relay_settings())?;
@@ -99,5 +103,13 @@ pub(crate) async fn run(plan: &Plan, program: &Program, mut say: impl FnMut(&str
     records.extend(tokio::task::block_in_place(|| topics.read_to_the_end())?);
     let verdict = checker::judge(&committed, &records, plan.partitions);
     let (refusal, log_ends) = (relays.refusal(), relays.log_ends());
-    Ok(Report { plan: plan.clone(), lasted, faults: nemesis.counts(), kills: nemesis.kills(), verdict, refusal, log_ends })
+    Ok(Report {
+        plan: plan.clone(),
+        lasted,
+        faults: nemesis.counts(),
+        kills: nemesis.kills(),
+        verdict,
+        refusal,
+        log_ends,
+    })
 }

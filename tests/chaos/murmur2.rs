@@ -15,7 +15,10 @@ fn hash(key: &[u8]) -> u32 {
         hash = hash.wrapping_mul(M) ^ word;
     }
     if whole < key.len() {
-        let rest = key[whole..].iter().rev().fold(0, |rest, byte| (rest << 8) | u32::from(*byte));
+        let rest = key[whole..]
+            .iter()
+            .rev()
+            .fold(0, |rest, byte| (rest << 8) | u32::from(*byte));
         hash = (hash ^ rest).wrapping_mul(M);
     }
     hash = (hash ^ (hash >> 13)).wrapping_mul(M);
@@ -24,9 +27,12 @@ fn hash(key: &[u8]) -> u32 {
 
 #[test]
 fn hashes_are_those_of_the_java_clients_own_test() {
-    for (key, expected) in
-        [("21", -973_932_308), ("foobar", -790_332_482), ("a-little-bit-long-string", -985_981_536), ("abc", 479_470_107)]
-    {
+    for (key, expected) in [
+        ("21", -973_932_308),
+        ("foobar", -790_332_482),
+        ("a-little-bit-long-string", -985_981_536),
+        ("abc", 479_470_107),
+    ] {
         assert_eq!(hash(key.as_bytes()).cast_signed(), expected, "{key}");
     }
 }

@@ -35,7 +35,8 @@ const NARROW: &str = "do $$ begin execute (select format('alter publication %I s
                       from tidings.relay where name = 'chaos'); end $$";
 const WIDEN: &str = "do $$ begin execute (select format('alter publication %I set (publish = ''insert'')', publication)
                      from tidings.relay where name = 'chaos'); end $$";
-const DROP_PUBLICATION: &str = "do $$ begin execute (select format('drop publication %I', publication)
+const DROP_PUBLICATION: &str =
+    "do $$ begin execute (select format('drop publication %I', publication)
                                 from tidings.relay where name = 'chaos'); end $$";
 const MAKE_PUBLICATION: &str = "do $$ begin execute (select
                                 format('create publication %I for table tidings.outbox with (publish = ''insert'')', publication)
@@ -53,7 +54,8 @@ pub(crate) const READ_ONLY: &str = "set default_transaction_read_only = off;
 pub(crate) const READ_WRITE: &str = "set default_transaction_read_only = off;
     alter database postgres reset default_transaction_read_only";
 
-const WALSENDER: &str = "select active_pid from pg_replication_slots where active_pid is not null limit 1";
+const WALSENDER: &str =
+    "select active_pid from pg_replication_slots where active_pid is not null limit 1";
 
 /// Writers change a row of this table in each transaction.
 const TABLE: &str = "account";
@@ -76,8 +78,17 @@ impl Nemesis {
     /// When the URL is none.
     pub(crate) fn new(plan: &Plan, url: &str) -> Result<Self, Failure> {
         let options: PgConnectOptions = url.parse()?;
-        let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(ANSWER_LIMIT).connect_lazy_with(options);
-        Ok(Self { pool, url: url.to_owned(), archive: Vec::new(), counts: plan.faults.iter().map(|kind| (*kind, 0)).collect(), kills: 0 })
+        let pool = PgPoolOptions::new()
+            .max_connections(2)
+            .acquire_timeout(ANSWER_LIMIT)
+            .connect_lazy_with(options);
+        Ok(Self {
+            pool,
+            url: url.to_owned(),
+            archive: Vec::new(),
+            counts: plan.faults.iter().map(|kind| (*kind, 0)).collect(),
+            kills: 0,
+        })
     }
 
     /// Breaks one thing after the other until the plan's length is reached, or a relay has stopped for good.
@@ -102,7 +113,9 @@ impl Nemesis {
             }
             sleep(step.after).await;
             say(&format!("{:8.1} s  {step}", began.elapsed().as_secs_f32()));
-            self.carry_out(plan, &step, stage, relays).await.map_err(|error| format!("{}: {error}\n{}", step.kind, relays.log_ends()))?;
+            self.carry_out(plan, &step, stage, relays)
+                .await
+                .map_err(|error| format!("{}: {error}\n{}", step.kind, relays.log_ends()))?;
             relays.revive()?;
             *self.counts.entry(step.kind).or_default() += 1;
         }
@@ -129,7 +142,13 @@ impl Nemesis {
         self.kills
     }
 
-    async fn carry_out(&mut self, plan: &Plan, step: &Step, stage: &mut Stage, relays: &mut Relays) -> Result<(), Failure> {
+    async fn carry_out(
+        &mut self,
+        plan: &Plan,
+        step: &Step,
+        stage: &mut Stage,
+        relays: &mut Relays,
+    ) -> Result<(), Failure> {
         let which = step.which;
         match step.kind {
             Kind::Kill => self.kill(step, relays).await?,
@@ -142,7 +161,13 @@ impl Nemesis {
             }
             Kind::KillBroker | Kind::StopBroker => {
                 let hard = step.kind == Kind::KillBroker;
-                block_in_place(|| if hard { stage.broker(which).kill() } else { stage.broker(which).stop() })?;
+                block_in_place(|| {
+                    if hard {
+                        stage.broker(which).kill()
+                    } else {
+                        stage.broker(which).stop()
+                    }
+                })?;
                 self.last(step, relays).await?;
                 block_in_place(|| stage.broker(which).start_again())?;
             }
@@ -169,7 +194,13 @@ impl Nemesis {
             }
             Kind::CrashPostgres | Kind::RestartPostgres => {
                 let hard = step.kind == Kind::CrashPostgres;
-                block_in_place(|| if hard { stage.primary.kill() } else { stage.primary.stop() })?;
+                block_in_place(|| {
+                    if hard {
+                        stage.primary.kill()
+                    } else {
+                        stage.primary.stop()
+                    }
+                })?;
                 self.last(step, relays).await?;
                 block_in_place(|| stage.primary.start_again())?;
             }
@@ -177,7 +208,10 @@ impl Nemesis {
             Kind::FailOver | Kind::FailOverWithLoss => self.fail_over(step, stage, relays).await?,
             Kind::DropSlot => self.run(DROP_SLOT).await,
             Kind::NarrowPublication => self.around(NARROW, WIDEN, step, relays).await?,
-            Kind::DropPublication => self.around(DROP_PUBLICATION, MAKE_PUBLICATION, step, relays).await?,
+            Kind::DropPublication => {
+                self.around(DROP_PUBLICATION, MAKE_PUBLICATION, step, relays)
+                    .await?
+            }
             Kind::SwitchSource => block_in_place(|| switch_source(step, relays))?,
             Kind::SmallMessages => {
                 topic::limit_messages(&stage.brokers(), SMALL).await?;
@@ -186,7 +220,9 @@ impl Nemesis {
                 self.retry_parked().await;
             }
             Kind::RecreateTopics => self.recreate_topics(plan, step, stage, relays).await?,
-            Kind::AddPartitions => topic::add_partition(&stage.brokers(), plan.partitions + MORE_PARTITIONS).await?,
+            Kind::AddPartitions => {
+                topic::add_partition(&stage.brokers(), plan.partitions + MORE_PARTITIONS).await?
+            }
             Kind::RevokeAcls => {
                 let denied = rights::denied(which);
                 block_in_place(|| rights::revoke(stage.broker(0), &denied))?;
@@ -239,8 +275,14 @@ impl Nemesis {
     /// Stops the walsender's process for a while.
     async fn hang_replication(&mut self, step: &Step, relays: &mut Relays) -> Result<(), Failure> {
         let walsender = sqlx::query_scalar::<_, i32>(WALSENDER).fetch_optional(&self.pool);
-        let walsender = timeout(ANSWER_LIMIT, walsender).await.ok().and_then(Result::ok).flatten();
-        let Some(pid) = walsender.and_then(|pid| u32::try_from(pid).ok()) else { return Ok(()) };
+        let walsender = timeout(ANSWER_LIMIT, walsender)
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .flatten();
+        let Some(pid) = walsender.and_then(|pid| u32::try_from(pid).ok()) else {
+            return Ok(());
+        };
         send("STOP", pid)?;
         let lasted = self.last(step, relays).await;
         send("CONT", pid)?;
@@ -260,35 +302,58 @@ impl Nemesis {
 
     async fn kill(&mut self, step: &Step, relays: &mut Relays) -> Result<(), Failure> {
         // One in five hits whoever it hits: a relay that is starting, or standing by.
-        let leader = if step.which.is_multiple_of(5) { None } else { self.leader().await };
+        let leader = if step.which.is_multiple_of(5) {
+            None
+        } else {
+            self.leader().await
+        };
         self.kills += usize::from(block_in_place(|| relays.kill(leader, step.which))?);
         Ok(())
     }
 
     /// The leader's process id, as it has written it down; `None` while Postgres does not answer.
     async fn leader(&self) -> Option<u32> {
-        let leader = sqlx::query_scalar::<_, Option<String>>("select leader from tidings.relay where name = $1").bind(NAME);
-        let leader = timeout(ANSWER_LIMIT, leader.fetch_optional(&self.pool)).await.ok()?.ok()???;
+        let leader = sqlx::query_scalar::<_, Option<String>>(
+            "select leader from tidings.relay where name = $1",
+        )
+        .bind(NAME);
+        let leader = timeout(ANSWER_LIMIT, leader.fetch_optional(&self.pool))
+            .await
+            .ok()?
+            .ok()???;
         leader.rsplit(':').next()?.parse().ok()
     }
 
     /// Runs statements one by one in one session. Those that fail have nothing to break, for example no slot yet.
     async fn run(&self, statements: &str) {
-        let Ok(mut session) = self.pool.acquire().await else { return };
+        let Ok(mut session) = self.pool.acquire().await else {
+            return;
+        };
         for statement in statements.split(';') {
             let statement = sqlx::raw_sql(AssertSqlSafe(statement.to_owned()));
             let _ = timeout(ANSWER_LIMIT, statement.execute(&mut *session)).await;
         }
     }
 
-    async fn around(&mut self, before: &str, after: &str, step: &Step, relays: &mut Relays) -> Result<(), Failure> {
+    async fn around(
+        &mut self,
+        before: &str,
+        after: &str,
+        step: &Step,
+        relays: &mut Relays,
+    ) -> Result<(), Failure> {
         self.run(before).await;
         self.last(step, relays).await?;
         self.run(after).await;
         Ok(())
     }
 
-    async fn fail_over(&mut self, step: &Step, stage: &mut Stage, relays: &mut Relays) -> Result<(), Failure> {
+    async fn fail_over(
+        &mut self,
+        step: &Step,
+        stage: &mut Stage,
+        relays: &mut Relays,
+    ) -> Result<(), Failure> {
         if step.kind == Kind::FailOverWithLoss {
             let standby = stage.standby.as_mut().ok_or("there is no standby")?;
             block_in_place(|| standby.hold_back())?;

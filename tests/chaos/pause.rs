@@ -38,7 +38,11 @@ impl Pause {
 ///
 /// # Errors
 /// When Postgres or Kafka does not answer.
-pub(crate) async fn read_all(url: &str, brokers: &str, earlier: &[Record]) -> Result<Option<Vec<Record>>, Failure> {
+pub(crate) async fn read_all(
+    url: &str,
+    brokers: &str,
+    earlier: &[Record],
+) -> Result<Option<Vec<Record>>, Failure> {
     let mut wanted = Committed::read(url).await?.marks();
     for record in earlier {
         wanted.remove(&record.mark);

@@ -73,15 +73,21 @@ impl Plan {
             if option == "--help" {
                 return Err(USAGE.to_owned());
             }
-            let value = words.next().ok_or_else(|| format!("{option} needs a value\n{USAGE}"))?;
+            let value = words
+                .next()
+                .ok_or_else(|| format!("{option} needs a value\n{USAGE}"))?;
             chosen |= option == "--faults";
-            plan.set(option, value).map_err(|reason| format!("{option} {value}: {reason}\n{USAGE}"))?;
+            plan.set(option, value)
+                .map_err(|reason| format!("{option} {value}: {reason}\n{USAGE}"))?;
         }
         if !chosen {
             plan.faults.retain(|kind| kind.suits(plan.brokers));
         }
         match plan.faults.iter().find(|kind| !kind.suits(plan.brokers)) {
-            Some(kind) => Err(format!("--faults {kind} cannot be played with --brokers {}\n{USAGE}", plan.brokers)),
+            Some(kind) => Err(format!(
+                "--faults {kind} cannot be played with --brokers {}\n{USAGE}",
+                plan.brokers
+            )),
             None => Ok(plan),
         }
     }
@@ -89,15 +95,30 @@ impl Plan {
     fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
         match option {
             "--seed" => self.seed = number(value)?,
-            "--minutes" => self.length = Length::Time(Duration::from_secs_f64(60.0 * number::<f64>(value)?)),
+            "--minutes" => {
+                self.length = Length::Time(Duration::from_secs_f64(60.0 * number::<f64>(value)?))
+            }
             "--seconds" => self.length = Length::Time(Duration::from_secs(number(value)?)),
             "--kills" => self.length = Length::Kills(number(value)?),
             "--source" => value.clone_into(&mut self.source),
             "--delivery" => value.clone_into(&mut self.delivery),
-            "--relays" => self.relays = Some(number(value)?).filter(|relays| (1..=3).contains(relays)).ok_or("1 to 3")?,
-            "--brokers" => self.brokers = Some(number(value)?).filter(|brokers| matches!(brokers, 1 | 3)).ok_or("1 or 3")?,
+            "--relays" => {
+                self.relays = Some(number(value)?)
+                    .filter(|relays| (1..=3).contains(relays))
+                    .ok_or("1 to 3")?
+            }
+            "--brokers" => {
+                self.brokers = Some(number(value)?)
+                    .filter(|brokers| matches!(brokers, 1 | 3))
+                    .ok_or("1 or 3")?
+            }
             "--writers" => self.writers = number(value)?,
-            "--faults" => self.faults = value.split(',').map(Kind::from_str).collect::<Result<_, _>>()?,
+            "--faults" => {
+                self.faults = value
+                    .split(',')
+                    .map(Kind::from_str)
+                    .collect::<Result<_, _>>()?
+            }
             _ => return Err("no such option".to_owned()),
         }
         Ok(())
@@ -109,8 +130,21 @@ impl Plan {
             Length::Time(time) => format!("--seconds {}", time.as_secs()),
             Length::Kills(kills) => format!("--kills {kills}"),
         };
-        let Self { seed, source, delivery, relays, brokers, writers, .. } = self;
-        let faults = self.faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let Self {
+            seed,
+            source,
+            delivery,
+            relays,
+            brokers,
+            writers,
+            ..
+        } = self;
+        let faults = self
+            .faults
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
         format!(
             "cargo run --release --example chaos -- --seed {seed} {length} --source {source} --delivery {delivery} --relays {relays} \
              --brokers {brokers} --writers {writers} --faults {faults}"
@@ -139,8 +173,7 @@ mod tests {
 
     #[test]
     fn the_command_that_is_printed_replays_the_plan() {
-        let line =
-            "--kills 500 --seed 7 --source auto --delivery exactly-once --relays 3 --brokers 3 --writers 2 --faults kill,cut-postgres";
+        let line = "--kills 500 --seed 7 --source auto --delivery exactly-once --relays 3 --brokers 3 --writers 2 --faults kill,cut-postgres";
         let plan = Plan::parse(line.split(' ')).expect("good words");
         assert_eq!(plan.length, Length::Kills(500));
         let command = plan.command();

@@ -21,7 +21,10 @@ pub(crate) const SLOT: &str = "tidings_chaos%";
 const REFUSED: [i32; 2] = [2, 3];
 
 /// Libraries that fake the clock of a process (Debian: `apt-get install faketime`).
-const FAKETIME: [&str; 2] = ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
+const FAKETIME: [&str; 2] = [
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
+];
 
 /// Steps of the clock, in the library's notation.
 const CLOCK_STEPS: [&str; 4] = ["+1h", "-1h", "+2d", "-2d"];
@@ -127,10 +130,17 @@ impl Relays {
             let Some(status) = slot.as_mut().map(Process::ended).transpose()?.flatten() else { continue };
             let ended = slot.take().expect("it has just been looked at");
             if status.code().is_some_and(|code| REFUSED.contains(&code)) && self.refusal.is_none() {
-                self.refusal = Some(format!("a relay stopped and wants a person: {}", ended.last_words()));
+                self.refusal = Some(format!(
+                    "a relay stopped and wants a person: {}",
+                    ended.last_words()
+                ));
             }
         }
-        if self.refusal.is_none() { self.start_all() } else { Ok(()) }
+        if self.refusal.is_none() {
+            self.start_all()
+        } else {
+            Ok(())
+        }
     }
 
     /// What a relay said that stopped for good.
@@ -184,7 +194,12 @@ impl Relays {
     }
 
     /// SIGSTOP or SIGCONT; which one it was.
-    pub(crate) fn signal(&self, pid: Option<u32>, which: usize, signal: &str) -> Result<Option<u32>, Failure> {
+    pub(crate) fn signal(
+        &self,
+        pid: Option<u32>,
+        which: usize,
+        signal: &str,
+    ) -> Result<Option<u32>, Failure> {
         let relay = self.slots[self.choose(pid, which)].as_ref();
         relay.map(|relay| send(signal, relay.pid()).map(|()| relay.pid())).transpose()
     }
@@ -211,7 +226,8 @@ impl Relays {
     /// The end of every log.
     pub(crate) fn log_ends(&self) -> String {
         let logs = (0..self.slots.len()).map(|at| self.folder.join(format!("relay-{at}.log")));
-        logs.map(|log| format!("{}:\n{}\n", log.display(), end_of(&log))).collect()
+        logs.map(|log| format!("{}:\n{}\n", log.display(), end_of(&log)))
+            .collect()
     }
 }
 
@@ -227,6 +243,8 @@ impl Drop for Relays {
 }
 
 fn faketime() -> Result<&'static str, Failure> {
-    let found = FAKETIME.into_iter().find(|library| Path::new(library).exists());
+    let found = FAKETIME
+        .into_iter()
+        .find(|library| Path::new(library).exists());
     found.ok_or_else(|| "clock-steps needs libfaketime (Debian: apt-get install faketime)".into())
 }

@@ -32,20 +32,53 @@ impl Report {
             }
         };
         let Verdict { locked, early, .. } = &self.verdict;
-        if self.faults.get(&Kind::FailOverWithLoss).is_some_and(|count| *count > 0) {
+        if self
+            .faults
+            .get(&Kind::FailOverWithLoss)
+            .is_some_and(|count| *count > 0)
+        {
             // What Kafka has and the database lost cannot be taken back. It has to be said, and nothing more is sent until a person has read it.
-            let unsaid = if self.refusal.is_none() { locked.never_committed + early.never_committed + locked.lost + early.lost } else { 0 };
-            promise(unsaid, "lost by Postgres or by the relay, and no relay said so");
+            let unsaid = if self.refusal.is_none() {
+                locked.never_committed + early.never_committed + locked.lost + early.lost
+            } else {
+                0
+            };
+            promise(
+                unsaid,
+                "lost by Postgres or by the relay, and no relay said so",
+            );
             return broken;
         }
-        for (tally, order) in [(locked, self.order_of_locks()), (early, self.order_of_commits())] {
-            promise(if self.stopped_rightly() { 0 } else { tally.lost }, "lost");
+        for (tally, order) in [
+            (locked, self.order_of_locks()),
+            (early, self.order_of_commits()),
+        ] {
+            promise(
+                if self.stopped_rightly() {
+                    0
+                } else {
+                    tally.lost
+                },
+                "lost",
+            );
             promise(tally.never_committed, "never committed");
             promise(tally.wrong_partition, "in the wrong partition");
             promise(if order { tally.out_of_order } else { 0 }, "out of order");
-            promise(if self.plan.repeats() { 0 } else { tally.repeated }, "repeated");
+            promise(
+                if self.plan.repeats() {
+                    0
+                } else {
+                    tally.repeated
+                },
+                "repeated",
+            );
         }
-        broken.extend(self.refusal.iter().filter(|_| !self.stopped_rightly()).cloned());
+        broken.extend(
+            self.refusal
+                .iter()
+                .filter(|_| !self.stopped_rightly())
+                .cloned(),
+        );
         if locked.committed == 0 || early.committed == 0 {
             broken.push("nothing was committed: the test is no test".to_owned());
         }
@@ -56,7 +89,10 @@ impl Report {
     /// what waits in the outbox.
     fn stopped_rightly(&self) -> bool {
         let log_alone = self.plan.source == "wal" || self.has_any(&[Kind::SwitchSource]);
-        let said = self.refusal.as_ref().is_some_and(|refusal| refusal.contains("leaves inserts out"));
+        let said = self
+            .refusal
+            .as_ref()
+            .is_some_and(|refusal| refusal.contains("leaves inserts out"));
         said && log_alone && self.has_any(&[Kind::NarrowPublication])
     }
 
@@ -68,7 +104,12 @@ impl Report {
     /// Whether the order of commits is promised even to writers that publish first: from the log alone, and neither for what is read from
     /// the table after a slot was lost nor for what was parked.
     fn order_of_commits(&self) -> bool {
-        let by_seq = [Kind::DropSlot, Kind::SwitchSource, Kind::FailOver, Kind::SmallMessages];
+        let by_seq = [
+            Kind::DropSlot,
+            Kind::SwitchSource,
+            Kind::FailOver,
+            Kind::SmallMessages,
+        ];
         self.plan.source == "wal" && self.order_of_locks() && !self.has_any(&by_seq)
     }
 
@@ -81,18 +122,50 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { seed, source, delivery, relays, brokers, .. } = &self.plan;
+        let Plan {
+            seed,
+            source,
+            delivery,
+            relays,
+            brokers,
+            ..
+        } = &self.plan;
         let (seconds, kills) = (self.lasted.as_secs(), self.kills);
-        writeln!(f, "seed {seed}: {source}, {delivery}, {relays} relay(s), {brokers} broker(s), {seconds} s, {kills} times kill -9")?;
-        let faults: Vec<_> = self.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        writeln!(
+            f,
+            "seed {seed}: {source}, {delivery}, {relays} relay(s), {brokers} broker(s), {seconds} s, {kills} times kill -9"
+        )?;
+        let faults: Vec<_> = self
+            .faults
+            .iter()
+            .map(|(kind, count)| format!("{kind} {count}"))
+            .collect();
         writeln!(f, "faults: {}", faults.join(", "))?;
         writeln!(
             f,
             "{:<15}{:>10}{:>10}{:>6}{:>9}{:>13}{:>16}{:>16}",
-            "writers", "committed", "delivered", "lost", "repeated", "out of order", "never committed", "wrong partition"
+            "writers",
+            "committed",
+            "delivered",
+            "lost",
+            "repeated",
+            "out of order",
+            "never committed",
+            "wrong partition"
         )?;
-        for (name, tally) in [("lock, publish", &self.verdict.locked), ("publish, lock", &self.verdict.early)] {
-            let Tally { committed, delivered, lost, repeated, out_of_order, never_committed, wrong_partition } = tally;
+        for (name, tally) in [
+            ("lock, publish", &self.verdict.locked),
+            ("publish, lock", &self.verdict.early),
+        ] {
+            let Tally {
+                committed,
+                delivered,
+                lost,
+                repeated,
+                out_of_order,
+                never_committed,
+                wrong_partition,
+            } = tally;
             writeln!(
                 f,
                 "{name:<15}{committed:>10}{delivered:>10}{lost:>6}{repeated:>9}{out_of_order:>13}{never_committed:>16}{wrong_partition:>16}"
@@ -103,7 +176,13 @@ impl fmt::Display for Report {
         }
         match self.broken() {
             broken if broken.is_empty() => f.write_str("holds"),
-            broken => write!(f, "{}\nBROKEN: {}\nreplay: {}", self.log_ends, broken.join("; "), self.plan.command()),
+            broken => write!(
+                f,
+                "{}\nBROKEN: {}\nreplay: {}",
+                self.log_ends,
+                broken.join("; "),
+                self.plan.command()
+            ),
         }
     }
 }
@@ -114,7 +193,11 @@ mod tests {
 
     fn report(words: &str, locked: Tally, early: Tally) -> Report {
         let plan = Plan::parse(words.split(' ')).expect("good words");
-        let verdict = Verdict { locked, early, examples: Vec::new() };
+        let verdict = Verdict {
+            locked,
+            early,
+            examples: Vec::new(),
+        };
         Report {
             plan,
             lasted: Duration::ZERO,
@@ -128,21 +211,134 @@ mod tests {
 
     #[test]
     fn what_is_promised_depends_on_the_delivery_and_on_the_source() {
-        let good = Tally { committed: 9, delivered: 9, ..Tally::default() };
+        let good = Tally {
+            committed: 9,
+            delivered: 9,
+            ..Tally::default()
+        };
         let faults: [(&str, Tally, Tally, &[&str]); 13] = [
-            ("--delivery at-least-once", Tally { repeated: 1, ..good }, good, &[]),
-            ("--delivery exactly-once", Tally { repeated: 1, ..good }, good, &["1 repeated"]),
-            ("--delivery at-least-once", Tally { out_of_order: 2, ..good }, good, &["2 out of order"]),
-            ("--source wal --faults kill", good, Tally { out_of_order: 3, ..good }, &["3 out of order"]),
-            ("--source wal --faults kill,small-messages", good, Tally { out_of_order: 3, ..good }, &[]),
-            ("--source wal --faults kill,small-messages", Tally { out_of_order: 2, ..good }, good, &["2 out of order"]),
-            ("--faults kill,narrow-publication", Tally { out_of_order: 2, ..good }, Tally { out_of_order: 3, ..good }, &[]),
-            ("--source wal --faults drop-publication", Tally { out_of_order: 2, ..good }, Tally { out_of_order: 3, ..good }, &[]),
-            ("--faults narrow-publication", Tally { repeated: 1, lost: 1, ..good }, good, &["1 lost", "1 repeated"]),
-            ("--source poll", good, Tally { out_of_order: 3, ..good }, &[]),
-            ("--source poll", good, Tally { lost: 4, never_committed: 5, ..good }, &["4 lost", "5 never committed"]),
-            ("--source wal", Tally { wrong_partition: 6, ..good }, good, &["6 in the wrong partition"]),
-            ("--source wal", good, Tally::default(), &["nothing was committed: the test is no test"]),
+            (
+                "--delivery at-least-once",
+                Tally {
+                    repeated: 1,
+                    ..good
+                },
+                good,
+                &[],
+            ),
+            (
+                "--delivery exactly-once",
+                Tally {
+                    repeated: 1,
+                    ..good
+                },
+                good,
+                &["1 repeated"],
+            ),
+            (
+                "--delivery at-least-once",
+                Tally {
+                    out_of_order: 2,
+                    ..good
+                },
+                good,
+                &["2 out of order"],
+            ),
+            (
+                "--source wal --faults kill",
+                good,
+                Tally {
+                    out_of_order: 3,
+                    ..good
+                },
+                &["3 out of order"],
+            ),
+            (
+                "--source wal --faults kill,small-messages",
+                good,
+                Tally {
+                    out_of_order: 3,
+                    ..good
+                },
+                &[],
+            ),
+            (
+                "--source wal --faults kill,small-messages",
+                Tally {
+                    out_of_order: 2,
+                    ..good
+                },
+                good,
+                &["2 out of order"],
+            ),
+            (
+                "--faults kill,narrow-publication",
+                Tally {
+                    out_of_order: 2,
+                    ..good
+                },
+                Tally {
+                    out_of_order: 3,
+                    ..good
+                },
+                &[],
+            ),
+            (
+                "--source wal --faults drop-publication",
+                Tally {
+                    out_of_order: 2,
+                    ..good
+                },
+                Tally {
+                    out_of_order: 3,
+                    ..good
+                },
+                &[],
+            ),
+            (
+                "--faults narrow-publication",
+                Tally {
+                    repeated: 1,
+                    lost: 1,
+                    ..good
+                },
+                good,
+                &["1 lost", "1 repeated"],
+            ),
+            (
+                "--source poll",
+                good,
+                Tally {
+                    out_of_order: 3,
+                    ..good
+                },
+                &[],
+            ),
+            (
+                "--source poll",
+                good,
+                Tally {
+                    lost: 4,
+                    never_committed: 5,
+                    ..good
+                },
+                &["4 lost", "5 never committed"],
+            ),
+            (
+                "--source wal",
+                Tally {
+                    wrong_partition: 6,
+                    ..good
+                },
+                good,
+                &["6 in the wrong partition"],
+            ),
+            (
+                "--source wal",
+                good,
+                Tally::default(),
+                &["nothing was committed: the test is no test"],
+            ),
         ];
         for (words, locked, early, broken) in faults {
             assert_eq!(report(words, locked, early).broken(), broken, "{words}");
@@ -151,30 +347,88 @@ mod tests {
 
     #[test]
     fn commits_that_postgres_lost_have_to_be_said_and_nothing_else() {
-        let bad = Tally { committed: 9, delivered: 9, lost: 1, never_committed: 2, ..Tally::default() };
-        let mut report = report("--source wal", bad, Tally { committed: 9, ..Tally::default() });
+        let bad = Tally {
+            committed: 9,
+            delivered: 9,
+            lost: 1,
+            never_committed: 2,
+            ..Tally::default()
+        };
+        let mut report = report(
+            "--source wal",
+            bad,
+            Tally {
+                committed: 9,
+                ..Tally::default()
+            },
+        );
         report.faults.insert(Kind::FailOverWithLoss, 1);
-        assert_eq!(report.broken(), ["3 lost by Postgres or by the relay, and no relay said so"]);
+        assert_eq!(
+            report.broken(),
+            ["3 lost by Postgres or by the relay, and no relay said so"]
+        );
         report.refusal = Some("a relay stopped and wants a person: …".to_owned());
         assert!(report.broken().is_empty());
     }
 
     #[test]
     fn a_relay_of_the_log_alone_may_stop_if_the_publication_leaves_inserts_out_and_no_other() {
-        let some = Tally { committed: 9, delivered: 4, lost: 5, ..Tally::default() };
+        let some = Tally {
+            committed: 9,
+            delivered: 4,
+            lost: 5,
+            ..Tally::default()
+        };
         let refusal = Some("a relay stopped and wants a person: publication `tidings_chaos_0a1b2c3d` leaves inserts out".to_owned());
-        let stopped =
-            |words: &str, tally| Report { refusal: refusal.clone(), ..report(words, tally, Tally { committed: 9, ..Tally::default() }) };
-        assert!(stopped("--source wal --faults narrow-publication", some).broken().is_empty());
-        let repeated = Tally { repeated: 1, ..some };
-        assert_eq!(stopped("--source wal --faults narrow-publication", repeated).broken(), ["1 repeated"]);
-        assert_eq!(stopped("--source auto --faults narrow-publication", some).broken()[0], "5 lost");
+        let stopped = |words: &str, tally| Report {
+            refusal: refusal.clone(),
+            ..report(
+                words,
+                tally,
+                Tally {
+                    committed: 9,
+                    ..Tally::default()
+                },
+            )
+        };
+        assert!(
+            stopped("--source wal --faults narrow-publication", some)
+                .broken()
+                .is_empty()
+        );
+        let repeated = Tally {
+            repeated: 1,
+            ..some
+        };
+        assert_eq!(
+            stopped("--source wal --faults narrow-publication", repeated).broken(),
+            ["1 repeated"]
+        );
+        assert_eq!(
+            stopped("--source auto --faults narrow-publication", some).broken()[0],
+            "5 lost"
+        );
     }
 
     #[test]
     fn a_broken_history_says_how_it_is_replayed() {
-        let bad = report("--seed 77", Tally { committed: 1, lost: 1, ..Tally::default() }, Tally { committed: 1, ..Tally::default() });
+        let bad = report(
+            "--seed 77",
+            Tally {
+                committed: 1,
+                lost: 1,
+                ..Tally::default()
+            },
+            Tally {
+                committed: 1,
+                ..Tally::default()
+            },
+        );
         let text = bad.to_string();
-        assert!(text.contains("BROKEN: 1 lost") && text.contains("replay: cargo run --release --example chaos -- --seed 77 "), "{text}");
+        assert!(
+            text.contains("BROKEN: 1 lost")
+                && text.contains("replay: cargo run --release --example chaos -- --seed 77 "),
+            "{text}"
+        );
     }
 }

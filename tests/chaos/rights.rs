@@ -11,7 +11,10 @@ const TRANSACTIONAL_IDS: &str = "tidings.relay.";
 /// entries gives to everyone, so everything but the denied operation is allowed again.
 pub(crate) fn denied(which: usize) -> Vec<Acl> {
     let resources: Vec<(AclResource, String)> = if which.is_multiple_of(2) {
-        topics().into_iter().map(|topic| (AclResource::Topic, topic)).collect()
+        topics()
+            .into_iter()
+            .map(|topic| (AclResource::Topic, topic))
+            .collect()
     } else {
         vec![(AclResource::TransactionalId, TRANSACTIONAL_IDS.to_owned())]
     };
@@ -41,5 +44,8 @@ pub(crate) fn revoke(broker: &Kafka, entries: &[Acl]) -> Result<(), Error> {
 /// # Errors
 /// As [`revoke`].
 pub(crate) fn restore(broker: &Kafka, entries: &[Acl]) -> Result<(), Error> {
-    entries.iter().rev().try_for_each(|acl| broker.delete_acl(acl))
+    entries
+        .iter()
+        .rev()
+        .try_for_each(|acl| broker.delete_acl(acl))
 }

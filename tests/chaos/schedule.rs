@@ -122,7 +122,10 @@ impl Schedule {
 
     /// What answers a dead leader's requests later, or is one: a stalled wire drops what it holds when the leader is killed.
     fn holds_requests(kind: Kind) -> bool {
-        matches!(kind, Kind::FreezeBroker | Kind::Freeze | Kind::AbortTransactions)
+        matches!(
+            kind,
+            Kind::FreezeBroker | Kind::Freeze | Kind::AbortTransactions
+        )
     }
 }
 
@@ -135,11 +138,22 @@ impl Iterator for Schedule {
         let random = &mut self.random;
         let kind = self.urn.draw(random);
         // Now and then longer than a lease (10 s), a session timeout or a broker's session.
-        let lasts = if self.zombies && random.one_in(4) { random.millis(11_000, 15_000) } else { random.millis(100, 4_000) };
+        let lasts = if self.zombies && random.one_in(4) {
+            random.millis(11_000, 15_000)
+        } else {
+            random.millis(100, 4_000)
+        };
         let lasts = lasts.max(kind.lasts_at_least());
         let (after, which) = (random.millis(50, 2_500), random.below(1_000) as usize);
-        let kill_meanwhile = !random.one_in(3) && kind.lasts() && (self.zombies || !Self::holds_requests(kind));
-        Some(Step { after, kind, lasts: if kind.lasts() { lasts } else { Duration::ZERO }, which, kill_meanwhile })
+        let kill_meanwhile =
+            !random.one_in(3) && kind.lasts() && (self.zombies || !Self::holds_requests(kind));
+        Some(Step {
+            after,
+            kind,
+            lasts: if kind.lasts() { lasts } else { Duration::ZERO },
+            which,
+            kill_meanwhile,
+        })
     }
 }
 
@@ -153,24 +167,36 @@ mod tests {
 
     #[test]
     fn a_seed_gives_the_same_steps_again() {
-        let steps = |seed| Schedule::new(&plan(&format!("--seed {seed}"))).take(50).collect::<Vec<_>>();
+        let steps = |seed| {
+            Schedule::new(&plan(&format!("--seed {seed}")))
+                .take(50)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(steps(1), steps(1));
         assert_ne!(steps(1), steps(2));
     }
 
     #[test]
     fn every_fault_that_is_asked_for_comes_and_no_other() {
-        let mut seen: Vec<_> = Schedule::new(&plan("--seed 3")).take(1_000).map(|step| step.kind).collect();
+        let mut seen: Vec<_> = Schedule::new(&plan("--seed 3"))
+            .take(1_000)
+            .map(|step| step.kind)
+            .collect();
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen, Kind::SURVIVABLE);
-        assert!(Schedule::new(&plan("--faults cut-kafka")).take(100).all(|step| step.kind == Kind::CutKafka));
+        assert!(
+            Schedule::new(&plan("--faults cut-kafka"))
+                .take(100)
+                .all(|step| step.kind == Kind::CutKafka)
+        );
     }
 
     #[test]
     fn only_exactly_once_is_asked_to_survive_a_leader_that_wakes_up_after_its_lease() {
         let longest = |delivery| {
-            let steps = Schedule::new(&plan(&format!("--seed 5 --delivery {delivery}"))).take(1_000);
+            let steps =
+                Schedule::new(&plan(&format!("--seed 5 --delivery {delivery}"))).take(1_000);
             // Nothing being published is no leader that wakes up.
             let steps = steps.filter(|step| step.kind != Kind::ExpireProducers);
             steps.map(|step| step.lasts).max().expect("steps")

@@ -8,19 +8,38 @@ use super::schedule::Kind;
 use super::{Failure, relays, topic, writers};
 
 /// A server that hangs is noticed by its own clients within these: what the lease and the stream rest on.
-const POSTGRES: [(&str, &str); 3] = [("wal_sender_timeout", "10s"), ("tcp_keepalives_idle", "5"), ("max_slot_wal_keep_size", "4GB")];
+const POSTGRES: [(&str, &str); 3] = [
+    ("wal_sender_timeout", "10s"),
+    ("tcp_keepalives_idle", "5"),
+    ("max_slot_wal_keep_size", "4GB"),
+];
 
 /// Idle transactional ids are forgotten after this long, and looked for this often.
-const EXPIRY: [(&str, &str); 2] =
-    [("transactional.id.expiration.ms", "5000"), ("transaction.remove.expired.transaction.cleanup.interval.ms", "1000")];
+const EXPIRY: [(&str, &str); 2] = [
+    ("transactional.id.expiration.ms", "5000"),
+    (
+        "transaction.remove.expired.transaction.cleanup.interval.ms",
+        "1000",
+    ),
+];
 
 /// A transaction that stays open for longer is aborted by the broker. The relay adapts to it.
-const MAX_TRANSACTION: [(&str, &str); 2] =
-    [("transaction.max.timeout.ms", "8000"), ("transaction.abort.timed.out.transaction.cleanup.interval.ms", "1000")];
+const MAX_TRANSACTION: [(&str, &str); 2] = [
+    ("transaction.max.timeout.ms", "8000"),
+    (
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms",
+        "1000",
+    ),
+];
 
 /// Rights are checked, and everything is allowed on a resource that has no entries.
-const AUTHORIZER: [(&str, &str); 2] =
-    [("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"), ("allow.everyone.if.no.acl.found", "true")];
+const AUTHORIZER: [(&str, &str); 2] = [
+    (
+        "authorizer.class.name",
+        "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    ),
+    ("allow.everyone.if.no.acl.found", "true"),
+];
 
 /// Everything the writers and relays talk to.
 pub(crate) struct Stage {
@@ -70,7 +89,11 @@ impl Stage {
             tokio::task::spawn_blocking(move || start_postgres(with_standby)),
             tokio::task::spawn_blocking(move || {
                 let options = kafka;
-                if three { KafkaCluster::start(options).map(Brokers::Three) } else { Kafka::start(options).map(Brokers::One) }
+                if three {
+                    KafkaCluster::start(options).map(Brokers::Three)
+                } else {
+                    Kafka::start(options).map(Brokers::One)
+                }
             })
         );
         let ((primary, standby), brokers) = (postgres??, kafka??);
@@ -90,7 +113,10 @@ impl Stage {
             Brokers::One(kafka) => kafka.proxied_brokers(),
             Brokers::Three(cluster) => cluster.proxied_brokers(),
         };
-        RelaySettings { database_url: url(&self.relay_wire), brokers }
+        RelaySettings {
+            database_url: url(&self.relay_wire),
+            brokers,
+        }
     }
 
     /// The brokers' own addresses, for the checker.
@@ -113,7 +139,9 @@ impl Stage {
     /// # Errors
     /// When there are not three.
     pub(crate) fn kill_two_brokers(&mut self, which: usize) -> Result<(), Failure> {
-        let Brokers::Three(cluster) = &mut self.brokers else { return Err("needs --brokers 3".into()) };
+        let Brokers::Three(cluster) = &mut self.brokers else {
+            return Err("needs --brokers 3".into());
+        };
         for broker in [which, which + 1] {
             cluster.broker(broker % KafkaCluster::BROKERS).kill()?;
         }
@@ -180,7 +208,11 @@ fn kafka_options(plan: &Plan) -> KafkaOptions {
 }
 
 fn start_postgres(with_standby: bool) -> Result<(Postgres, Option<Postgres>), dev_services::Error> {
-    let options = POSTGRES.iter().fold(PostgresOptions::new(), |options, (name, value)| options.set(*name, *value));
+    let options = POSTGRES
+        .iter()
+        .fold(PostgresOptions::new(), |options, (name, value)| {
+            options.set(*name, *value)
+        });
     let mut primary = Postgres::start(options)?;
     let standby = with_standby.then(|| primary.standby()).transpose()?;
     Ok((primary, standby))

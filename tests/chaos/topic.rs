@@ -6,7 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
@@ -54,16 +57,27 @@ impl Topics {
     /// When the broker does not list the topics.
     pub(crate) fn new(brokers: &str) -> Result<Self, Failure> {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", brokers).set("group.id", "never-commits").set("enable.auto.commit", "false");
-        let consumer: BaseConsumer =
-            config.set("isolation.level", "read_committed").set("fetch.wait.max.ms", "20").create().expect("a consumer");
+        config
+            .set("bootstrap.servers", brokers)
+            .set("group.id", "never-commits")
+            .set("enable.auto.commit", "false");
+        let consumer: BaseConsumer = config
+            .set("isolation.level", "read_committed")
+            .set("fetch.wait.max.ms", "20")
+            .create()
+            .expect("a consumer");
         let partitions = partitions(&consumer)?;
         let mut list = TopicPartitionList::new();
         for (topic, partition) in &partitions {
-            list.add_partition_offset(topic, *partition, Offset::Beginning).expect("a partition");
+            list.add_partition_offset(topic, *partition, Offset::Beginning)
+                .expect("a partition");
         }
         consumer.assign(&list).expect("assigned");
-        Ok(Self { consumer, partitions, names: RefCell::default() })
+        Ok(Self {
+            consumer,
+            partitions,
+            names: RefCell::default(),
+        })
     }
 
     /// What comes within `limit`.
@@ -75,12 +89,31 @@ impl Topics {
         let mut records = Vec::new();
         while Instant::now() < until {
             // Errors are those of brokers that come and go.
-            let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(20)) else { continue };
+            let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(20)) else {
+                continue;
+            };
             let Marked { mark } = serde_json::from_slice(message.payload().unwrap_or_default())
-                .map_err(|error| format!("a record at {}/{}/{}: {error}", message.topic(), message.partition(), message.offset()))?;
+                .map_err(|error| {
+                    format!(
+                        "a record at {}/{}/{}: {error}",
+                        message.topic(),
+                        message.partition(),
+                        message.offset()
+                    )
+                })?;
             let key = self.name(std::str::from_utf8(message.key().unwrap_or_default())?);
-            let (topic, partition, offset) = (self.name(message.topic()), message.partition(), message.offset());
-            records.push(Record { topic, partition, offset, key, mark });
+            let (topic, partition, offset) = (
+                self.name(message.topic()),
+                message.partition(),
+                message.offset(),
+            );
+            records.push(Record {
+                topic,
+                partition,
+                offset,
+                key,
+                mark,
+            });
         }
         Ok(records)
     }
@@ -102,7 +135,12 @@ impl Topics {
     pub(crate) fn read_to_the_end(&self) -> Result<Vec<Record>, Failure> {
         let mut ends = HashMap::new();
         for (topic, partition) in &self.partitions {
-            ends.insert((topic.as_str(), *partition), self.consumer.fetch_watermarks(topic, *partition, ANSWER_LIMIT)?.1);
+            ends.insert(
+                (topic.as_str(), *partition),
+                self.consumer
+                    .fetch_watermarks(topic, *partition, ANSWER_LIMIT)?
+                    .1,
+            );
         }
         let mut records = Vec::new();
         let until = Instant::now() + ANSWER_LIMIT;
@@ -110,14 +148,23 @@ impl Topics {
             records.extend(self.read(Duration::from_millis(200))?);
             let positions = self.consumer.position()?;
             let behind = positions.elements().into_iter().find(|at| {
-                let end = ends.get(&(at.topic(), at.partition())).copied().unwrap_or_default();
+                let end = ends
+                    .get(&(at.topic(), at.partition()))
+                    .copied()
+                    .unwrap_or_default();
                 // Before its first record a partition has no position.
                 end > 0 && !matches!(at.offset(), Offset::Offset(offset) if offset >= end)
             });
             match behind {
                 None => return Ok(records),
                 Some(at) if Instant::now() > until => {
-                    return Err(format!("the end of {}/{} is not reached: {:?}", at.topic(), at.partition(), at.offset()).into());
+                    return Err(format!(
+                        "the end of {}/{} is not reached: {:?}",
+                        at.topic(),
+                        at.partition(),
+                        at.offset()
+                    )
+                    .into());
                 }
                 Some(_) => {}
             }
@@ -129,7 +176,11 @@ impl Topics {
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}: {} ({})", self.topic, self.partition, self.offset, self.key, self.mark)
+        write!(
+            f,
+            "{}/{}/{}: {} ({})",
+            self.topic, self.partition, self.offset, self.key, self.mark
+        )
     }
 }
 
@@ -138,26 +189,41 @@ fn partitions(consumer: &BaseConsumer) -> Result<Vec<(String, i32)>, Failure> {
     let mut partitions = Vec::new();
     for topic in topics() {
         let metadata = consumer.fetch_metadata(Some(&topic), ANSWER_LIMIT)?;
-        let listed = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        let listed = metadata
+            .topics()
+            .iter()
+            .flat_map(|topic| topic.partitions());
         partitions.extend(listed.map(|partition| (topic.clone(), partition.id())));
     }
     Ok(partitions)
 }
 
 pub(crate) fn topics() -> Vec<String> {
-    TYPES.iter().map(|name| TEMPLATE.replace("{aggregatetype}", name)).collect()
+    TYPES
+        .iter()
+        .map(|name| TEMPLATE.replace("{aggregatetype}", name))
+        .collect()
 }
 
 fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
-    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .expect("a client")
 }
 
 /// Makes both topics, on all brokers.
 pub(crate) async fn create(brokers: &str, plan: &Plan) -> Result<(), Failure> {
     let names = topics();
     let replicas = i32::try_from(plan.brokers)?;
-    let new: Vec<_> = names.iter().map(|name| NewTopic::new(name, plan.partitions, TopicReplication::Fixed(replicas))).collect();
-    for answer in admin(brokers).create_topics(&new, &AdminOptions::new()).await? {
+    let new: Vec<_> = names
+        .iter()
+        .map(|name| NewTopic::new(name, plan.partitions, TopicReplication::Fixed(replicas)))
+        .collect();
+    for answer in admin(brokers)
+        .create_topics(&new, &AdminOptions::new())
+        .await?
+    {
         answer.map_err(|(topic, code)| format!("topic {topic} is not made: {code}"))?;
     }
     Ok(())
@@ -173,7 +239,11 @@ pub(crate) async fn delete(brokers: &str) -> Result<(), Failure> {
     let until = Instant::now() + ANSWER_LIMIT;
     loop {
         let metadata = client.inner().fetch_metadata(None, ANSWER_LIMIT)?;
-        if !metadata.topics().iter().any(|topic| names.contains(&topic.name())) {
+        if !metadata
+            .topics()
+            .iter()
+            .any(|topic| names.contains(&topic.name()))
+        {
             return Ok(());
         }
         if Instant::now() > until {
@@ -188,11 +258,17 @@ pub(crate) async fn add_partition(brokers: &str, most: i32) -> Result<(), Failur
     let client = admin(brokers);
     for name in topics() {
         let metadata = client.inner().fetch_metadata(Some(&name), ANSWER_LIMIT)?;
-        let now = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        let now = metadata
+            .topics()
+            .first()
+            .map_or(0, |topic| topic.partitions().len());
         if now == 0 || now >= usize::try_from(most)? {
             continue;
         }
-        for answer in client.create_partitions(&[NewPartitions::new(&name, now + 1)], &AdminOptions::new()).await? {
+        for answer in client
+            .create_partitions(&[NewPartitions::new(&name, now + 1)], &AdminOptions::new())
+            .await?
+        {
             answer.map_err(|(topic, code)| format!("topic {topic} gets no partition: {code}"))?;
         }
     }
@@ -202,9 +278,16 @@ pub(crate) async fn add_partition(brokers: &str, most: i32) -> Result<(), Failur
 /// Lets both topics refuse records above `bytes`.
 pub(crate) async fn limit_messages(brokers: &str, bytes: u32) -> Result<(), Failure> {
     let (names, bytes) = (topics(), bytes.to_string());
-    let changes: Vec<_> =
-        names.iter().map(|name| AlterConfig::new(ResourceSpecifier::Topic(name)).set("max.message.bytes", &bytes)).collect();
-    for answer in admin(brokers).alter_configs(&changes, &AdminOptions::new()).await? {
+    let changes: Vec<_> = names
+        .iter()
+        .map(|name| {
+            AlterConfig::new(ResourceSpecifier::Topic(name)).set("max.message.bytes", &bytes)
+        })
+        .collect();
+    for answer in admin(brokers)
+        .alter_configs(&changes, &AdminOptions::new())
+        .await?
+    {
         answer.map_err(|(topic, code)| format!("{topic:?} is not changed: {code}"))?;
     }
     Ok(())

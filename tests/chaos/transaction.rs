@@ -78,7 +78,12 @@ enum Ending {
 impl Transaction {
     /// The next transaction of a writer.
     pub(crate) fn draw(random: &mut Random, contract: Contract) -> Self {
-        let isolation = *random.pick(&["read committed", "read committed", "repeatable read", "serializable"]);
+        let isolation = *random.pick(&[
+            "read committed",
+            "read committed",
+            "repeatable read",
+            "serializable",
+        ]);
         let synchronous = !random.one_in(4);
         // Now and then one statement with many events, and seldom many of those: a relay may die in the middle of such a transaction.
         let (bulk, huge) = (random.one_in(80), random.one_in(600));
@@ -87,25 +92,49 @@ impl Transaction {
             (_, true) => 1,
             _ => 1 + random.below(4),
         };
-        let mut accounts: Vec<_> = (0..count).map(|_| if random.one_in(2) { 0 } else { random.below(ACCOUNTS) }).collect();
+        let mut accounts: Vec<_> = (0..count)
+            .map(|_| {
+                if random.one_in(2) {
+                    0
+                } else {
+                    random.below(ACCOUNTS)
+                }
+            })
+            .collect();
         // In one order for all writers, which keeps most deadlocks away. Those that are left are part of the history.
         accounts.sort_unstable();
-        let steps = accounts.into_iter().map(|account| Step::draw(random, account, bulk || huge, contract)).collect();
+        let steps = accounts
+            .into_iter()
+            .map(|account| Step::draw(random, account, bulk || huge, contract))
+            .collect();
         let ending = match random.below(12) {
             0 | 1 => Ending::Rollback,
             2 => Ending::Prepared { commit: true },
             3 if random.one_in(3) => Ending::Prepared { commit: false },
             _ => Ending::Commit,
         };
-        Self { isolation, synchronous, steps, ending }
+        Self {
+            isolation,
+            synchronous,
+            steps,
+            ending,
+        }
     }
 
     /// Carries it out; `name` is that of the prepared transaction.
     ///
     /// # Errors
     /// What Postgres says, conflicts among it. The transaction may then be open.
-    pub(crate) async fn run(&self, session: &mut PgConnection, contract: Contract, name: &str) -> Result<(), Failure> {
-        let begin = format!("begin isolation level {}; set local synchronous_commit = {}", self.isolation, self.synchronous);
+    pub(crate) async fn run(
+        &self,
+        session: &mut PgConnection,
+        contract: Contract,
+        name: &str,
+    ) -> Result<(), Failure> {
+        let begin = format!(
+            "begin isolation level {}; set local synchronous_commit = {}",
+            self.isolation, self.synchronous
+        );
         execute(session, &begin).await?;
         for step in &self.steps {
             step.run(session, contract).await?;
@@ -115,7 +144,14 @@ impl Transaction {
             Ending::Rollback => execute(session, "rollback").await,
             Ending::Prepared { commit } => {
                 execute(session, &format!("prepare transaction '{name}'")).await?;
-                execute(session, &format!("{} prepared '{name}'", if commit { "commit" } else { "rollback" })).await
+                execute(
+                    session,
+                    &format!(
+                        "{} prepared '{name}'",
+                        if commit { "commit" } else { "rollback" }
+                    ),
+                )
+                .await
             }
         }
     }
@@ -123,7 +159,11 @@ impl Transaction {
 
 impl Step {
     fn draw(random: &mut Random, account: u64, bulk: bool, contract: Contract) -> Self {
-        let prefix = if contract == Contract::Kept { "a" } else { super::checker::EARLY };
+        let prefix = if contract == Contract::Kept {
+            "a"
+        } else {
+            super::checker::EARLY
+        };
         let events = if bulk { 50 + random.below(1_000) } else { 1 };
         let savepoint = match random.below(6) {
             0 => Savepoint::RolledBack,
@@ -131,9 +171,23 @@ impl Step {
             _ => Savepoint::None,
         };
         // Now and then a large event: more than a batch of small ones.
-        let pad = if !bulk && random.one_in(200) { 200_000 } else { random.below(200) } as usize;
-        let pause = if random.one_in(8) { random.millis(1, 30) } else { Duration::ZERO };
-        Self { account: format!("{prefix}-{account}"), marks: (0..events).map(|_| random.mark()).collect(), pad, savepoint, pause }
+        let pad = if !bulk && random.one_in(200) {
+            200_000
+        } else {
+            random.below(200)
+        } as usize;
+        let pause = if random.one_in(8) {
+            random.millis(1, 30)
+        } else {
+            Duration::ZERO
+        };
+        Self {
+            account: format!("{prefix}-{account}"),
+            marks: (0..events).map(|_| random.mark()).collect(),
+            pad,
+            savepoint,
+            pause,
+        }
     }
 
     async fn run(&self, session: &mut PgConnection, contract: Contract) -> Result<(), Failure> {
@@ -144,10 +198,16 @@ impl Step {
             Contract::Kept => {
                 self.lock(session).await?;
                 tokio::time::sleep(self.pause).await;
-                self.publish(session, |account, mark, pad| Moved { account, mark, pad }).await?;
+                self.publish(session, |account, mark, pad| Moved { account, mark, pad })
+                    .await?;
             }
             Contract::Broken => {
-                self.publish(session, |account, mark, pad| MovedEarly { account, mark, pad }).await?;
+                self.publish(session, |account, mark, pad| MovedEarly {
+                    account,
+                    mark,
+                    pad,
+                })
+                .await?;
                 tokio::time::sleep(self.pause).await;
                 self.lock(session).await?;
             }
@@ -165,16 +225,27 @@ impl Step {
                                      returning id, version - cardinality($2) as before)
                       insert into history (account, version, mark)
                       select id, before + ordinality, mark from moved, unnest($2::uuid[]) with ordinality as given (mark)";
-        sqlx::query(change).bind(&self.account).bind(&self.marks).execute(session).await?;
+        sqlx::query(change)
+            .bind(&self.account)
+            .bind(&self.marks)
+            .execute(session)
+            .await?;
         Ok(())
     }
 
-    async fn publish<E: DomainEvent>(&self, session: &mut PgConnection, event: impl Fn(String, Uuid, String) -> E) -> Result<(), Failure> {
+    async fn publish<E: DomainEvent>(
+        &self,
+        session: &mut PgConnection,
+        event: impl Fn(String, Uuid, String) -> E,
+    ) -> Result<(), Failure> {
         let outbox = Outbox::new();
         let event = |mark: &Uuid| event(self.account.clone(), *mark, noise(mark, self.pad));
         match self.marks.as_slice() {
             [mark] => outbox.publish(session, &event(mark)).await.map(drop)?,
-            marks => outbox.publish_all(session, &marks.iter().map(event).collect::<Vec<_>>()).await.map(drop)?,
+            marks => outbox
+                .publish_all(session, &marks.iter().map(event).collect::<Vec<_>>())
+                .await
+                .map(drop)?,
         }
         Ok(())
     }
@@ -194,6 +265,8 @@ fn noise(mark: &Uuid, length: usize) -> String {
 
 /// Runs a statement that has no parameters.
 pub(crate) async fn execute(session: &mut PgConnection, statement: &str) -> Result<(), Failure> {
-    sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(session).await?;
+    sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
+        .execute(session)
+        .await?;
     Ok(())
 }

@@ -43,13 +43,16 @@ pub(crate) fn start(plan: &Plan, url: &str) -> Writers {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     for number in 0..plan.writers.max(2) {
-        let contract = if number % 3 == 1 { Contract::Broken } else { Contract::Kept };
+        let contract = if number % 3 == 1 {
+            Contract::Broken
+        } else {
+            Contract::Kept
+        };
         let random = Random::new(plan.seed, number + 1);
         let wait_for_slot = contract == Contract::Broken && plan.source == "wal";
         let writer = Writer { number, contract, random, wait_for_slot, prepared: 0 };
         tasks.spawn(serve(writer, url.to_owned(), stop.clone()));
     }
-    Writers { stop, tasks, url: url.to_owned() }
 }
 
 impl Writers {
@@ -161,11 +164,22 @@ impl Work for Writer {
 }
 
 async fn forget_prepared(session: &mut PgConnection, names: &str) -> Result<(), Failure> {
-    let forgotten = "select gid from pg_prepared_xacts where gid like $1 and database = current_database()";
-    for name in sqlx::query_scalar::<_, String>(forgotten).bind(names).fetch_all(&mut *session).await? {
+    let forgotten =
+        "select gid from pg_prepared_xacts where gid like $1 and database = current_database()";
+    for name in sqlx::query_scalar::<_, String>(forgotten)
+        .bind(names)
+        .fetch_all(&mut *session)
+        .await?
+    {
         // Another session may be about to end it.
-        let ending = if name.ends_with(['1', '3', '5', '7', '9']) { "commit" } else { "rollback" };
-        let _ = sqlx::raw_sql(AssertSqlSafe(format!("{ending} prepared '{name}'"))).execute(&mut *session).await;
+        let ending = if name.ends_with(['1', '3', '5', '7', '9']) {
+            "commit"
+        } else {
+            "rollback"
+        };
+        let _ = sqlx::raw_sql(AssertSqlSafe(format!("{ending} prepared '{name}'")))
+            .execute(&mut *session)
+            .await;
     }
     Ok(())
 }

@@ -1,14 +1,20 @@
-//! Histories under faults, each from its seed: a few seconds of what `cargo run --release --example chaos` does for as long as one likes.
+//! Histories under injected faults, each reproducible from its seed.
+//!
+//! Each test takes a few seconds. `cargo run --release --example chaos` runs such histories for any
+//! length of time.
 
 #[path = "../chaos/mod.rs"]
 mod history;
 
 use history::{Plan, Program, inbound};
 
-/// Plays the history that these words describe; a failure says how to replay it.
+/// Runs the history that `words` describe and asserts that every check passes. A failure reports
+/// how to replay the history.
 async fn holds(words: &str) {
-    let plan = Plan::parse(words.split(' ')).expect("good words");
-    let program = Program { path: env!("CARGO_BIN_EXE_tidings").into() };
+    let plan = Plan::parse(words.split(' ')).expect("the plan is valid");
+    let program = Program {
+        path: env!("CARGO_BIN_EXE_tidings").into(),
+    };
     let mut steps = Vec::new();
     let report = history::run(&plan, &program, |step| steps.push(step.to_owned())).await;
     let report = report.unwrap_or_else(|error| panic!("{}\n{error}", steps.join("\n")));
@@ -27,7 +33,11 @@ async fn a_relay_alone_that_is_killed_again_and_again_breaks_no_promise() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_brokers_of_which_one_comes_and_goes_break_no_promise() {
-    holds("--seed 3 --seconds 25 --brokers 3 --faults kill,kill-broker,stop-broker,freeze-broker,cut-kafka,stall-kafka").await;
+    holds(
+        "--seed 3 --seconds 25 --brokers 3 --faults \
+        kill,kill-broker,stop-broker,freeze-broker,cut-kafka,stall-kafka",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

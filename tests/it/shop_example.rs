@@ -1,4 +1,4 @@
-//! `examples/shop`, run as its reader would run it.
+//! `examples/shop`, run as a separate process.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -7,17 +7,27 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-/// Its databases have names: one shop at a time.
+/// Allows one shop at a time, because its databases have fixed names.
 pub(crate) static ONE: Mutex<()> = Mutex::const_new(());
 
 pub(crate) async fn shop() -> Command {
-    let database = crate::services::database().await;
-    // …/deps/it-… is this test; cargo builds examples beside `deps`.
+    let database = crate::support::services::database().await;
+    // This test is `…/deps/it-…`; cargo builds the examples next to `deps`.
     let test = std::env::current_exe().expect("the test has a path");
-    let mut command = Command::new(test.ancestors().nth(2).expect("it is in deps/").join("examples/shop"));
-    // Any database of the server will do: the shop makes its own.
-    let server = url::Url::parse(&database.url).expect("a URL").join("/postgres").expect("a URL");
-    command.env("DATABASE_URL", server.as_str()).env("KAFKA_BROKERS", crate::services::brokers());
+    let mut command = Command::new(
+        test.ancestors()
+            .nth(2)
+            .expect("the test is in `deps/`")
+            .join("examples/shop"),
+    );
+    // Any database of the server works, because the shop creates its own.
+    let server = url::Url::parse(&database.url)
+        .expect("a URL")
+        .join("/postgres")
+        .expect("a URL");
+    command
+        .env("DATABASE_URL", server.as_str())
+        .env("KAFKA_BROKERS", crate::support::services::brokers());
     command
 }
 
@@ -26,19 +36,35 @@ async fn every_order_is_completed_or_compensated_once_though_a_service_is_killed
     let _one = ONE.lock().await;
     let mut command = shop().await;
     command.args(["--orders", "200", "--kill", "payment"]);
-    let done = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("cargo test builds it");
+    let done = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .expect("the task does not panic")
+        .expect("cargo test builds it");
     let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        done.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     let count = |word: &str| -> u64 {
-        let line = said.lines().find(|line| line.starts_with(word)).unwrap_or_else(|| panic!("{word}: {said}"));
-        line.rsplit(' ').next().and_then(|count| count.parse().ok()).expect("a count")
+        let line = said
+            .lines()
+            .find(|line| line.starts_with(word))
+            .unwrap_or_else(|| panic!("{word}: {said}"));
+        line.rsplit(' ')
+            .next()
+            .and_then(|count| count.parse().ok())
+            .expect("a count")
     };
-    assert!(count("completed") > 100 && count("cancelled") > 20, "both ways are gone: {said}");
+    assert!(
+        count("completed") > 100 && count("cancelled") > 20,
+        "both outcomes occur: {said}"
+    );
     assert_eq!(count("completed") + count("cancelled"), 200);
     assert!(said.contains("payment is killed (-9)"), "{said}");
 }
 
-/// The running shop; its processes end with it.
+/// The running shop. Its processes end with this value.
 pub(crate) struct Shop {
     process: Child,
     pub(crate) address: String,
@@ -46,16 +72,24 @@ pub(crate) struct Shop {
 
 impl Shop {
     pub(crate) fn open(mut command: Command) -> Self {
-        let mut process = command.stdout(Stdio::piped()).spawn().expect("cargo test builds it");
-        let lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let mut process = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("cargo test builds it");
+        let lines = BufReader::new(process.stdout.take().expect("the output is piped")).lines();
         let mut said = lines.map(|line| line.expect("text"));
-        let address = said.find_map(|line| line.strip_prefix("the shop is open: http://").map(str::to_owned)).expect("it opens");
+        let address = said
+            .find_map(|line| {
+                line.strip_prefix("the shop is open: http://")
+                    .map(str::to_owned)
+            })
+            .expect("the shop prints its address");
         Self { process, address }
     }
 
-    /// Status and body.
+    /// Sends a request. Returns status and body.
     fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        crate::http::ask(&self.address, method, path, body)
+        crate::support::http::ask(&self.address, method, path, body)
     }
 
     fn json(&self, path: &str) -> Value {
@@ -64,8 +98,13 @@ impl Shop {
 
     fn place(&self) -> String {
         let id = uuid::Uuid::now_v7().to_string();
-        let order = format!(r#"{{"order_id": "{id}", "customer": "ada", "country": "Norway", "article": "teapot", "quantity": 1}}"#);
-        self.until("the order is placed", || self.ask("POST", "/api/orders/v2", &order).0 == 201);
+        let order = format!(
+            r#"{{"order_id": "{id}", "customer": "ada", "country": "Norway",
+                "article": "teapot", "quantity": 1}}"#
+        );
+        self.until("the order is placed", || {
+            self.ask("POST", "/api/orders/v2", &order).0 == 201
+        });
         id
     }
 
@@ -80,7 +119,13 @@ impl Shop {
     fn circuit(&self, service: &str) -> String {
         let state = self.json("/play/state");
         let services = state["services"].as_array().expect("a list").clone();
-        services.iter().find(|one| one["name"] == service).expect("it is there")["circuit"].as_str().expect("a word").to_owned()
+        services
+            .iter()
+            .find(|one| one["name"] == service)
+            .expect("the service is listed")["circuit"]
+            .as_str()
+            .expect("the circuit has a state")
+            .to_owned()
     }
 }
 
@@ -92,30 +137,52 @@ impl Drop for Shop {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a_dead_service_alone() {
+async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a_dead_service_alone()
+ {
     let _one = ONE.lock().await;
     let command = shop().await;
     let playing = tokio::task::spawn_blocking(move || {
         let shop = Shop::open(command);
         let first = shop.place();
-        let completed = |id: &str| shop.json(&format!("/api/orders/{id}"))["order"]["status"] == "completed";
+        let completed =
+            |id: &str| shop.json(&format!("/api/orders/{id}"))["order"]["status"] == "completed";
         shop.until("an order is completed", || completed(&first));
-        shop.until("all of it is shown", || shop.json(&format!("/api/orders/{first}"))["missing"] == serde_json::json!([]));
+        shop.until("all of it is shown", || {
+            shop.json(&format!("/api/orders/{first}"))["missing"] == serde_json::json!([])
+        });
         let whole = shop.json(&format!("/api/orders/{first}"));
-        assert_eq!((&whole["missing"], &whole["shipping"]["country"]), (&serde_json::json!([]), &"Norway".into()), "{whole}");
+        assert_eq!(
+            (&whole["missing"], &whole["shipping"]["country"]),
+            (&serde_json::json!([]), &"Norway".into()),
+            "{whole}"
+        );
         assert_eq!(whole["payment"]["cents"], 1_000);
 
-        // Route by route: what the new service does not do yet is the legacy system's.
-        assert!(shop.ask("GET", "/api/orders", "").1.contains("the legacy system"));
-        assert!(shop.ask("GET", "/api/orders/1/invoice", "").1.contains("abacus"));
+        // The migration is route by route: requests that the new service does not handle yet go to
+        // the legacy system.
+        assert!(
+            shop.ask("GET", "/api/orders", "")
+                .1
+                .contains("the legacy system")
+        );
+        assert!(
+            shop.ask("GET", "/api/orders/1/invoice", "")
+                .1
+                .contains("abacus")
+        );
         assert!(shop.ask("GET", "/api/orders/v2", "").1.contains(&first));
 
         assert_eq!(shop.ask("POST", "/play/payment/kill", "").0, 200);
         let second = shop.place();
         let part = shop.json(&format!("/api/orders/{second}"));
-        assert_eq!((&part["missing"], &part["order"]["status"]), (&serde_json::json!(["payment"]), &"placed".into()), "{part}");
+        assert_eq!(
+            (&part["missing"], &part["order"]["status"]),
+            (&serde_json::json!(["payment"]), &"placed".into()),
+            "{part}"
+        );
         shop.until("its saga waits for the payment", || {
-            shop.json(&format!("/api/orders/{second}"))["order"]["checkout"]["step"] == "take-payment"
+            shop.json(&format!("/api/orders/{second}"))["order"]["checkout"]["step"]
+                == "take-payment"
         });
         shop.until("the circuit opens", || {
             let (status, said) = shop.ask("GET", &format!("/api/payments/{second}"), "");
@@ -124,7 +191,7 @@ async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a
         });
         assert_eq!(shop.circuit("order"), "closed");
         assert_eq!(shop.ask("POST", "/play/payment/start", "").0, 200);
-        shop.until("what has waited for it is completed", || completed(&second));
+        shop.until("the waiting order is completed", || completed(&second));
         shop.until("the circuit closes", || {
             shop.ask("GET", &format!("/api/payments/{second}"), "");
             shop.circuit("payment") == "closed"
@@ -132,5 +199,5 @@ async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a
         assert!(shop.ask("GET", "/", "").1.contains("A small shop"));
         assert_eq!(shop.ask("GET", "/health/ready", "").0, 200);
     });
-    playing.await.expect("all of it holds");
+    playing.await.expect("the task does not panic");
 }

@@ -1,19 +1,21 @@
-//! The page of `examples/shop`, used as a person uses it.
+//! The page of `examples/shop` in a real browser.
 
-use crate::browser::{self, Browser};
 use crate::shop_example::{ONE, Shop, shop};
+use crate::support::browser::{self, Browser};
 
-/// The card of the newest order.
+/// Expression for the card of the newest order.
 const NEWEST: &str = "document.querySelector('#orders .order')";
 
-/// The steps of the newest order's saga, each with how it stands: `done accept`.
-const STEPS: &str =
-    "[...document.querySelectorAll('#orders .order:first-child .steps li')].map(step => `${step.className} ${step.dataset.step}`)";
+/// Expression for the steps of the newest order's saga, each with its state: `done accept`.
+const STEPS: &str = "[...document.querySelectorAll('#orders .order:first-child .steps \
+    li')].map(step => `${step.className} ${step.dataset.step}`)";
 
-/// An order, told apart from those before by its number.
+/// Places an order and waits until the page shows `number` orders.
 fn order_a_teapot(browser: &Browser, number: usize) {
     browser.click("button[data-order*=teapot]");
-    browser.until_true(&format!("document.querySelectorAll('#orders .order').length === {number}"));
+    browser.until_true(&format!(
+        "document.querySelectorAll('#orders .order').length === {number}"
+    ));
 }
 
 fn until_newest_is(browser: &Browser, status: &str) {
@@ -21,17 +23,23 @@ fn until_newest_is(browser: &Browser, status: &str) {
 }
 
 fn until_circuit_is(browser: &Browser, state: &str) {
-    browser.until_true(&format!("document.querySelector('[data-service=payment]').dataset.circuit === '{state}'"));
+    browser.until_true(&format!(
+        "document.querySelector('[data-service=payment]').dataset.circuit === '{state}'"
+    ));
 }
 
 fn events_are_listed(browser: &Browser, types: &[&str]) {
     for event_type in types {
-        browser.until_true(&format!("[...document.querySelectorAll('#events strong')].some(type => type.innerText === '{event_type}')"));
+        browser.until_true(&format!(
+            "[...document.querySelectorAll('#events strong')].some(type \
+            => type.innerText === '{event_type}')"
+        ));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_the_page_one_places_orders_breaks_a_service_and_sees_the_saga_go_back_and_the_circuit_open() {
+async fn on_the_page_one_places_orders_breaks_a_service_and_sees_the_saga_go_back_and_the_circuit_open()
+ {
     if !browser::is_installed() {
         return;
     }
@@ -45,23 +53,46 @@ async fn on_the_page_one_places_orders_breaks_a_service_and_sees_the_saga_go_bac
 
         order_a_teapot(&browser, 1);
         until_newest_is(&browser, "completed");
-        browser.until_true(&format!("{STEPS}.join() === 'done accept,done reserve-stock,done take-payment,done ship,done complete'"));
-        browser.until_true(&format!("{NEWEST}.innerText.includes('on its way to Norway')"));
+        browser.until_true(&format!(
+            "{STEPS}.join() === 'done accept,done reserve-stock,done \
+            take-payment,done ship,done complete'"
+        ));
+        browser.until_true(&format!(
+            "{NEWEST}.innerText.includes('on its way to Norway')"
+        ));
         events_are_listed(
             &browser,
-            &["OrderPlaced", "ReserveStock", "StockReserved", "TakePayment", "PaymentTaken", "ShipOrder", "OrderShipped", "OrderCompleted"],
+            &[
+                "OrderPlaced",
+                "ReserveStock",
+                "StockReserved",
+                "TakePayment",
+                "PaymentTaken",
+                "ShipOrder",
+                "OrderShipped",
+                "OrderCompleted",
+            ],
         );
         browser.picture("completed.png");
 
         browser.click("button[aria-label='Break payment']");
-        browser.until_true("document.querySelector('[data-service=payment]').innerText.includes('out of order')");
+        browser.until_true(
+            "document.querySelector('[data-service=payment]').innerText.includes('out of order')",
+        );
         order_a_teapot(&browser, 2);
         until_newest_is(&browser, "cancelled");
-        browser.until_true(&format!("{NEWEST}.innerText.includes('the card terminal is out of order')"));
-        browser
-            .until_true(&format!("{STEPS}.join() === 'undone accept,undone reserve-stock,refused take-payment,ahead ship,ahead complete'"));
-        events_are_listed(&browser, &["PaymentRefused", "ReleaseStock", "OrderCancelled"]);
-        // The page goes on asking for the order, and so for its payment.
+        browser.until_true(&format!(
+            "{NEWEST}.innerText.includes('the card terminal is out of order')"
+        ));
+        browser.until_true(&format!(
+            "{STEPS}.join() === 'undone accept,undone reserve-stock,refused \
+                take-payment,ahead ship,ahead complete'"
+        ));
+        events_are_listed(
+            &browser,
+            &["PaymentRefused", "ReleaseStock", "OrderCancelled"],
+        );
+        // The page continues to request the order and thereby its payment.
         until_circuit_is(&browser, "open");
         events_are_listed(&browser, &["CircuitChanged"]);
         browser.until_true(&format!("{NEWEST}.innerText.includes('does not answer')"));
@@ -75,9 +106,13 @@ async fn on_the_page_one_places_orders_breaks_a_service_and_sees_the_saga_go_bac
         browser.picture("mended.png");
 
         browser.resize(360, 740);
-        assert_eq!(browser.value("document.documentElement.scrollWidth <= 360"), true, "nothing is beside a phone's screen");
+        assert_eq!(
+            browser.value("document.documentElement.scrollWidth <= 360"),
+            true,
+            "nothing is wider than the screen of a phone"
+        );
         browser.picture("phone.png");
         assert_eq!(browser.errors(), Vec::<String>::new());
     });
-    playing.await.expect("all of it holds");
+    playing.await.expect("the task does not panic");
 }

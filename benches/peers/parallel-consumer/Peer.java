@@ -15,24 +15,37 @@ import java.util.concurrent.locks.LockSupport;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 
-/** Peer BROKERS TOPIC RECORDS WAIT_MICROS CONCURRENCY ROUNDS: Confluent's Parallel Consumer, order per key, its own defaults otherwise. */
+/**
+ * Confluent's Parallel Consumer with order per key. All other settings have their defaults.
+ *
+ * <p>Usage: Peer BROKERS TOPIC RECORDS WAIT_MICROS CONCURRENCY ROUNDS
+ */
 public class Peer {
     public record Line(String sku, int qty, long price_cents) {}
 
-    /** What the others read of an event too; fields beyond are left out. */
-    public record Order(String order_id, long seq, String customer, long total_cents, String currency, List<Line> lines) {}
+    /** The fields that the other consumers read too. Further fields are ignored. */
+    public record Order(
+            String order_id,
+            long seq,
+            String customer,
+            long total_cents,
+            String currency,
+            List<Line> lines) {}
 
     public static void main(String[] arguments) throws Exception {
         long records = Long.parseLong(arguments[2]);
         long wait = Long.parseLong(arguments[3]) * 1_000;
-        var json = new ObjectMapper().configure(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES, false).readerFor(Order.class);
+        var json = new ObjectMapper()
+                .configure(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES, false)
+                .readerFor(Order.class);
         for (int round = 0; round < Integer.parseInt(arguments[5]); round++) {
             Map<String, Object> settings = Map.of(
                 "bootstrap.servers", arguments[0],
                 "group.id", "peer-" + UUID.randomUUID(),
                 "auto.offset.reset", "earliest",
                 "enable.auto.commit", "false");
-            var consumer = new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer());
+            var consumer = new KafkaConsumer<>(
+                    settings, new ByteArrayDeserializer(), new ByteArrayDeserializer());
             var options = ParallelConsumerOptions.<byte[], byte[]>builder()
                 .consumer(consumer)
                 .ordering(ProcessingOrder.KEY)
@@ -52,7 +65,8 @@ public class Peer {
                 } catch (IOException error) {
                     throw new UncheckedIOException(error);
                 }
-                for (long until = System.nanoTime() + wait; wait > 0 && System.nanoTime() < until; ) LockSupport.parkNanos(until - System.nanoTime());
+                for (long until = System.nanoTime() + wait; wait > 0 && System.nanoTime() < until; )
+                    LockSupport.parkNanos(until - System.nanoTime());
                 if (handled.incrementAndGet() == records) done.countDown();
             });
             done.await();
@@ -60,7 +74,7 @@ public class Peer {
             processor.closeDontDrainFirst(Duration.ofSeconds(5));
         }
         System.out.println("done");
-        // Until it is ended, so that its cost can be read.
+        // Keeps running until it is killed, so that the benchmark can read its cost.
         Thread.sleep(Long.MAX_VALUE);
     }
 }

@@ -16,8 +16,10 @@ import org.springframework.kafka.support.serializer.ErrorHandlingDeserializer;
 import org.springframework.kafka.support.serializer.JacksonJsonDeserializer;
 
 /**
- * Peer BROKERS TOPIC RECORDS WAIT_MICROS CONCURRENCY ROUNDS: a service as Spring's users write it, an annotated method that takes the event, with a thread a partition and
- * the defaults otherwise.
+ * A typical Spring service: an annotated method that takes the event, with one thread per
+ * partition. All other settings have their defaults.
+ *
+ * <p>Usage: Peer BROKERS TOPIC RECORDS WAIT_MICROS CONCURRENCY ROUNDS
  */
 public class Peer {
     static String brokers, topic, group;
@@ -26,10 +28,16 @@ public class Peer {
 
     public record Line(String sku, int qty, long price_cents) {}
 
-    /** What the others read of an event too; fields beyond are left out. */
-    public record Order(String order_id, long seq, String customer, long total_cents, String currency, List<Line> lines) {}
+    /** The fields that the other consumers read too. Further fields are ignored. */
+    public record Order(
+            String order_id,
+            long seq,
+            String customer,
+            long total_cents,
+            String currency,
+            List<Line> lines) {}
 
-    /** From the first record that is handled to the last. */
+    /** State of one round; the time runs from its first record to its last. */
     static class Round {
         final AtomicLong began = new AtomicLong();
         final LongAdder handled = new LongAdder();
@@ -42,12 +50,16 @@ public class Peer {
 
         @Bean
         ConcurrentKafkaListenerContainerFactory<String, Order> kafkaListenerContainerFactory() {
-            Map<String, Object> settings = Map.of("bootstrap.servers", brokers, "group.id", group, "auto.offset.reset", "earliest");
+            Map<String, Object> settings = Map.of(
+                    "bootstrap.servers", brokers,
+                    "group.id", group,
+                    "auto.offset.reset", "earliest");
             var factory = new ConcurrentKafkaListenerContainerFactory<String, Order>();
             factory.setConsumerFactory(new DefaultKafkaConsumerFactory<>(
                 settings,
                 StringDeserializer::new,
-                () -> new ErrorHandlingDeserializer<>(new JacksonJsonDeserializer<>(Order.class, false))));
+                () -> new ErrorHandlingDeserializer<>(
+                        new JacksonJsonDeserializer<>(Order.class, false))));
             factory.setConcurrency(threads);
             return factory;
         }
@@ -64,7 +76,8 @@ public class Peer {
             if (round.began.get() == 0) round.began.compareAndSet(0, System.nanoTime());
             if (order.seq() < 0) throw new IllegalStateException();
             long wait = Service.wait;
-            for (long until = System.nanoTime() + wait; wait > 0 && System.nanoTime() < until; ) LockSupport.parkNanos(until - System.nanoTime());
+            for (long until = System.nanoTime() + wait; wait > 0 && System.nanoTime() < until; )
+                LockSupport.parkNanos(until - System.nanoTime());
             round.handled.increment();
         }
 
@@ -78,7 +91,7 @@ public class Peer {
         topic = arguments[1];
         long records = Long.parseLong(arguments[2]);
         Service.wait = Long.parseLong(arguments[3]) * 1_000;
-        // More threads than partitions have nothing to do.
+        // Threads beyond the number of partitions would be idle.
         threads = Math.min(8, Integer.parseInt(arguments[4]));
         for (int n = 0; n < Integer.parseInt(arguments[5]); n++) {
             group = "peer-" + UUID.randomUUID();
@@ -89,7 +102,7 @@ public class Peer {
             }
         }
         System.out.println("done");
-        // Until it is ended, so that its cost can be read.
+        // Keeps running until it is killed, so that the benchmark can read its cost.
         Thread.sleep(Long.MAX_VALUE);
     }
 }

@@ -1,5 +1,5 @@
-//! Access-control entries of a broker with an authorizer, over Kafka's own protocol: librdkafka's
-//! admin client in rdkafka has no call for them.
+//! Access-control entries of a broker with an authorizer. They are sent in Kafka's own protocol,
+//! because rdkafka does not offer librdkafka's calls for them.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use crate::Error;
 
-/// `CreateAcls` and `DeleteAcls`, both in version 1.
+/// API keys of `CreateAcls` and `DeleteAcls`, both used in version 1.
 const CREATE: i16 = 30;
 const DELETE: i16 = 31;
 
-/// A broker that runs answers within this.
+/// A running broker responds within this time.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// Kinds of resources, by their number in the protocol.
+/// Resource types with their protocol numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AclResource {
     /// A topic.
@@ -23,49 +23,51 @@ pub enum AclResource {
     TransactionalId = 5,
 }
 
-/// Operations, by their number in the protocol.
+/// Operations with their protocol numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AclOperation {
     /// Every operation.
     All = 2,
-    /// To read.
+    /// Read.
     Read = 3,
-    /// To write.
+    /// Write.
     Write = 4,
-    /// To create.
+    /// Create.
     Create = 5,
 }
 
-/// One entry: it allows or denies an operation on a resource to a principal, from any host.
+/// An entry that allows or denies a principal an operation on a resource, from any host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acl {
-    /// The kind of the resource.
+    /// The type of the resource.
     pub resource: AclResource,
-    /// Its name, or what its name begins with.
+    /// The name of the resource, or a prefix of it.
     pub name: String,
-    /// Whether `name` is a prefix.
+    /// `true` if `name` is a prefix.
     pub prefixed: bool,
-    /// The principal, for example `User:relay`; `User:*` is everyone.
+    /// The principal, for example `User:relay`. `User:*` matches everyone.
     pub principal: String,
     /// The operation.
     pub operation: AclOperation,
-    /// Whether it is allowed or denied; a denial wins.
+    /// `true` to allow, `false` to deny. A denial takes precedence.
     pub allow: bool,
 }
 
 impl Acl {
-    /// Sends the entry to the broker at `address` to be added.
+    /// Adds the entry to the broker at `address`.
     ///
     /// # Errors
-    /// When the broker does not answer or refuses.
+    ///
+    /// Returns an error if the broker does not respond or refuses.
     pub(super) fn create(&self, address: SocketAddr) -> Result<(), Error> {
         self.request(address, CREATE)
     }
 
-    /// Sends the entry to the broker at `address` to be removed.
+    /// Removes the entry from the broker at `address`.
     ///
     /// # Errors
-    /// When the broker does not answer or refuses.
+    ///
+    /// Returns an error if the broker does not respond or refuses.
     pub(super) fn delete(&self, address: SocketAddr) -> Result<(), Error> {
         self.request(address, DELETE)
     }
@@ -79,12 +81,14 @@ impl Acl {
             stream.read_exact(&mut size)?;
             let mut answer = vec![0; u32::from_be_bytes(size) as usize];
             stream.read_exact(&mut answer)?;
-            // A request number and a throttle time, then the number of results and the first error code.
+            // Correlation id, throttle time, number of results, error code of the first result.
             Ok(answer.get(8..14) == Some(&[0, 0, 0, 1, 0, 0]))
         };
         match exchange() {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Error::system("change an access-control entry")(std::io::Error::other(format!("{self:?}")))),
+            Ok(false) => Err(Error::system("change an access-control entry")(
+                std::io::Error::other(format!("{self:?}")),
+            )),
             Err(error) => Err(Error::system("change an access-control entry")(error)),
         }
     }
@@ -109,7 +113,7 @@ impl Acl {
     }
 }
 
-/// A string of the protocol: its length in two bytes, then its bytes.
+/// Encodes a string: its length in two bytes, then its bytes.
 fn text(text: &str) -> Vec<u8> {
     let size = u16::try_from(text.len()).unwrap_or(u16::MAX);
     [&size.to_be_bytes()[..], text.as_bytes()].concat()
@@ -130,7 +134,13 @@ mod tests {
             allow: false,
         };
         let bytes = acl.encode(CREATE);
-        assert_eq!(bytes[..4], u32::try_from(bytes.len() - 4).expect("short").to_be_bytes());
-        assert!(bytes.ends_with(b"\x02\x00\x01t\x03\x00\x06User:a\x00\x01*\x04\x02"), "{bytes:?}");
+        assert_eq!(
+            bytes[..4],
+            u32::try_from(bytes.len() - 4).expect("short").to_be_bytes()
+        );
+        assert!(
+            bytes.ends_with(b"\x02\x00\x01t\x03\x00\x06User:a\x00\x01*\x04\x02"),
+            "{bytes:?}"
+        );
     }
 }

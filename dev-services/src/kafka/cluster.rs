@@ -1,4 +1,4 @@
-//! Three brokers, of which any one may go.
+//! A cluster of three brokers that tolerates the loss of one.
 
 use std::thread::sleep;
 use std::time::Instant;
@@ -8,39 +8,49 @@ use crate::Error;
 use super::node::{self, Node};
 use super::{Kafka, KafkaOptions, Parts, SERVICE, START_LIMIT, probe};
 
-/// What is told to clusters, before [`KafkaOptions::set`]: every record is on all three, and is acknowledged once two have it.
+/// Properties of clusters, which [`KafkaOptions::set`] can override. Every record is stored on all
+/// three brokers and acknowledged once two have it.
 const REPLICATION: [(&str, &str); 7] = [
     ("default.replication.factor", "3"),
     ("min.insync.replicas", "2"),
     ("offsets.topic.replication.factor", "3"),
     ("transaction.state.log.replication.factor", "3"),
     ("transaction.state.log.min.isr", "2"),
-    // A follower that hangs is left out after this, and the others go on.
+    // Time after which a hanging follower leaves the in-sync replicas and the others continue.
     ("replica.lag.time.max.ms", "3000"),
-    // … and a controller that hangs is waited for this long, not 30 s.
+    // Time to wait for a hanging controller; the default is 30 s.
     ("controller.socket.timeout.ms", "3000"),
 ];
 
-/// A Kafka of three brokers, each a controller too. One may be killed, stopped or paused, and what was acknowledged is still there;
-/// without two of them nothing is accepted. Takes 450 MB.
+/// A Kafka cluster of three brokers that are also its controllers.
+///
+/// One broker can be killed, stopped or paused without losing acknowledged records. With only one
+/// running broker the cluster accepts nothing. It takes 450 MB.
 #[derive(Debug)]
 pub struct KafkaCluster {
     brokers: Vec<Kafka>,
 }
 
 impl KafkaCluster {
-    /// How many brokers there are, running or not: the fewest that agree without one of them.
+    /// Number of brokers, running or not: the smallest number that keeps a majority without one of
+    /// them.
     pub const BROKERS: usize = 3;
 
-    /// Starts three brokers and returns once all answer.
+    /// Starts three brokers. Returns when all of them respond.
     ///
     /// # Errors
-    /// As [`Kafka::start`].
+    ///
+    /// Returns the errors of [`Kafka::start`].
     pub fn start(options: KafkaOptions) -> Result<Self, Error> {
         let parts = Parts::find()?;
         let given = options.properties;
-        let replication = REPLICATION.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let options = KafkaOptions { properties: replication.chain(given).collect(), ..options };
+        let replication = REPLICATION
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let options = KafkaOptions {
+            properties: replication.chain(given).collect(),
+            ..options
+        };
         crate::retry_if_port_is_taken(|| Self::launch(&parts, &options))
     }
 
@@ -48,43 +58,60 @@ impl KafkaCluster {
         let proxies = (0..Self::BROKERS).map(|_| options.proxied.then(node::proxy).transpose());
         let proxies = proxies.collect::<Result<Vec<_>, _>>()?;
         let nodes = Node::cluster(proxies.iter().map(Option::as_ref));
-        let brokers = nodes.iter().zip(proxies).map(|(node, proxy)| Kafka::prepare(parts, options, node, proxy));
-        let mut cluster = Self { brokers: brokers.collect::<Result<_, _>>()? };
+        let brokers = nodes
+            .iter()
+            .zip(proxies)
+            .map(|(node, proxy)| Kafka::prepare(parts, options, node, proxy));
+        let mut cluster = Self {
+            brokers: brokers.collect::<Result<_, _>>()?,
+        };
         cluster.start_again()?;
         Ok(cluster)
     }
 
-    /// All addresses, for `bootstrap.servers`.
+    /// Returns all addresses, for `bootstrap.servers`.
     pub fn brokers(&self) -> String {
         self.list(Kafka::brokers)
     }
 
-    /// All addresses for clients that come through the brokers' proxies.
+    /// Returns all addresses for clients that connect through the proxies of the brokers.
     ///
     /// # Panics
-    /// If [`KafkaOptions::proxied`] did not ask for proxies.
+    ///
+    /// Panics if [`KafkaOptions::proxied`] is not set.
     pub fn proxied_brokers(&self) -> String {
         self.list(Kafka::proxied_brokers)
     }
 
     fn list(&self, address: impl Fn(&Kafka) -> String) -> String {
-        self.brokers.iter().map(address).collect::<Vec<_>>().join(",")
+        self.brokers
+            .iter()
+            .map(address)
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
-    /// One of them, from 0, to be killed, stopped or paused. Its own [`Kafka::start_again`] needs a majority of the brokers to run.
+    /// Returns a broker, counted from 0, to be killed, stopped or paused. Its
+    /// [`Kafka::start_again`] requires that a majority of the brokers is running.
     ///
     /// # Panics
-    /// If there is none of this number.
+    ///
+    /// Panics if there is no broker with this number.
     pub fn broker(&mut self, number: usize) -> &mut Kafka {
         &mut self.brokers[number]
     }
 
-    /// Starts all that do not run, and returns once every one answers.
+    /// Starts all brokers that are not running. Returns when every broker responds.
     ///
     /// # Errors
-    /// When one of them does not answer within a minute.
+    ///
+    /// Returns an error if a broker does not respond within a minute.
     pub fn start_again(&mut self) -> Result<(), Error> {
-        for broker in self.brokers.iter_mut().filter(|broker| !broker.is_running()) {
+        for broker in self
+            .brokers
+            .iter_mut()
+            .filter(|broker| !broker.is_running())
+        {
             broker.keeper.start(SERVICE)?;
         }
         let until = Instant::now() + START_LIMIT;

@@ -1,4 +1,4 @@
-//! Kafka's jars, and the archive of its classes that makes the JVM start in half the time.
+//! Kafka's jars, and the class archive that halves the start-up time of the JVM.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,27 +10,41 @@ use super::{Kafka, KafkaOptions, Parts, SERVICE};
 
 const POM: &str = include_str!("../../kafka/pom.xml");
 
-/// The version that `kafka/pom.xml` names.
+/// Returns the version in `kafka/pom.xml`.
 pub(super) fn version() -> &'static str {
-    let (_, rest) = POM.split_once("<kafka.version>").expect("the pom names Kafka's version");
+    let (_, rest) = POM
+        .split_once("<kafka.version>")
+        .expect("the pom contains Kafka's version");
     rest.split_once('<').expect("the pom is well-formed").0
 }
 
-/// The folder with Kafka's jars: 44 MB, fetched once.
+/// Returns the folder with Kafka's jars, which take 44 MB and are downloaded once.
 pub(super) fn fetch() -> Result<PathBuf, Error> {
     java::jars(&format!("kafka-{}", version()), POM)
 }
 
-/// The classes that a broker loads, parsed once (JEP 350). Made by the first broker that ever runs; `None` when that fails, as a broker
-/// without it is slower and nothing else.
+/// Returns the archive of the parsed classes that a broker loads (JEP 350). The first broker that
+/// runs on this machine creates it.
+///
+/// Returns `None` if that fails, because a broker without the archive only starts more slowly.
 pub(super) fn class_archive(jars: &Path, java: &Java) -> Result<Option<PathBuf>, Error> {
-    let name = format!("kafka-{}-java-{}.jsa", version(), programs::dotted(&java.version));
+    let name = format!(
+        "kafka-{}-java-{}.jsa",
+        version(),
+        programs::dotted(&java.version)
+    );
     let made = cache::entry(&name, |part| {
         let record = format!("-XX:ArchiveClassesAtExit={}", part.display());
-        let parts = Parts { java: java.clone(), jars: jars.to_owned(), archive: Some(record) };
+        let parts = Parts {
+            java: java.clone(),
+            jars: jars.to_owned(),
+            archive: Some(record),
+        };
         let launch = || Kafka::launch(&parts, &KafkaOptions::new());
         let broker = crate::retry_if_port_is_taken(launch)?;
-        broker.keeper.end_by("TERM", Duration::from_secs(120), SERVICE)
+        broker
+            .keeper
+            .end_by("TERM", Duration::from_secs(120), SERVICE)
     });
     match made {
         Ok(archive) => Ok(Some(archive)),
@@ -46,6 +60,10 @@ mod tests {
     #[test]
     fn docker_compose_runs_the_same_kafka() {
         let compose = include_str!("../../../docker-compose.yml");
-        assert!(compose.contains(&format!("image: apache/kafka:{}\n", version())), "{} is not in docker-compose.yml", version());
+        assert!(
+            compose.contains(&format!("image: apache/kafka:{}\n", version())),
+            "{} is not in docker-compose.yml",
+            version()
+        );
     }
 }

@@ -4,16 +4,19 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Whether a session of the user `postgres` can be opened: a server that is still starting or recovering accepts the connection and
-/// then refuses the session.
+/// Returns `true` if the user `postgres` can open a session. A server that is starting or
+/// recovering accepts the connection and then refuses the session.
 pub(crate) fn answers(port: u16) -> bool {
     ask(port).is_ok_and(|first| first == b'R')
 }
 
-/// Sends a start-up message (Postgres manual, "Message Formats") and returns the type of the answer: `R` asks to authenticate (or says
-/// that there is no need to), `E` is an error.
+/// Sends a startup message (Postgres manual, "Message Formats") and returns the type of the
+/// response.
+///
+/// `R` is an authentication request, or the confirmation that none is needed. `E` is an error.
 fn ask(port: u16) -> std::io::Result<u8> {
-    let mut connection = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), LIMIT)?;
+    let mut connection =
+        TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), LIMIT)?;
     connection.set_read_timeout(Some(LIMIT))?;
     let parameters = b"\0\x03\0\0user\0postgres\0database\0postgres\0\0";
     let mut message = (parameters.len() as u32 + 4).to_be_bytes().to_vec();
@@ -21,7 +24,7 @@ fn ask(port: u16) -> std::io::Result<u8> {
     connection.write_all(&message)?;
     let mut first = [0];
     connection.read_exact(&mut first)?;
-    // Terminate, so that the server's log does not complain about us.
+    // Terminates the session, so that the server does not log an unexpected end.
     let _ = connection.write_all(b"X\0\0\0\x04");
     Ok(first[0])
 }

@@ -1,4 +1,4 @@
-//! Just enough of the protocol to give a server an order and to ask it for one value (Postgres manual, "Message Flow").
+//! A minimal client that runs statements and reads one value (Postgres manual, "Message Flow").
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -9,19 +9,21 @@ use crate::proxy::local;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
-/// A promotion, the slowest order, ends before.
+/// Longer than a promotion, which is the slowest statement.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 
-/// More than any answer here.
+/// Larger than any response here.
 const MESSAGE_BYTES_MAX: u32 = 1 << 20;
 
-/// Runs statements as the superuser, in a session of their own; the first value of the last row.
+/// Runs statements as the superuser in a separate session. Returns the first value of the last row.
 pub(super) fn ask(port: u16, statements: &str) -> Result<Option<String>, Error> {
     let doing = || format!("run `{statements}` on the Postgres at port {port}");
-    exchange(port, statements).map_err(Error::system(doing()))?.map_err(|said| Error::system(doing())(io::Error::other(said)))
+    exchange(port, statements)
+        .map_err(Error::system(doing()))?
+        .map_err(|said| Error::system(doing())(io::Error::other(said)))
 }
 
-/// The inner error is the server's.
+/// Returns an inner error if the server reports one.
 fn exchange(port: u16, statements: &str) -> io::Result<Result<Option<String>, String>> {
     let mut server = TcpStream::connect_timeout(&local(port), CONNECT_LIMIT)?;
     server.set_read_timeout(Some(ANSWER_LIMIT))?;
@@ -35,7 +37,7 @@ fn exchange(port: u16, statements: &str) -> io::Result<Result<Option<String>, St
     query.push(0);
     server.write_all(&query)?;
     let answer = until_ready(&mut server)?;
-    // Terminate, so that the server's log does not complain about us.
+    // Terminates the session, so that the server does not log an unexpected end.
     let _ = server.write_all(b"X\0\0\0\x04");
     Ok(answer)
 }
@@ -50,7 +52,7 @@ fn until_ready(server: &mut TcpStream) -> io::Result<Result<Option<String>, Stri
             b'Z' => return Ok(error.map_or(Ok(value), Err)),
             _ => {}
         }
-        // A refused session ends without getting ready.
+        // A refused session ends without becoming ready.
         if kind == b'E' && body.starts_with(b"SFATAL") {
             return Ok(Err(error.unwrap_or_default()));
         }
@@ -66,16 +68,18 @@ fn message(server: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
     Ok((head[0], body))
 }
 
-/// The first column of a DataRow; `None` for null.
+/// Returns the first column of a DataRow. `None` is null.
 fn first_column(row: &[u8]) -> Option<String> {
     let length = i32::from_be_bytes(row.get(2..6)?.try_into().ok()?);
     let bytes = row.get(6..6 + usize::try_from(length).ok()?)?;
     Some(String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// The field `M` of an ErrorResponse.
+/// Returns the field `M` of an ErrorResponse.
 fn text_of_error(body: &[u8]) -> String {
-    let message = body.split(|byte| *byte == 0).find(|field| field.first() == Some(&b'M'));
+    let message = body
+        .split(|byte| *byte == 0)
+        .find(|field| field.first() == Some(&b'M'));
     String::from_utf8_lossy(message.map_or(body, |field| &field[1..])).into_owned()
 }
 
@@ -85,8 +89,14 @@ mod tests {
 
     #[test]
     fn a_rows_first_value_and_an_errors_text_are_found() {
-        assert_eq!(first_column(b"\0\x02\0\0\0\x02on\xff\xff\xff\xff").as_deref(), Some("on"));
+        assert_eq!(
+            first_column(b"\0\x02\0\0\0\x02on\xff\xff\xff\xff").as_deref(),
+            Some("on")
+        );
         assert_eq!(first_column(b"\0\x01\xff\xff\xff\xff"), None);
-        assert_eq!(text_of_error(b"SERROR\0C42601\0Msyntax error\0\0"), "syntax error");
+        assert_eq!(
+            text_of_error(b"SERROR\0C42601\0Msyntax error\0\0"),
+            "syntax error"
+        );
     }
 }

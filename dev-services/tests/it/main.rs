@@ -1,4 +1,4 @@
-//! The servers start, answer, survive what a test does to them, and never outlive their owner.
+//! The servers start, respond, survive the actions of a test, and never outlive their owner.
 
 mod cluster;
 mod owner;

@@ -1,4 +1,4 @@
-//! The last events, for the page: a plain consumer of every topic, without a group.
+//! The latest events for the page: a plain consumer of every topic, without a consumer group.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,21 +13,27 @@ use crate::Failure;
 use crate::events::TOPICS;
 use crate::servers::PARTITIONS;
 
-/// So many are kept.
+/// Number of events to keep.
 const KEPT: usize = 60;
 
-/// The last events; cheap to clone.
+/// The latest events. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Feed(Arc<Mutex<VecDeque<Value>>>);
 
 impl Feed {
     pub(super) fn start(brokers: String) -> Result<Self, Failure> {
         let mut config = ClientConfig::new();
-        // The client asks for a group's name, and joins none: it is told what to read.
-        config.set("bootstrap.servers", brokers).set("group.id", "shop-page").set("enable.auto.commit", "false");
+        // The client requires a group name but joins no group, because its partitions are assigned.
+        config
+            .set("bootstrap.servers", brokers)
+            .set("group.id", "shop-page")
+            .set("enable.auto.commit", "false");
         let consumer: StreamConsumer = config.create()?;
         let mut all = TopicPartitionList::new();
-        for (topic, partition) in TOPICS.iter().flat_map(|topic| (0..PARTITIONS).map(move |partition| (topic, partition))) {
+        for (topic, partition) in TOPICS
+            .iter()
+            .flat_map(|topic| (0..PARTITIONS).map(move |partition| (topic, partition)))
+        {
             all.add_partition_offset(topic, partition, Offset::Beginning)?;
         }
         consumer.assign(&all)?;
@@ -36,20 +42,40 @@ impl Feed {
         Ok(feed)
     }
 
-    /// The newest first.
+    /// Returns the events, the newest first.
     pub(super) fn events(&self) -> Vec<Value> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .rev()
+            .cloned()
+            .collect()
     }
 
     async fn follow(self, consumer: StreamConsumer, opened: i64) {
         loop {
-            let Ok(message) = consumer.recv().await else { continue };
-            let Some(at) = message.timestamp().to_millis().filter(|at| *at >= opened) else { continue }; // of an earlier shop
+            let Ok(message) = consumer.recv().await else {
+                continue;
+            };
+            // Skips events of an earlier shop.
+            let Some(at) = message.timestamp().to_millis().filter(|at| *at >= opened) else {
+                continue;
+            };
             let headers = message.headers().map(|headers| headers.iter());
-            let named = headers.and_then(|mut headers| headers.find(|header| header.key == "ce_type"));
-            let event_type = named.and_then(|header| header.value).map(String::from_utf8_lossy);
-            let payload: Value = serde_json::from_slice(message.payload().unwrap_or_default()).unwrap_or_default();
-            let event = json!({ "topic": message.topic(), "at": at, "type": event_type, "payload": payload });
+            let named =
+                headers.and_then(|mut headers| headers.find(|header| header.key == "ce_type"));
+            let event_type = named
+                .and_then(|header| header.value)
+                .map(String::from_utf8_lossy);
+            let payload: Value =
+                serde_json::from_slice(message.payload().unwrap_or_default()).unwrap_or_default();
+            let event = json!({
+                "topic": message.topic(),
+                "at": at,
+                "type": event_type,
+                "payload": payload,
+            });
             let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             events.push_back(event);
             if events.len() > KEPT {

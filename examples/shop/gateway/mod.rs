@@ -1,11 +1,11 @@
-//! The gateway: the one address that customers know.
+//! The gateway: the only address that customers use.
 //!
 //! ```text
-//! GET  /api/orders/{id}      three services at once, and what is missing by name      overview.rs
-//!      /api/orders/v2…       the new order service                                    ┐ the strangler fig: route by route
-//!      /api/orders…          the legacy system, for all that is not moved yet         ┘ until nothing is left behind it
-//!      /api/payments/…       the payment service; likewise /api/parcels/…
-//! GET  /                     a page to play with                                      page.rs, page.html
+//! GET  /api/orders/{id}   three services at once; names the missing ones   overview.rs
+//!      /api/orders/v2…    the new order service                            ┐ the strangler fig:
+//!      /api/orders…       the legacy system, for all other order routes    ┘ moved route by route
+//!      /api/payments/…    the payment service; likewise /api/parcels/…
+//! GET  /                  a page to experiment with                        page.rs, page.html
 //! ```
 //!
 //! Every call to a service goes through `upstream.rs`: retry, circuit breaker, bulkhead, timeout.
@@ -39,7 +39,7 @@ use super::processes::{NAMES, Processes};
 use super::servers::Servers;
 use upstream::{Ask, Upstream};
 
-/// What the routes share.
+/// State of the routes.
 #[derive(Clone)]
 pub(crate) struct Gateway {
     upstreams: Arc<HashMap<&'static str, Upstream>>,
@@ -47,15 +47,37 @@ pub(crate) struct Gateway {
     feed: feed::Feed,
 }
 
-/// Where it listens.
-pub(crate) async fn start(servers: &Servers, processes: Arc<Processes>, port: u16) -> Result<SocketAddr, Failure> {
-    let upstreams: HashMap<_, _> = NAMES.map(|name| (name, Upstream::new(name, processes.address(name)))).into();
-    let bus = Bus::new(kafka::Settings { brokers: servers.brokers(), ..Default::default() }).source("/shop/gateway");
-    upstreams.values().for_each(|upstream| drop(tokio::spawn(publish_transitions(bus.clone(), upstream.breaker().clone()))));
-    let health = upstreams
-        .values()
-        .fold(Health::new(), |health, upstream| health.check(upstream.breaker().name(), CircuitBreakerCheck::new(upstream.breaker())));
-    let gateway = Gateway { upstreams: Arc::new(upstreams), processes, feed: feed::Feed::start(servers.brokers())? };
+/// Starts the gateway and returns its address.
+pub(crate) async fn start(
+    servers: &Servers,
+    processes: Arc<Processes>,
+    port: u16,
+) -> Result<SocketAddr, Failure> {
+    let upstreams: HashMap<_, _> = NAMES
+        .map(|name| (name, Upstream::new(name, processes.address(name))))
+        .into();
+    let bus = Bus::new(kafka::Settings {
+        brokers: servers.brokers(),
+        ..Default::default()
+    })
+    .source("/shop/gateway");
+    upstreams.values().for_each(|upstream| {
+        drop(tokio::spawn(publish_transitions(
+            bus.clone(),
+            upstream.breaker().clone(),
+        )))
+    });
+    let health = upstreams.values().fold(Health::new(), |health, upstream| {
+        health.check(
+            upstream.breaker().name(),
+            CircuitBreakerCheck::new(upstream.breaker()),
+        )
+    });
+    let gateway = Gateway {
+        upstreams: Arc::new(upstreams),
+        processes,
+        feed: feed::Feed::start(servers.brokers())?,
+    };
     let routes = Router::new()
         .route("/api/orders/v2", any(order))
         .route("/api/orders/v2/{*rest}", any(order))
@@ -73,54 +95,103 @@ pub(crate) async fn start(servers: &Servers, processes: Arc<Processes>, port: u1
     Ok(address)
 }
 
-/// A circuit that opens is worth an event: the gateway has no database, so it goes straight to Kafka.
+/// Publishes the transitions of a circuit as events. They go directly to Kafka, because the gateway
+/// has no database.
 async fn publish_transitions(bus: Bus, breaker: CircuitBreaker) {
     let mut transitions = breaker.transitions();
     while let Some(transition) = transitions.next().await {
-        let (from, to, cause) = (transition.from.to_string(), transition.to.to_string(), transition.cause.to_string());
-        if let Err(error) = bus.publish(&CircuitChanged { service: breaker.name().to_owned(), from, to, cause }).await {
+        let (from, to, cause) = (
+            transition.from.to_string(),
+            transition.to.to_string(),
+            transition.cause.to_string(),
+        );
+        if let Err(error) = bus
+            .publish(&CircuitChanged {
+                service: breaker.name().to_owned(),
+                from,
+                to,
+                cause,
+            })
+            .await
+        {
             tracing::warn!("{error}");
         }
     }
 }
 
 async fn order(State(gateway): State<Gateway>, method: Method, uri: Uri, body: Bytes) -> Response {
-    gateway.forward("order", method, uri.path().replacen("/api/orders/v2", "/orders", 1), body).await
+    gateway
+        .forward(
+            "order",
+            method,
+            uri.path().replacen("/api/orders/v2", "/orders", 1),
+            body,
+        )
+        .await
 }
 
 async fn legacy(State(gateway): State<Gateway>, method: Method, uri: Uri, body: Bytes) -> Response {
-    gateway.forward("legacy", method, uri.path().replacen("/api", "", 1), body).await
+    gateway
+        .forward("legacy", method, uri.path().replacen("/api", "", 1), body)
+        .await
 }
 
-async fn payment(State(gateway): State<Gateway>, method: Method, uri: Uri, body: Bytes) -> Response {
-    gateway.forward("payment", method, uri.path().replacen("/api", "", 1), body).await
+async fn payment(
+    State(gateway): State<Gateway>,
+    method: Method,
+    uri: Uri,
+    body: Bytes,
+) -> Response {
+    gateway
+        .forward("payment", method, uri.path().replacen("/api", "", 1), body)
+        .await
 }
 
-async fn shipping(State(gateway): State<Gateway>, method: Method, uri: Uri, body: Bytes) -> Response {
-    gateway.forward("shipping", method, uri.path().replacen("/api", "", 1), body).await
+async fn shipping(
+    State(gateway): State<Gateway>,
+    method: Method,
+    uri: Uri,
+    body: Bytes,
+) -> Response {
+    gateway
+        .forward("shipping", method, uri.path().replacen("/api", "", 1), body)
+        .await
 }
 
 impl Gateway {
-    /// What the service says, or why it says nothing.
-    async fn forward(&self, service: &'static str, method: Method, path: String, body: Bytes) -> Response {
-        match self.upstreams[service].ask(Ask { method, path, body }).await {
+    /// Returns the response of a service, or an error response if there is none.
+    async fn forward(
+        &self,
+        service: &'static str,
+        method: Method,
+        path: String,
+        body: Bytes,
+    ) -> Response {
+        match self.upstreams[service]
+            .ask(Ask { method, path, body })
+            .await
+        {
             Ok(answer) => answer.into_response(),
             Err(error) => refusal(service, &error),
         }
     }
 }
 
-/// Why there is no answer: nobody was asked, or nobody answered in time, or nobody is there.
+/// Returns the error response for a call that was rejected by the circuit, timed out or failed.
 fn refusal(service: &str, error: &BoxError) -> Response {
     let mut headers = HeaderMap::new();
     if let Some(open) = error.downcast_ref::<CircuitOpen>() {
         headers.insert(RETRY_AFTER, (open.retry_after.as_secs() + 1).into());
     }
-    let status = if error.is::<Elapsed>() { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if error.is::<Elapsed>() {
+        StatusCode::GATEWAY_TIMEOUT
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (status, headers, format!("{service}: {error}")).into_response()
 }
 
-/// A service's answer to what it did not expect.
+/// Maps an unexpected error of a service to a response.
 pub(crate) fn internal(error: impl Display) -> (StatusCode, String) {
     (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }

@@ -1,4 +1,5 @@
-//! One order as its customer sees it: from three services at once. Where one does not answer, the rest is shown, and the missing part is named.
+//! A customer's view of an order, from three services at once. If a service does not respond, the
+//! response contains the other parts and names the missing one.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -7,11 +8,22 @@ use serde_json::{Value, json};
 
 use super::Gateway;
 
-pub(super) async fn show(State(gateway): State<Gateway>, Path(id): Path<String>) -> (StatusCode, Json<Value>) {
+pub(super) async fn show(
+    State(gateway): State<Gateway>,
+    Path(id): Path<String>,
+) -> (StatusCode, Json<Value>) {
     let ask = |service, path| part(&gateway, service, format!("/{path}/{id}"));
-    let (order, payment, parcel) = tokio::join!(ask("order", "orders"), ask("payment", "payments"), ask("shipping", "parcels"));
+    let (order, payment, parcel) = tokio::join!(
+        ask("order", "orders"),
+        ask("payment", "payments"),
+        ask("shipping", "parcels")
+    );
     let parts = [("order", order), ("payment", payment), ("shipping", parcel)];
-    let missing: Vec<&str> = parts.iter().filter(|(_, part)| part.is_none()).map(|(name, _)| *name).collect();
+    let missing: Vec<&str> = parts
+        .iter()
+        .filter(|(_, part)| part.is_none())
+        .map(|(name, _)| *name)
+        .collect();
     let status = match (missing.len(), &parts[0].1) {
         (3, _) => StatusCode::SERVICE_UNAVAILABLE,
         (_, Some(Value::Null)) => StatusCode::NOT_FOUND,
@@ -24,7 +36,7 @@ pub(super) async fn show(State(gateway): State<Gateway>, Path(id): Path<String>)
     (status, Json(body))
 }
 
-/// What the service has of it, null if nothing yet; none if it does not answer.
+/// Returns the service's part of the order: null if it has none yet, `None` if it does not respond.
 async fn part(gateway: &Gateway, service: &str, path: String) -> Option<Value> {
     let answer = gateway.upstreams[service].get(path).await.ok()?;
     match answer.status {

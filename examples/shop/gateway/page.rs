@@ -1,4 +1,5 @@
-//! The page, and its buttons. No customer's: whoever opens it may break and kill services.
+//! The page and its actions. It is not for customers: anyone who opens it can break and kill
+//! services.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -16,16 +17,31 @@ pub(super) fn routes() -> Router<Gateway> {
         .route("/play/state", get(state))
         .route("/play/{service}/kill", post(kill))
         .route("/play/{service}/start", post(launch))
-        .route("/play/{service}/break", post(|gateway, service| set_broken(gateway, service, true)))
-        .route("/play/{service}/mend", post(|gateway, service| set_broken(gateway, service, false)))
+        .route(
+            "/play/{service}/break",
+            post(|gateway, service| set_broken(gateway, service, true)),
+        )
+        .route(
+            "/play/{service}/mend",
+            post(|gateway, service| set_broken(gateway, service, false)),
+        )
 }
 
-/// Each service with its circuit, the newest orders, the newest events.
+/// Returns each service with its circuit, the newest orders and the newest events.
 async fn state(State(gateway): State<Gateway>) -> Json<Value> {
     let service = |name: &&'static str| {
-        let (circuit, processes) = (gateway.upstreams[*name].breaker().state().to_string(), &gateway.processes);
+        let (circuit, processes) = (
+            gateway.upstreams[*name].breaker().state().to_string(),
+            &gateway.processes,
+        );
         let (running, broken) = (processes.is_running(name), processes.is_broken(name));
-        json!({ "name": name, "running": running, "broken": broken, "breakable": BREAKABLE.contains(name), "circuit": circuit })
+        json!({
+            "name": name,
+            "running": running,
+            "broken": broken,
+            "breakable": BREAKABLE.contains(name),
+            "circuit": circuit,
+        })
     };
     let services: Vec<Value> = NAMES.iter().map(service).collect();
     let orders = gateway.upstreams["order"].get("/orders".into()).await.ok();
@@ -37,10 +53,21 @@ async fn kill(State(gateway): State<Gateway>, Path(service): Path<String>) {
     gateway.processes.kill(&service);
 }
 
-async fn launch(State(gateway): State<Gateway>, Path(service): Path<String>) -> Result<(), (StatusCode, String)> {
+async fn launch(
+    State(gateway): State<Gateway>,
+    Path(service): Path<String>,
+) -> Result<(), (StatusCode, String)> {
     gateway.processes.launch(&service).map_err(internal)
 }
 
-async fn set_broken(State(gateway): State<Gateway>, Path(service): Path<String>, broken: bool) -> Result<(), (StatusCode, String)> {
-    gateway.processes.set_broken(&service, broken).await.map_err(internal)
+async fn set_broken(
+    State(gateway): State<Gateway>,
+    Path(service): Path<String>,
+    broken: bool,
+) -> Result<(), (StatusCode, String)> {
+    gateway
+        .processes
+        .set_broken(&service, broken)
+        .await
+        .map_err(internal)
 }

@@ -1,4 +1,4 @@
-//! One service as the gateway sees it: an HTTP client in layers.
+//! A service as the gateway calls it: an HTTP client with layers.
 
 use std::time::Duration;
 
@@ -8,12 +8,13 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tidings::resilience::circuit_breaker::CircuitBreakerPolicy;
 use tidings::resilience::{
-    Bulkhead, BulkheadLayer, BulkheadPolicy, CircuitBreaker, CircuitBreakerLayer, Class, Retry, RetryLayer, TimeoutLayer,
+    Bulkhead, BulkheadLayer, BulkheadPolicy, CircuitBreaker, CircuitBreakerLayer, Class, Retry,
+    RetryLayer, TimeoutLayer,
 };
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, ServiceExt as _, service_fn};
 
-/// A request. May be sent twice: placing an order carries the customer's own id.
+/// A request. Sending it twice is safe, because an order carries an id from the customer.
 #[derive(Clone)]
 pub(super) struct Ask {
     pub(super) method: Method,
@@ -21,7 +22,7 @@ pub(super) struct Ask {
     pub(super) body: Bytes,
 }
 
-/// What came back.
+/// A response.
 #[derive(Clone)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -36,27 +37,48 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    /// Breaker and bulkhead are the service's own: one that is down takes nothing from the others.
+    /// Each service has its own breaker and bulkhead, so that a failed service does not affect the
+    /// others.
     pub(super) fn new(name: &'static str, address: &str) -> Self {
-        let breaker = CircuitBreaker::new(name, CircuitBreakerPolicy { open: Duration::from_secs(2), ..Default::default() });
+        let breaker = CircuitBreaker::new(
+            name,
+            CircuitBreakerPolicy {
+                open: Duration::from_secs(2),
+                ..Default::default()
+            },
+        );
         let bulkhead = Bulkhead::new(name, BulkheadPolicy::default());
         let (http, base) = (reqwest::Client::new(), format!("http://{address}"));
         let client = ServiceBuilder::new()
-            .layer(RetryLayer::new(Retry::exponential(3, Duration::from_millis(50)..Duration::from_millis(500))).classify(judge))
+            .layer(
+                RetryLayer::new(Retry::exponential(
+                    3,
+                    Duration::from_millis(50)..Duration::from_millis(500),
+                ))
+                .classify(judge),
+            )
             .layer(CircuitBreakerLayer::new(&breaker).classify(judge))
             .layer(BulkheadLayer::new(&bulkhead))
             .layer(TimeoutLayer::new(Duration::from_secs(2)))
             .service(service_fn(move |ask| send(http.clone(), base.clone(), ask)));
-        Self { client: BoxCloneSyncService::new(client), breaker }
+        Self {
+            client: BoxCloneSyncService::new(client),
+            breaker,
+        }
     }
 
     pub(super) async fn ask(&self, ask: Ask) -> Result<Answer, BoxError> {
         self.client.clone().oneshot(ask).await
     }
 
-    /// What it has of this path.
+    /// Requests this path.
     pub(super) async fn get(&self, path: String) -> Result<Answer, BoxError> {
-        self.ask(Ask { method: Method::GET, path, body: Bytes::new() }).await
+        self.ask(Ask {
+            method: Method::GET,
+            path,
+            body: Bytes::new(),
+        })
+        .await
     }
 
     pub(super) fn breaker(&self) -> &CircuitBreaker {
@@ -64,7 +86,7 @@ impl Upstream {
     }
 }
 
-/// What an outcome means, to the retry and to the breaker alike.
+/// Classifies an outcome, for both the retry and the breaker.
 fn judge(outcome: Result<&Answer, &BoxError>) -> Class {
     match outcome {
         Ok(answer) if answer.status.is_server_error() => Class::Transient,
@@ -75,10 +97,20 @@ fn judge(outcome: Result<&Answer, &BoxError>) -> Class {
 }
 
 async fn send(http: reqwest::Client, base: String, ask: Ask) -> Result<Answer, BoxError> {
-    let request = http.request(ask.method, base + &ask.path).header(CONTENT_TYPE, "application/json").body(ask.body);
+    let request = http
+        .request(ask.method, base + &ask.path)
+        .header(CONTENT_TYPE, "application/json")
+        .body(ask.body);
     let response = request.send().await?;
-    let (status, content_type) = (response.status(), response.headers().get(CONTENT_TYPE).cloned());
-    Ok(Answer { status, content_type, body: response.bytes().await? })
+    let (status, content_type) = (
+        response.status(),
+        response.headers().get(CONTENT_TYPE).cloned(),
+    );
+    Ok(Answer {
+        status,
+        content_type,
+        body: response.bytes().await?,
+    })
 }
 
 impl IntoResponse for Answer {

@@ -1,4 +1,4 @@
-//! What Postgres answers: the conditions of a relay's start, the sagas, and the topics that events go to.
+//! Checks of the database: the start conditions of a relay, sagas, and the topics of the events.
 
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -8,10 +8,11 @@ use crate::cli::database as connection;
 use crate::cli::exit::Failure;
 use crate::relay::{Condition, Level, examine_all};
 
-/// How many of the newest events are asked for their topics. Enough to meet every kind of event, few enough to be read at once.
+/// Number of the newest events whose topics are checked: enough to include every kind of event, and
+/// few enough to read at once.
 const NEWEST: i64 = 10_000;
 
-/// The findings, and the topics that events go to.
+/// Returns the findings, and the topics of the events.
 pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>), Failure> {
     let settings = connection::settings(config)?;
     let mut findings = Findings::of("postgres");
@@ -26,22 +27,44 @@ pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>),
     };
     findings.ok("reachable", settings.redacted());
     super::password::look(settings, &mut findings).await;
-    let options = config.relay_options().ok_or_else(|| Failure::Failed("no brokers are configured".into()))?;
+    let options = config
+        .relay_options()
+        .ok_or_else(|| Failure::Failed("no brokers are configured".into()))?;
     match examine_all(&options).await {
-        Ok(conditions) => findings.list.extend(conditions.into_iter().map(|condition| finding(findings.end, condition))),
-        Err(text) => findings.fail("catalogs", text, "is this PostgreSQL itself, of a supported version?"),
+        Ok(conditions) => findings.list.extend(
+            conditions
+                .into_iter()
+                .map(|condition| finding(findings.end, condition)),
+        ),
+        Err(text) => findings.fail(
+            "catalogs",
+            text,
+            "check that the server is PostgreSQL of a supported version",
+        ),
     }
-    if findings.list.iter().any(|finding| finding.name == "tables" && finding.state == State::Ok) {
+    if findings
+        .list
+        .iter()
+        .any(|finding| finding.name == "tables" && finding.state == State::Ok)
+    {
         super::sagas::look(&pool, &config.schema, &mut findings).await;
         super::subscribers::look(&pool, &config.schema, &mut findings).await;
     }
-    let topics = if config.debezium.is_none() { topics(&pool, config).await.unwrap_or_default() } else { Vec::new() };
+    let topics = if config.debezium.is_none() {
+        topics(&pool, config).await.unwrap_or_default()
+    } else {
+        Vec::new()
+    };
     Ok((findings.list, topics))
 }
 
 async fn topics(pool: &PgPool, config: &Config) -> Result<Vec<String>, sqlx::Error> {
     let sql = include_str!("topics.sql").replace("{schema}", &config.schema);
-    sqlx::query_scalar(AssertSqlSafe(sql)).bind(NEWEST).bind(&config.topic).fetch_all(pool).await
+    sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(NEWEST)
+        .bind(&config.topic)
+        .fetch_all(pool)
+        .await
 }
 
 pub(super) fn finding(end: &'static str, condition: Condition) -> Finding {
@@ -50,5 +73,11 @@ pub(super) fn finding(end: &'static str, condition: Condition) -> Finding {
         Level::Warning => State::Warn,
         Level::Waits | Level::Refused => State::Fail,
     };
-    Finding { end, name: condition.name, state, text: condition.text, remedy: condition.remedy }
+    Finding {
+        end,
+        name: condition.name,
+        state,
+        text: condition.text,
+        remedy: condition.remedy,
+    }
 }

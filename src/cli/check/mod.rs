@@ -1,6 +1,7 @@
-//! `tidings check`: what holds and where it comes from, then what each end says about it.
+//! `tidings check`: the effective configuration, then the findings about Postgres and Kafka.
 //!
-//! Each end is asked for facts once (`database`, `cluster`); what they mean is decided by pure functions over the facts.
+//! `database` and `cluster` read the state of each end once. Pure functions derive the findings
+//! from it.
 
 mod cluster;
 mod database;
@@ -17,33 +18,33 @@ use super::output;
 use super::time_limit;
 use crate::relay::examine_positions;
 
-/// How a finding stands.
+/// State of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 enum State {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// Works, until something else fails.
+    /// Works until something else fails.
     Warn,
     /// A relay would not work.
     Fail,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 struct Finding {
     /// `postgres` or `kafka`.
     end: &'static str,
-    /// What was looked at, for instance a setting's name.
+    /// The checked object, for instance the name of a setting.
     name: String,
     state: State,
-    /// What was found.
+    /// Description of the result.
     text: String,
-    /// What to do, naming the setting or the SQL.
+    /// Remedy, with the setting or the SQL.
     remedy: Option<String>,
 }
 
-/// Findings of one end under construction.
+/// Findings about one end, under construction.
 struct Findings {
     end: &'static str,
     list: Vec<Finding>,
@@ -51,23 +52,54 @@ struct Findings {
 
 impl Findings {
     fn of(end: &'static str) -> Self {
-        Self { end, list: Vec::new() }
+        Self {
+            end,
+            list: Vec::new(),
+        }
     }
 
     fn ok(&mut self, name: impl Into<String>, text: impl Into<String>) {
-        self.list.push(Finding { end: self.end, name: name.into(), state: State::Ok, text: text.into(), remedy: None });
+        self.list.push(Finding {
+            end: self.end,
+            name: name.into(),
+            state: State::Ok,
+            text: text.into(),
+            remedy: None,
+        });
     }
 
-    fn warn(&mut self, name: impl Into<String>, text: impl Into<String>, remedy: impl Into<String>) {
-        self.list.push(Finding { end: self.end, name: name.into(), state: State::Warn, text: text.into(), remedy: Some(remedy.into()) });
+    fn warn(
+        &mut self,
+        name: impl Into<String>,
+        text: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.list.push(Finding {
+            end: self.end,
+            name: name.into(),
+            state: State::Warn,
+            text: text.into(),
+            remedy: Some(remedy.into()),
+        });
     }
 
-    fn fail(&mut self, name: impl Into<String>, text: impl Into<String>, remedy: impl Into<String>) {
-        self.list.push(Finding { end: self.end, name: name.into(), state: State::Fail, text: text.into(), remedy: Some(remedy.into()) });
+    fn fail(
+        &mut self,
+        name: impl Into<String>,
+        text: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.list.push(Finding {
+            end: self.end,
+            name: name.into(),
+            state: State::Fail,
+            text: text.into(),
+            remedy: Some(remedy.into()),
+        });
     }
 }
 
-/// Looks at both ends and prints what was found.
+/// Checks both ends and prints the findings.
 pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     let looking = database::look(config);
     let (mut findings, topics) = match &config.database {
@@ -75,11 +107,18 @@ pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure
         None => looking.await?,
     };
     findings.extend(cluster::look(config, &topics).await?);
-    // One that the database refuses already has nothing to look for in Kafka.
+    // The positions in Kafka matter only to a relay that passes the database checks.
     if let Some(options) = config.relay_options()
-        && findings.iter().all(|finding| finding.state != State::Fail || finding.end != "postgres")
+        && findings
+            .iter()
+            .all(|finding| finding.state != State::Fail || finding.end != "postgres")
     {
-        findings.extend(examine_positions(&options).await.into_iter().map(|condition| database::finding("kafka", condition)));
+        findings.extend(
+            examine_positions(&options)
+                .await
+                .into_iter()
+                .map(|condition| database::finding("kafka", condition)),
+        );
     }
     if json {
         output::json(&report::json(config, &findings))?;

@@ -1,4 +1,4 @@
-//! What the database says of sagas: not the relay's business, but a person's, who looks here.
+//! Checks of sagas. A relay does not depend on them, but operators look for their problems here.
 
 use sqlx::{AssertSqlSafe, FromRow, PgPool, Row as _, postgres::PgRow};
 
@@ -6,35 +6,38 @@ use super::Findings;
 use crate::cli::table::time;
 use crate::saga::LIVE_SECONDS;
 
-/// Due for so long is not looked at: a service that runs the saga does so within a second.
+/// A saga that has been due for less time is not reported: a running service continues it within a
+/// second.
 const OVERDUE_SECONDS: f64 = 60.0;
 
-/// How the sagas of one name stand that have not ended well.
+/// Counts of the sagas of one name that have not ended successfully.
 #[derive(Clone, Debug, Default)]
 struct Standing {
     name: String,
     open: i64,
     failed: i64,
     overdue_seconds: f64,
-    /// Those that the code that runs cannot continue, and why one of them.
+    /// Number of sagas that the running code cannot continue; `obstacle` is the reason of one of
+    /// them.
     blocked: i64,
     obstacle: Option<String>,
-    /// The time since code that runs them was last seen. `None` if none has registered.
+    /// Time since code that runs them was last seen. `None` if none has registered.
     unseen_seconds: Option<f64>,
 }
 
-/// Adds what there is to say. A role that may not read the table is not asked.
+/// Adds findings about sagas. Adds none if the role may not read the table.
 pub(super) async fn look(pool: &PgPool, schema: &str, findings: &mut Findings) {
-    let readable: Result<Option<bool>, _> = sqlx::query_scalar("select has_table_privilege(to_regclass($1), 'select')")
-        .bind(format!(r#""{schema}".saga"#))
-        .fetch_one(pool)
-        .await;
+    let readable: Result<Option<bool>, _> =
+        sqlx::query_scalar("select has_table_privilege(to_regclass($1), 'select')")
+            .bind(format!(r#""{schema}".saga"#))
+            .fetch_one(pool)
+            .await;
     match readable {
         Ok(Some(true)) => {}
         Ok(None) => {
             return findings.warn(
                 "sagas",
-                format!("there is no table {schema}.saga"),
+                format!("table {schema}.saga does not exist"),
                 "run `tidings migrate` before a service runs a saga",
             );
         }
@@ -48,29 +51,68 @@ pub(super) async fn look(pool: &PgPool, schema: &str, findings: &mut Findings) {
 
 fn judge(standings: &[Standing], findings: &mut Findings) {
     let before = findings.list.len();
-    for Standing { name, open, failed, overdue_seconds, blocked, obstacle, unseen_seconds } in standings {
+    for Standing {
+        name,
+        open,
+        failed,
+        overdue_seconds,
+        blocked,
+        obstacle,
+        unseen_seconds,
+    } in standings
+    {
         if *blocked > 0 {
-            let text = format!("{blocked} of {name} cannot be continued: {}", obstacle.as_deref().unwrap_or("-"));
-            findings.warn("sagas", text, format!("tidings sagas list --saga {name}, and deploy the code that it names"));
+            let text = format!(
+                "{blocked} of {name} cannot be continued: {}",
+                obstacle.as_deref().unwrap_or("-")
+            );
+            findings.warn(
+                "sagas",
+                text,
+                format!("run `tidings sagas list --saga {name}` and deploy the code that it names"),
+            );
         }
         if let Some(unseen) = unseen_seconds.filter(|unseen| *unseen > LIVE_SECONDS && *open > 0) {
-            let remedy = "start the service that runs this saga; if the saga was renamed or removed, run its former definition beside the new one \
-                          until none of its sagas is left";
-            findings.warn("sagas", format!("{open} of {name} are under way, and no service has run them for {}", time(unseen)), remedy);
+            let remedy = "start the service that runs this saga; if the saga was renamed or \
+                          removed, run its former definition next to the new one until none of \
+                          its sagas is left";
+            findings.warn(
+                "sagas",
+                format!(
+                    "{open} of {name} are open, and no service has run them for {}",
+                    time(unseen)
+                ),
+                remedy,
+            );
             continue;
         }
         if *failed > 0 {
-            let remedy = format!("tidings sagas list --saga {name} --status failed; then `tidings sagas retry` or `abort --force`");
-            findings.warn("sagas", format!("{failed} of {name} have failed, and wait for a person"), remedy);
+            let remedy = format!(
+                "run `tidings sagas list --saga {name} --status failed`, \
+                 then `tidings sagas retry` or `tidings sagas abort --force`"
+            );
+            findings.warn(
+                "sagas",
+                format!("{failed} of {name} have failed and wait for an operator"),
+                remedy,
+            );
         }
         if *overdue_seconds > OVERDUE_SECONDS {
-            let text = format!("{name}: nobody has looked for {} at one that is due", time(*overdue_seconds));
-            findings.warn("sagas", text, "start the service that runs this saga, in its newest version; its log says what keeps it");
+            let text = format!(
+                "{name}: a saga has been due for {}, and no service has continued it",
+                time(*overdue_seconds)
+            );
+            findings.warn(
+                "sagas",
+                text,
+                "start the newest version of the service that runs this saga; \
+                 its log contains the reason",
+            );
         }
     }
     if findings.list.len() == before {
         let open: i64 = standings.iter().map(|standing| standing.open).sum();
-        findings.ok("sagas", format!("{open} under way, none has failed"));
+        findings.ok("sagas", format!("{open} open, none failed"));
     }
 }
 
@@ -109,29 +151,72 @@ mod tests {
     fn judged_by(standings: &[Standing]) -> Vec<(State, String)> {
         let mut findings = Findings::of("postgres");
         judge(standings, &mut findings);
-        assert!(findings.list.iter().all(|finding| (finding.state == State::Ok) == finding.remedy.is_none()));
-        findings.list.into_iter().map(|finding| (finding.state, finding.text)).collect()
+        assert!(
+            findings
+                .list
+                .iter()
+                .all(|finding| (finding.state == State::Ok) == finding.remedy.is_none())
+        );
+        findings
+            .list
+            .into_iter()
+            .map(|finding| (finding.state, finding.text))
+            .collect()
     }
 
     #[test]
     fn sagas_that_have_failed_and_those_that_nobody_runs_are_told_by_name() {
-        assert_eq!(judged(&[]), [(State::Ok, "0 under way, none has failed".into())]);
-        assert_eq!(judged(&[("a", 2, 0, 0.4), ("b", 3, 0, 59.0)]), [(State::Ok, "5 under way, none has failed".into())]);
+        assert_eq!(judged(&[]), [(State::Ok, "0 open, none failed".into())]);
+        assert_eq!(
+            judged(&[("a", 2, 0, 0.4), ("b", 3, 0, 59.0)]),
+            [(State::Ok, "5 open, none failed".into())]
+        );
         let told = judged(&[("a", 2, 0, 0.4), ("b", 3, 1, 0.0), ("c", 1, 0, 120.0)]);
         assert_eq!(told.len(), 2);
         assert!(told.iter().all(|(state, _)| *state == State::Warn));
-        assert!(told[0].1.contains("1 of b have failed") && told[1].1.starts_with("c: nobody has looked for 2"), "{told:?}");
+        assert!(
+            told[0].1.contains("1 of b have failed")
+                && told[1].1.starts_with("c: a saga has been due for 2"),
+            "{told:?}"
+        );
     }
 
     #[test]
     fn sagas_that_the_code_cannot_continue_and_those_whose_code_is_gone_are_reported() {
-        let blocked =
-            Standing { name: "a".into(), open: 3, blocked: 2, obstacle: Some("it stands at `pay`".into()), ..Standing::default() };
-        let found = judged_by(&[blocked.clone(), Standing { blocked: 0, unseen_seconds: Some(59.0), ..blocked.clone() }]);
-        assert_eq!(found, [(State::Warn, "2 of a cannot be continued: it stands at `pay`".into())]);
-        let gone = Standing { blocked: 0, unseen_seconds: Some(120.0), ..blocked };
+        let blocked = Standing {
+            name: "a".into(),
+            open: 3,
+            blocked: 2,
+            obstacle: Some("it stands at `pay`".into()),
+            ..Standing::default()
+        };
+        let found = judged_by(&[
+            blocked.clone(),
+            Standing {
+                blocked: 0,
+                unseen_seconds: Some(59.0),
+                ..blocked.clone()
+            },
+        ]);
+        assert_eq!(
+            found,
+            [(
+                State::Warn,
+                "2 of a cannot be continued: it stands at `pay`".into()
+            )]
+        );
+        let gone = Standing {
+            blocked: 0,
+            unseen_seconds: Some(120.0),
+            ..blocked
+        };
         let found = judged_by(&[gone.clone(), Standing { open: 0, ..gone }]);
         assert_eq!(found.len(), 1);
-        assert!(found[0].1.starts_with("3 of a are under way, and no service has run them for 2"), "{found:?}");
+        assert!(
+            found[0]
+                .1
+                .starts_with("3 of a are open, and no service has run them for 2"),
+            "{found:?}"
+        );
     }
 }

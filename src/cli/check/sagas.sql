@@ -1,4 +1,5 @@
--- How sagas stand that have not ended well, by their names. The condition is that of the index `saga_open`.
+-- Counts of the sagas that have not ended successfully, by name. The condition is that of the index
+-- `saga_open`.
 select
     name,
     count(*) filter (where status <> 'failed') as open,

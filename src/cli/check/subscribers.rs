@@ -1,4 +1,4 @@
-//! Parked events of subscribers whose inbox is in this database, for operators.
+//! Checks of parked events of the subscribers whose inbox is in this database.
 
 use sqlx::{AssertSqlSafe, FromRow, PgPool, Row as _, postgres::PgRow};
 
@@ -11,9 +11,9 @@ struct Parked {
     topic: String,
     events: i64,
     aggregates: i64,
-    /// An instance of the subscriber runs.
+    /// An instance of the subscriber is running.
     runs: bool,
-    /// One that runs reads the topic.
+    /// A running instance reads the topic.
     is_read: bool,
 }
 
@@ -30,7 +30,7 @@ impl FromRow<'_, PgRow> for Parked {
     }
 }
 
-/// Adds findings about parked events. A role that may not read the tables gets none.
+/// Adds findings about parked events. Adds none if the role may not read the tables.
 pub(super) async fn look(pool: &PgPool, schema: &str, findings: &mut Findings) {
     let sql = include_str!("subscribers.sql").replace("{schema}", schema);
     if let Ok(parked) = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(pool).await {
@@ -39,18 +39,33 @@ pub(super) async fn look(pool: &PgPool, schema: &str, findings: &mut Findings) {
 }
 
 fn judge(parked: &[Parked], findings: &mut Findings) {
-    for Parked { consumer, topic, events, aggregates, runs, is_read } in parked {
-        let waiting = format!("{consumer}: {events} parked events of {aggregates} aggregates of topic {topic}");
+    for Parked {
+        consumer,
+        topic,
+        events,
+        aggregates,
+        runs,
+        is_read,
+    } in parked
+    {
+        let waiting = format!(
+            "{consumer}: {events} parked events of {aggregates} aggregates of topic {topic}"
+        );
         match (runs, is_read) {
             (_, true) => findings.ok("subscribers", waiting),
             (true, false) => findings.warn(
                 "subscribers",
-                format!("{waiting} are not handled: no instance that runs subscribes to it"),
-                format!("run a version of {consumer} that subscribes to {topic} until they are handled"),
+                format!("{waiting} are not handled: no running instance subscribes to the topic"),
+                format!(
+                    "run a version of {consumer} that subscribes to {topic} \
+                     until these events are handled"
+                ),
             ),
-            (false, _) => {
-                findings.warn("subscribers", format!("{waiting} wait, and no instance of the subscriber runs"), format!("start {consumer}"))
-            }
+            (false, _) => findings.warn(
+                "subscribers",
+                format!("{waiting} wait: no instance of the subscriber is running"),
+                format!("start {consumer}"),
+            ),
         }
     }
 }
@@ -62,13 +77,33 @@ mod tests {
 
     #[test]
     fn parked_events_that_no_instance_handles_are_a_warning() {
-        let parked = |runs, is_read| Parked { consumer: "stock".into(), topic: "order".into(), events: 3, aggregates: 2, runs, is_read };
-        for (runs, is_read, state) in [(true, true, State::Ok), (true, false, State::Warn), (false, false, State::Warn)] {
+        let parked = |runs, is_read| Parked {
+            consumer: "stock".into(),
+            topic: "order".into(),
+            events: 3,
+            aggregates: 2,
+            runs,
+            is_read,
+        };
+        for (runs, is_read, state) in [
+            (true, true, State::Ok),
+            (true, false, State::Warn),
+            (false, false, State::Warn),
+        ] {
             let mut findings = Findings::of("postgres");
             judge(&[parked(runs, is_read)], &mut findings);
             let found = &findings.list[0];
-            assert_eq!((found.state, found.remedy.is_some()), (state, state == State::Warn));
-            assert!(found.text.contains("stock: 3 parked events of 2 aggregates of topic order"), "{}", found.text);
+            assert_eq!(
+                (found.state, found.remedy.is_some()),
+                (state, state == State::Warn)
+            );
+            assert!(
+                found
+                    .text
+                    .contains("stock: 3 parked events of 2 aggregates of topic order"),
+                "{}",
+                found.text
+            );
         }
     }
 }

@@ -1,37 +1,37 @@
-//! Where a value comes from, and what is wrong with it.
+//! Errors of the configuration, and the sources of its values.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a value comes from.
+/// Source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Nobody gave it.
+    /// The default.
     Default,
-    /// The configuration file, and the line in it.
+    /// The configuration file, and the line.
     File(PathBuf, usize),
     /// An environment variable.
     Environment(String),
-    /// A flag, without the dashes.
+    /// A flag, without its dashes.
     Flag(&'static str),
 }
 
-/// One thing wrong with the configuration.
+/// An error in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
-    /// Which key; empty when the file as a whole is meant.
+    /// The key. Empty if the error concerns the whole file.
     pub(crate) key: String,
-    /// The value as given, or `***` where it may hold a secret; none where there is none.
+    /// The value as given, or `***` if it may hold a secret. `None` if there is no value.
     pub(crate) value: Option<String>,
-    /// Where it was given; none if it was not.
+    /// Source of the value. `None` if it was not given.
     pub(crate) place: Option<Place>,
-    /// What is wrong.
+    /// Description of the problem.
     pub(crate) problem: String,
-    /// What to do.
+    /// Remedy for the operator.
     pub(crate) remedy: String,
 }
 
-/// Everything that is wrong, as the operator reads it.
+/// All errors of a configuration, as shown to the operator.
 #[derive(Debug)]
 pub(crate) struct Faults(pub Vec<Fault>);
 
@@ -66,8 +66,11 @@ impl fmt::Display for Fault {
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.len() {
-            1 => writeln!(f, "the configuration has a fault; nothing was started")?,
-            count => writeln!(f, "the configuration has {count} faults; nothing was started")?,
+            1 => writeln!(f, "the configuration has an error; nothing was started")?,
+            count => writeln!(
+                f,
+                "the configuration has {count} errors; nothing was started"
+            )?,
         }
         for fault in &self.0 {
             write!(f, "\n  {}", fault.to_string().replace('\n', "\n  "))?;

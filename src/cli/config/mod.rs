@@ -1,7 +1,8 @@
-//! The configuration: file < environment < flags, all faults at once.
+//! The configuration. Flags override the environment, which overrides the file.
 //!
-//! Reading is in steps that do no I/O and know nothing of each other: each [`Layer`] says what was written and where,
-//! [`settle`] decides which layer wins and what the values mean. Everything that is wrong, in any layer, ends up in one list.
+//! Each [`Layer`] holds the values that were given and their places. [`resolve`] merges the layers
+//! and interprets the values. Neither does any I/O. All errors of all layers are reported
+//! together.
 
 mod debezium;
 mod fault;
@@ -9,55 +10,70 @@ mod key;
 mod layer;
 #[cfg(test)]
 mod reference;
-mod rule;
-mod settle;
+mod resolve;
+mod validate;
 mod value;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::resolve::{Config, Entry, LogFormat, Needs, resolve};
 pub(crate) use fault::{Fault, Faults, Place};
 pub(crate) use key::{BROKERS, CONFIG_ENV, KEYS, Key, Kind, PROPERTY_FLAG};
 pub(crate) use layer::Layer;
-pub(crate) use settle::{Config, Entry, LogFormat, Needs, settle};
 
-/// The longest duration of a command in milliseconds: further back than any event is.
+/// Longest duration of a command argument in milliseconds, which is older than any event.
 const TEN_YEARS: u64 = 10 * 365 * 86_400_000;
 
-/// Reads a duration that belongs to one command and not to the configuration.
+/// Parses a duration that is an argument of a command rather than a setting.
 ///
 /// # Errors
 ///
-/// What a duration looks like.
+/// Returns a description of the valid durations.
 pub(crate) fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     let kind = Kind::Duration(0, TEN_YEARS);
     match value::read(kind, &value::Written::Word(text.into())) {
-        Ok(value::Meant::Number(milliseconds)) => Ok(std::time::Duration::from_millis(milliseconds)),
+        Ok(value::Meant::Number(milliseconds)) => {
+            Ok(std::time::Duration::from_millis(milliseconds))
+        }
         _ => Err(format!("write {}", kind.expected())),
     }
 }
 
-/// Reads the layers and settles them.
+/// Reads the layers and merges them.
 ///
 /// # Errors
 ///
-/// Every fault there is.
-pub(crate) fn load(file: Option<&Path>, environment: &[(String, String)], flags: Layer, needs: Needs) -> Result<Config, Faults> {
-    let named = environment.iter().find(|(name, value)| name == CONFIG_ENV && !value.is_empty());
+/// Returns every error in the configuration.
+pub(crate) fn load(
+    file: Option<&Path>,
+    environment: &[(String, String)],
+    flags: Layer,
+    needs: Needs,
+) -> Result<Config, Faults> {
+    let named = environment
+        .iter()
+        .find(|(name, value)| name == CONFIG_ENV && !value.is_empty());
     let (file, place) = match (file, named) {
         (Some(file), _) => (Some(file.to_owned()), Some(Place::Flag("config"))),
-        (None, Some((name, value))) => (Some(PathBuf::from(value)), Some(Place::Environment(name.clone()))),
+        (None, Some((name, value))) => (
+            Some(PathBuf::from(value)),
+            Some(Place::Environment(name.clone())),
+        ),
         (None, None) => (None, None),
     };
     let mut layers = Vec::new();
     if let Some(path) = file {
         layers.push(match std::fs::read_to_string(&path) {
             Ok(text) => Layer::of_file(&path, &text),
-            Err(error) => Layer { faults: vec![unreadable(&path, place, &error)], ..Layer::default() },
+            Err(error) => Layer {
+                faults: vec![unreadable(&path, place, &error)],
+                ..Layer::default()
+            },
         });
     }
     layers.push(Layer::of_environment(environment));
     layers.push(flags);
-    settle(layers, needs).map_err(Faults)
+    resolve(layers, needs).map_err(Faults)
 }
 
 fn unreadable(path: &Path, place: Option<Place>, error: &std::io::Error) -> Fault {
@@ -66,7 +82,7 @@ fn unreadable(path: &Path, place: Option<Place>, error: &std::io::Error) -> Faul
         value: Some(format!("{:?}", path.display().to_string())),
         place,
         problem: format!("cannot be read: {error}"),
-        remedy: "name a TOML file that is there and that this user may read".into(),
+        remedy: "name an existing TOML file that this user may read".into(),
     }
 }
 

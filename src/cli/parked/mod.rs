@@ -1,10 +1,12 @@
-//! `tidings parked`: the events that wait because one of their aggregate cannot be delivered, and what shall become of them.
+//! `tidings parked`: shows, retries and discards events that cannot be delivered, and the events
+//! that wait behind them.
 //!
-//! These commands read and mark; the leading relay alone acts, within seconds, so that an aggregate's order is kept.
+//! The commands only read and mark. The leading relay acts within seconds, which keeps the order of
+//! each aggregate. `rows` has the SQL, `progress` waits for the leader, `text` prints.
 
-mod human;
 mod progress;
 mod rows;
+mod text;
 
 use std::process::ExitCode;
 
@@ -21,16 +23,16 @@ use super::{
 };
 use rows::{Decision, Elsewhere, Event, Waiting, What};
 
-/// Lists, shows, retries and gives up parked events.
+/// Lists, shows, retries and discards parked events.
 #[derive(Debug, Subcommand)]
 pub(super) enum ParkedCommand {
-    /// Every aggregate that waits, with the event in its way and the reason
+    /// Show every aggregate that waits, with its blocking event and the reason
     List(ListArgs),
-    /// Every event that waits, of one aggregate or of all
+    /// Show every event that waits, of one aggregate or of all
     Show(ShowArgs),
-    /// Have the relay try again: the aggregate's events go in their order
+    /// Make the relay retry events: those of an aggregate are published in order
     Retry(DecideArgs),
-    /// Give events up: they are never published, and the relay logs each
+    /// Discard events: they are never published, and the relay logs each
     Discard(DecideArgs),
 }
 
@@ -39,32 +41,32 @@ pub(super) struct ListArgs {
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
-    /// Show this many aggregates at most
+    /// Maximum number of aggregates to show
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
     limit: u32,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
-    /// An event's id, or an aggregate as TYPE/ID; all unless given
+    /// Id of an event, or an aggregate as TYPE/ID. Defaults to all
     what: Option<String>,
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
-    /// Show this many events at most
+    /// Maximum number of events to show
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
     limit: u32,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct DecideArgs {
-    /// An event's id, or an aggregate as TYPE/ID
+    /// Id of an event, or an aggregate as TYPE/ID
     #[arg(required_unless_present = "all")]
     what: Option<String>,
-    /// Everything that is parked
+    /// Every parked event
     #[arg(long, conflicts_with = "what")]
     all: bool,
-    /// Say what would be marked, and mark nothing
+    /// Print the events without marking them
     #[arg(long)]
     dry_run: bool,
     /// Print JSON instead of text
@@ -72,16 +74,16 @@ pub(super) struct DecideArgs {
     json: bool,
 }
 
-/// What `list` and `show` print as JSON.
+/// JSON output of `list` and `show`.
 #[derive(Serialize)]
 struct Listed<'a, T> {
     relay: &'a str,
     parked: &'a [T],
-    /// What other relays have parked; only if this one has nothing.
+    /// Parked events of other relays. Empty unless this relay has none.
     elsewhere: &'a [Elsewhere],
 }
 
-/// What `retry` and `discard` print as JSON.
+/// JSON output of `retry` and `discard`.
 #[derive(Serialize)]
 struct Decided<'a> {
     relay: &'a str,
@@ -90,10 +92,12 @@ struct Decided<'a> {
     events: &'a [Event],
 }
 
-/// Runs one of the commands on the relay that the configuration names.
+/// Runs a subcommand for the relay that the configuration names.
 pub(super) async fn run(config: &Config, command: &ParkedCommand) -> Result<ExitCode, Failure> {
     let settings = database::settings(config)?;
-    let pool = database::connect(settings, "parked").await.map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
+    let pool = database::connect(settings, "parked")
+        .await
+        .map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
     match command {
         ParkedCommand::List(args) => list(config, &pool, args).await,
         ParkedCommand::Show(args) => show(config, &pool, args).await,
@@ -103,36 +107,57 @@ pub(super) async fn run(config: &Config, command: &ParkedCommand) -> Result<Exit
 }
 
 async fn list(config: &Config, pool: &PgPool, args: &ListArgs) -> Result<ExitCode, Failure> {
-    let waiting: Vec<Waiting> = rows::waiting(pool, config, args.limit).await.map_err(|error| unreadable(config, &error))?;
+    let waiting: Vec<Waiting> = rows::waiting(pool, config, args.limit)
+        .await
+        .map_err(|error| unreadable(config, &error))?;
     let elsewhere = elsewhere(config, pool, waiting.is_empty()).await?;
     if args.json {
-        output::json(&Listed { relay: &config.name, parked: &waiting, elsewhere: &elsewhere })?;
+        output::json(&Listed {
+            relay: &config.name,
+            parked: &waiting,
+            elsewhere: &elsewhere,
+        })?;
     } else {
-        output::lines(&human::waiting(&config.name, &waiting, &elsewhere));
+        output::lines(&text::waiting(&config.name, &waiting, &elsewhere));
     }
     Ok(ExitCode::from(DONE))
 }
 
 async fn show(config: &Config, pool: &PgPool, args: &ShowArgs) -> Result<ExitCode, Failure> {
     let what = what(args.what.as_deref())?;
-    let events = rows::events(pool, config, &what, args.limit).await.map_err(|error| unreadable(config, &error))?;
+    let events = rows::events(pool, config, &what, args.limit)
+        .await
+        .map_err(|error| unreadable(config, &error))?;
     if events.is_empty() && what != What::All {
         return Err(nothing(config, args.what.as_deref()));
     }
     let elsewhere = elsewhere(config, pool, events.is_empty()).await?;
     if args.json {
-        output::json(&Listed { relay: &config.name, parked: &events, elsewhere: &elsewhere })?;
+        output::json(&Listed {
+            relay: &config.name,
+            parked: &events,
+            elsewhere: &elsewhere,
+        })?;
     } else {
-        output::lines(&human::events(&config.name, &events, &elsewhere));
+        output::lines(&text::events(&config.name, &events, &elsewhere));
     }
     Ok(ExitCode::from(DONE))
 }
 
-async fn decide(config: &Config, pool: &PgPool, args: &DecideArgs, decision: Decision) -> Result<ExitCode, Failure> {
+async fn decide(
+    config: &Config,
+    pool: &PgPool,
+    args: &DecideArgs,
+    decision: Decision,
+) -> Result<ExitCode, Failure> {
     let what = what(args.what.as_deref())?;
-    let events = rows::decide(pool, config, &what, decision, args.dry_run).await.map_err(|error| unreadable(config, &error))?;
+    let events = rows::decide(pool, config, &what, decision, args.dry_run)
+        .await
+        .map_err(|error| unreadable(config, &error))?;
     if events.is_empty() && decision == Decision::Discard && matches!(what, What::Event(_)) {
-        let around = rows::events(pool, config, &what, 1).await.map_err(|error| unreadable(config, &error))?;
+        let around = rows::events(pool, config, &what, 1)
+            .await
+            .map_err(|error| unreadable(config, &error))?;
         if let Some(range) = around.first() {
             return Err(part_of_range(config, range));
         }
@@ -141,32 +166,52 @@ async fn decide(config: &Config, pool: &PgPool, args: &DecideArgs, decision: Dec
         return Err(nothing(config, args.what.as_deref()));
     }
     if args.json {
-        output::json(&Decided { relay: &config.name, decision: decision.word(), dry_run: args.dry_run, events: &events })?;
+        output::json(&Decided {
+            relay: &config.name,
+            decision: decision.word(),
+            dry_run: args.dry_run,
+            events: &events,
+        })?;
     } else {
         let elsewhere = elsewhere(config, pool, events.is_empty()).await?;
-        output::lines(&human::decided(&config.name, &events, &elsewhere, decision, args.dry_run));
+        output::lines(&text::decided(
+            &config.name,
+            &events,
+            &elsewhere,
+            decision,
+            args.dry_run,
+        ));
         let marked: i64 = events.iter().map(|event| event.events).sum();
         if decision == Decision::Discard && !args.dry_run {
-            progress::watch(config, pool, decision, marked).await.map_err(|error| unreadable(config, &error))?;
+            progress::watch(config, pool, decision, marked)
+                .await
+                .map_err(|error| unreadable(config, &error))?;
         }
     }
     Ok(ExitCode::from(DONE))
 }
 
-/// What other relays have parked, if this one has `nothing`.
-async fn elsewhere(config: &Config, pool: &PgPool, nothing: bool) -> Result<Vec<Elsewhere>, Failure> {
+/// Returns the parked events of other relays if this relay has `nothing`.
+async fn elsewhere(
+    config: &Config,
+    pool: &PgPool,
+    nothing: bool,
+) -> Result<Vec<Elsewhere>, Failure> {
     if !nothing {
         return Ok(Vec::new());
     }
-    rows::elsewhere(pool, config).await.map_err(|error| unreadable(config, &error))
+    rows::elsewhere(pool, config)
+        .await
+        .map_err(|error| unreadable(config, &error))
 }
 
-/// What was named on the command line.
+/// Parses the selection on the command line.
 fn what(text: Option<&str>) -> Result<What, Failure> {
     text.map_or(Ok(What::All), |text| {
         text.parse().map_err(|()| {
             Failure::Options(format!(
-                "`{}` is neither an event's id nor an aggregate\n  -> write a UUID, or TYPE/ID, for instance order/17",
+                "`{}` is neither an event id nor an aggregate\n  \
+                 -> write a UUID, or TYPE/ID, for instance order/17",
                 escaped(text)
             ))
         })
@@ -176,27 +221,39 @@ fn what(text: Option<&str>) -> Result<What, Failure> {
 fn part_of_range(config: &Config, range: &Event) -> Failure {
     let (kind, id, name) = (&range.aggregate_type, &range.aggregate_id, &config.name);
     Failure::Refused(format!(
-        "the event is one of {} that wait behind an earlier event of {kind}/{id}, and cannot be given up by itself yet\n  -> decide about the earlier one \
-         (`tidings parked show {kind}/{id} --name {name}`); or `tidings parked discard {kind}/{id} --name {name}` gives all of them up",
+        "the event is in a range of {} that wait behind an earlier event of {kind}/{id}, and \
+         cannot be discarded by itself yet\n  \
+         -> retry or discard the earlier event (`tidings parked show {kind}/{id} --name {name}`), \
+         or discard all of them with `tidings parked discard {kind}/{id} --name {name}`",
         range.events
     ))
 }
 
 fn nothing(config: &Config, what: Option<&str>) -> Failure {
     let (what, name) = (escaped(what.unwrap_or_default()), &config.name);
-    Failure::Refused(format!("nothing of {what} is parked by relay {name}\n  -> `tidings parked list --name {name}` shows what is"))
+    Failure::Refused(format!(
+        "relay {name} has no parked event for {what}\n  \
+         -> `tidings parked list --name {name}` shows its parked events"
+    ))
 }
 
 fn unreadable(config: &Config, error: &sqlx::Error) -> Failure {
-    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .unwrap_or_default();
     match &*code {
         // undefined_table, invalid_schema_name
-        "42P01" | "3F000" => Failure::Refused(format!("there is no table {}.parked\n  -> run `tidings migrate`", config.schema)),
-        // insufficient_privilege
-        "42501" => Failure::Refused(format!(
-            "the role may not read or mark what is parked\n  -> grant select, update on {}.parked, and select on the relay's tables, to it",
+        "42P01" | "3F000" => Failure::Refused(format!(
+            "table {}.parked does not exist\n  -> run `tidings migrate`",
             config.schema
         )),
-        _ => Failure::failed("cannot read what is parked", error),
+        // insufficient_privilege
+        "42501" => Failure::Refused(format!(
+            "the role may not read or mark parked events\n  \
+             -> grant it select and update on {}.parked, and select on the relay's tables",
+            config.schema
+        )),
+        _ => Failure::failed("cannot read the parked events", error),
     }
 }

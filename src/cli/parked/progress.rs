@@ -1,4 +1,4 @@
-//! Progress of the leading relay with what was marked.
+//! Progress of the leading relay with marked events.
 
 use std::time::{Duration, Instant};
 
@@ -7,17 +7,23 @@ use sqlx::PgPool;
 use super::rows::{self, Decision};
 use crate::cli::{config::Config, output};
 
-/// So few are done before anybody looks.
+/// Number of events up to which no progress is shown, because the relay processes them quickly.
 const FEW: i64 = 1_000;
 
-/// Between two looks.
+/// Interval between two queries.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Without any progress for this long no relay runs, or it does not come to it.
+/// Time without progress after which the command ends: no relay is running, or it is busy.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Shows how many of `marked` events the relay is done with, until it is done with all of them or makes no progress.
-pub(super) async fn watch(config: &Config, pool: &PgPool, decision: Decision, marked: i64) -> Result<(), sqlx::Error> {
+/// Prints the progress of `marked` events until the relay has processed all of them, or makes no
+/// progress.
+pub(super) async fn watch(
+    config: &Config,
+    pool: &PgPool,
+    decision: Decision,
+    marked: i64,
+) -> Result<(), sqlx::Error> {
     if marked <= FEW {
         return Ok(());
     }
@@ -27,11 +33,18 @@ pub(super) async fn watch(config: &Config, pool: &PgPool, decision: Decision, ma
         let now = rows::undone(pool, config, decision).await?;
         if now != left {
             (left, since) = (now, Instant::now());
-            output::line(format_args!("{} of {marked} events: {}", marked.saturating_sub(left), decision.done()));
+            output::line(format_args!(
+                "{} of {marked} events: {}",
+                marked.saturating_sub(left),
+                decision.done()
+            ));
         }
     }
     if left > 0 {
-        output::line(format_args!("{left} events are still marked: the relay {} acts on them when it leads", config.name));
+        output::line(format_args!(
+            "{left} events are still marked: relay {} processes them when it leads",
+            config.name
+        ));
     }
     Ok(())
 }

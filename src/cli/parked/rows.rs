@@ -1,4 +1,4 @@
-//! Reads and marks the table `parked`. All SQL on it that commands run.
+//! Queries and updates of the table `parked`: all SQL on it that commands run.
 
 use std::str::FromStr;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::cli::config::Config;
 
-/// Which of the parked events are meant.
+/// Selection of parked events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum What {
     All,
@@ -16,19 +16,21 @@ pub(super) enum What {
     Aggregate(String, String),
 }
 
-/// What was named: an aggregate, or everything.
-const OF_AGGREGATE: &str = "and ($3::text is null or (p.aggregatetype = $3 and p.aggregateid = $4))";
+/// Filter by aggregate, or none.
+const OF_AGGREGATE: &str =
+    "and ($3::text is null or (p.aggregatetype = $3 and p.aggregateid = $4))";
 
-/// The row that is the named event, or the range that it is part of.
+/// Returns the condition for the row that holds the event, or the range that includes it.
 fn of_event(schema: &str, row: &str) -> String {
     format!(
         "({row}.id = $2 or ({row}.to_seq is not null and exists (
-            select from \"{schema}\".outbox o where o.id = $2 and o.seq between {row}.seq and {row}.to_seq
+            select from \"{schema}\".outbox o
+            where o.id = $2 and o.seq between {row}.seq and {row}.to_seq
                 and o.aggregatetype = {row}.aggregatetype and o.aggregateid = {row}.aggregateid)))"
     )
 }
 
-/// What shall become of events.
+/// Decision about parked events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     Retry,
@@ -43,27 +45,27 @@ impl Decision {
         }
     }
 
-    /// What has become of events for which it was made.
+    /// Describes events for which the relay has executed the decision.
     pub(super) fn done(self) -> &'static str {
         match self {
-            Self::Retry => "tried again",
-            Self::Discard => "given up",
+            Self::Retry => "retried",
+            Self::Discard => "discarded",
         }
     }
 }
 
-/// An aggregate that waits.
+/// An aggregate with parked events.
 #[derive(Debug, Serialize)]
 pub(super) struct Waiting {
     pub(super) aggregate_type: String,
     pub(super) aggregate_id: String,
     pub(super) events: i64,
     pub(super) waits_seconds: f64,
-    /// The first event of which something is wrong.
+    /// The first event that cannot be delivered.
     pub(super) event: Option<Uuid>,
     pub(super) topic: Option<String>,
     pub(super) reason: Option<String>,
-    /// What is decided of it.
+    /// The decision about it.
     pub(super) action: Option<String>,
     pub(super) tries: Option<i32>,
 }
@@ -76,64 +78,103 @@ pub(super) struct Event {
     pub(super) aggregate_type: String,
     pub(super) aggregate_id: String,
     pub(super) topic: Option<String>,
-    /// The last one of a range.
+    /// Sequence number of the last event of a range.
     pub(super) to_seq: Option<i64>,
-    /// How many events it stands for.
+    /// Number of events in the row.
     pub(super) events: i64,
     /// The topic that it waits for.
     pub(super) waits_for: Option<String>,
-    /// None: it waits behind another.
+    /// `None` if it only waits behind another event.
     pub(super) reason: Option<String>,
     pub(super) action: Option<String>,
     pub(super) tries: i32,
     pub(super) waits_seconds: f64,
-    /// None: its row is not in the outbox any more.
+    /// `None` if its row is no longer in the outbox.
     pub(super) payload_bytes: Option<i64>,
 }
 
-/// What another relay has parked.
+/// Number of events that another relay has parked.
 #[derive(Debug, Serialize)]
 pub(super) struct Elsewhere {
     pub(super) relay: String,
     pub(super) events: i64,
 }
 
-/// What the other relays of the schema have parked. Asked when this one has parked nothing: it may not be the one that is meant.
-pub(super) async fn elsewhere(pool: &PgPool, config: &Config) -> Result<Vec<Elsewhere>, sqlx::Error> {
-    let sql = format!(r#"select relay, count(*) from "{}".parked where relay <> $1 group by relay order by relay"#, config.schema);
-    let rows: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(sql)).bind(&config.name).fetch_all(pool).await?;
-    Ok(rows.into_iter().map(|(relay, events)| Elsewhere { relay, events }).collect())
+/// Returns the parked events of the other relays of the schema. They are shown if this relay has
+/// none, because the operator may have meant another relay.
+pub(super) async fn elsewhere(
+    pool: &PgPool,
+    config: &Config,
+) -> Result<Vec<Elsewhere>, sqlx::Error> {
+    let sql = format!(
+        r#"select relay, count(*) from "{}".parked where relay <> $1
+           group by relay order by relay"#,
+        config.schema
+    );
+    let rows: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(&config.name)
+        .fetch_all(pool)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(relay, events)| Elsewhere { relay, events })
+        .collect())
 }
 
-/// Every aggregate that waits, the longest first.
-pub(super) async fn waiting(pool: &PgPool, config: &Config, limit: u32) -> Result<Vec<Waiting>, sqlx::Error> {
+/// Returns every aggregate with parked events, the longest waiting first.
+pub(super) async fn waiting(
+    pool: &PgPool,
+    config: &Config,
+    limit: u32,
+) -> Result<Vec<Waiting>, sqlx::Error> {
     let sql = format!(
-        r#"select a.aggregatetype, a.aggregateid, a.events::bigint as events, extract(epoch from clock_timestamp() - a.since)::float8 as waits_seconds,
-                  w.id as event, w.topic, w.reason, w.action, w.tries
-           from (select aggregatetype, aggregateid, sum(events) as events, min(parked_at) as since from "{0}".parked where relay = $1 group by 1, 2) a
+        r#"select a.aggregatetype, a.aggregateid, a.events::bigint as events,
+             extract(epoch from clock_timestamp() - a.since)::float8 as waits_seconds,
+             w.id as event, w.topic, w.reason, w.action, w.tries
+           from (
+             select aggregatetype, aggregateid, sum(events) as events, min(parked_at) as since
+             from "{0}".parked where relay = $1 group by 1, 2
+           ) a
            left join lateral (
-               select id, topic, reason, action, tries from "{0}".parked p
-               where relay = $1 and p.aggregatetype = a.aggregatetype and p.aggregateid = a.aggregateid and reason is not null order by seq limit 1
+             select id, topic, reason, action, tries from "{0}".parked p
+             where relay = $1 and p.aggregatetype = a.aggregatetype
+               and p.aggregateid = a.aggregateid and reason is not null order by seq limit 1
            ) w on true
            order by a.since, a.aggregatetype, a.aggregateid limit $2"#,
         config.schema
     );
-    sqlx::query_as(AssertSqlSafe(sql)).bind(&config.name).bind(i64::from(limit)).fetch_all(pool).await
+    sqlx::query_as(AssertSqlSafe(sql))
+        .bind(&config.name)
+        .bind(i64::from(limit))
+        .fetch_all(pool)
+        .await
 }
 
-/// Parked events in the order in which they would be published.
-pub(super) async fn events(pool: &PgPool, config: &Config, what: &What, limit: u32) -> Result<Vec<Event>, sqlx::Error> {
-    let filter = format!("and ($2::uuid is null or {}) {OF_AGGREGATE}", of_event(&config.schema, "p"));
+/// Returns parked events in the order of publication.
+pub(super) async fn events(
+    pool: &PgPool,
+    config: &Config,
+    what: &What,
+    limit: u32,
+) -> Result<Vec<Event>, sqlx::Error> {
+    let filter = format!(
+        "and ($2::uuid is null or {}) {OF_AGGREGATE}",
+        of_event(&config.schema, "p")
+    );
     let sql = select(&config.schema, &filter, "limit $5");
     let (id, kind, aggregate) = what.parts();
-    let query = sqlx::query_as(AssertSqlSafe(sql)).bind(&config.name).bind(id).bind(kind).bind(aggregate);
+    let query = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(&config.name)
+        .bind(id)
+        .bind(kind)
+        .bind(aggregate);
     query.bind(i64::from(limit)).fetch_all(pool).await
 }
 
-/// Marks events, unless it is a dry run; which ones.
+/// Marks events unless `dry_run` is set, and returns them.
 ///
-/// To retry is to try what is wrong again; what waits behind it follows by itself, and what is in its way is retried too. To discard is
-/// exactly what was named.
+/// A retry marks the undeliverable events: those that were selected, and those in front of them.
+/// Events that wait behind them follow without a mark. A discard marks exactly the selected events.
 pub(super) async fn decide(
     pool: &PgPool,
     config: &Config,
@@ -143,8 +184,10 @@ pub(super) async fn decide(
 ) -> Result<Vec<Event>, sqlx::Error> {
     let schema = &config.schema;
     let filter = match decision {
-        // One event of a range cannot be given up by itself.
-        Decision::Discard => format!("and ($2::uuid is null or (p.id = $2 and p.to_seq is null)) {OF_AGGREGATE}"),
+        // One event of a range cannot be discarded by itself.
+        Decision::Discard => {
+            format!("and ($2::uuid is null or (p.id = $2 and p.to_seq is null)) {OF_AGGREGATE}")
+        }
         Decision::Retry => format!(
             "and p.reason is not null {OF_AGGREGATE}
              and ($2::uuid is null or exists (
@@ -156,28 +199,53 @@ pub(super) async fn decide(
     let (id, kind, aggregate) = what.parts();
     let mut tx = pool.begin().await?;
     if !dry_run {
-        let update = format!("update \"{schema}\".parked p set action = $5 where p.relay = $1 {filter}");
-        let update = sqlx::query(AssertSqlSafe(update)).bind(&config.name).bind(id).bind(&kind).bind(&aggregate);
+        let update =
+            format!("update \"{schema}\".parked p set action = $5 where p.relay = $1 {filter}");
+        let update = sqlx::query(AssertSqlSafe(update))
+            .bind(&config.name)
+            .bind(id)
+            .bind(&kind)
+            .bind(&aggregate);
         update.bind(decision.word()).execute(&mut *tx).await?;
     }
-    let query = sqlx::query_as(AssertSqlSafe(select(schema, &filter, ""))).bind(&config.name).bind(id).bind(kind).bind(aggregate);
+    let query = sqlx::query_as(AssertSqlSafe(select(schema, &filter, "")))
+        .bind(&config.name)
+        .bind(id)
+        .bind(kind)
+        .bind(aggregate);
     let events = query.fetch_all(&mut *tx).await?;
     tx.commit().await?;
     Ok(events)
 }
 
-/// How many rows are marked and not acted on.
-pub(super) async fn undone(pool: &PgPool, config: &Config, decision: Decision) -> Result<i64, sqlx::Error> {
-    let sql = format!("select coalesce(sum(events), 0)::bigint from \"{}\".parked where relay = $1 and action = $2", config.schema);
-    sqlx::query_scalar(AssertSqlSafe(sql)).bind(&config.name).bind(decision.word()).fetch_one(pool).await
+/// Returns the number of events that are marked and not yet processed.
+pub(super) async fn undone(
+    pool: &PgPool,
+    config: &Config,
+    decision: Decision,
+) -> Result<i64, sqlx::Error> {
+    let sql = format!(
+        "select coalesce(sum(events), 0)::bigint from \"{}\".parked \
+         where relay = $1 and action = $2",
+        config.schema
+    );
+    sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(&config.name)
+        .bind(decision.word())
+        .fetch_one(pool)
+        .await
 }
 
 fn select(schema: &str, filter: &str, limit: &str) -> String {
     format!(
-        r#"select p.seq, p.id, p.aggregatetype, p.aggregateid, p.topic, p.reason, p.action, p.tries, p.to_seq, p.events, p.waits_for,
-                  extract(epoch from clock_timestamp() - p.parked_at)::float8 as waits_seconds,
-                  case when o.seq is null then null
-                       else coalesce(octet_length(o.payload::text), octet_length(o.payload_bytes), 0)::bigint end as payload_bytes
+        r#"select p.seq, p.id, p.aggregatetype, p.aggregateid, p.topic, p.reason, p.action,
+             p.tries, p.to_seq, p.events, p.waits_for,
+             extract(epoch from clock_timestamp() - p.parked_at)::float8 as waits_seconds,
+             case when o.seq is null then null
+               else coalesce(
+                 octet_length(o.payload::text), octet_length(o.payload_bytes), 0
+               )::bigint
+             end as payload_bytes
            from "{schema}".parked p left join "{schema}".outbox o on o.seq = p.seq and o.id = p.id
            where p.relay = $1 {filter} order by p.seq {limit}"#
     )
@@ -234,12 +302,16 @@ impl FromRow<'_, PgRow> for Event {
 impl FromStr for What {
     type Err = ();
 
-    /// An event's id, or an aggregate as `TYPE/ID`; a type has no slash, an id may.
+    /// Parses the id of an event, or an aggregate as `TYPE/ID`. A type has no slash; an id may have
+    /// one.
     fn from_str(text: &str) -> Result<Self, ()> {
         if let Ok(id) = text.parse() {
             return Ok(Self::Event(id));
         }
-        let (kind, id) = text.split_once('/').filter(|(kind, id)| !kind.is_empty() && !id.is_empty()).ok_or(())?;
+        let (kind, id) = text
+            .split_once('/')
+            .filter(|(kind, id)| !kind.is_empty() && !id.is_empty())
+            .ok_or(())?;
         Ok(Self::Aggregate(kind.to_owned(), id.to_owned()))
     }
 }
@@ -252,8 +324,18 @@ mod tests {
     fn an_event_is_a_uuid_and_an_aggregate_a_type_and_an_id() {
         let id = Uuid::now_v7();
         assert_eq!(id.to_string().parse(), Ok(What::Event(id)));
-        assert_eq!(format!("order/{id}").parse(), Ok(What::Aggregate("order".into(), id.to_string())));
-        assert_eq!("order/a/b".parse(), Ok(What::Aggregate("order".into(), "a/b".into())));
-        assert!(["order", "/a", "order/", ""].iter().all(|text| text.parse::<What>().is_err()));
+        assert_eq!(
+            format!("order/{id}").parse(),
+            Ok(What::Aggregate("order".into(), id.to_string()))
+        );
+        assert_eq!(
+            "order/a/b".parse(),
+            Ok(What::Aggregate("order".into(), "a/b".into()))
+        );
+        assert!(
+            ["order", "/a", "order/", ""]
+                .iter()
+                .all(|text| text.parse::<What>().is_err())
+        );
     }
 }

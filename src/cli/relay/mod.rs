@@ -1,4 +1,11 @@
-//! `tidings relay`: runs one, or looks after those that run.
+//! `tidings relay`: runs a relay, or administers relays.
+//!
+//! | file | content |
+//! |---|---|
+//! | `run` | runs a relay until a signal, then drains |
+//! | `signals` | the signals, as requests |
+//! | `reload` | SIGHUP |
+//! | `moves`, `forget` | commands on a stopped relay, carried out by `operator` |
 
 mod forget;
 mod moves;
@@ -11,32 +18,48 @@ use std::process::ExitCode;
 use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
 
-use super::args::{RelayArgs, RelayCommand, Settings};
-use super::config::{Config, Needs, parse_duration};
-use super::escape::escaped;
-use super::exit::{Failure, with_causes};
-use super::{database, status};
-use crate::relay::operator::OperatorError;
+use super::{
+    args::{RelayArgs, RelayCommand, Settings},
+    config::{Config, Needs, parse_duration},
+    database,
+    escape::escaped,
+    exit::{Failure, with_causes},
+    status,
+};
+use crate::operator::OperatorError;
 
-/// What stands between a problem and its remedy.
+/// Separator between a problem and its remedy.
 const REMEDY: &str = "\n  -> ";
 
-/// What a relay cannot do without.
-const NEEDS: Needs = Needs { database: true, brokers: true };
+/// Settings that a running relay requires.
+const NEEDS: Needs = Needs {
+    database: true,
+    brokers: true,
+};
 
 impl RelayArgs {
-    /// What the command cannot do without.
+    /// Returns the settings that the command requires.
     pub(super) fn needs(&self) -> Needs {
         match &self.command {
             None => NEEDS,
-            Some(RelayCommand::Forget(args)) => Needs { brokers: args.delete_topic, ..NEEDS },
-            Some(_) => Needs { brokers: false, ..NEEDS },
+            Some(RelayCommand::Forget(args)) => Needs {
+                brokers: args.delete_topic,
+                ..NEEDS
+            },
+            Some(_) => Needs {
+                brokers: false,
+                ..NEEDS
+            },
         }
     }
 }
 
-/// Does what was asked for.
-pub(super) async fn dispatch(config: &Config, settings: &Settings, args: &RelayArgs) -> Result<ExitCode, Failure> {
+/// Runs the command.
+pub(super) async fn dispatch(
+    config: &Config,
+    settings: &Settings,
+    args: &RelayArgs,
+) -> Result<ExitCode, Failure> {
     match &args.command {
         None => run::run(config, settings).await,
         Some(RelayCommand::List(args)) => status::list(config, args.json).await,
@@ -47,38 +70,50 @@ pub(super) async fn dispatch(config: &Config, settings: &Settings, args: &RelayA
     }
 }
 
-/// A point in time: RFC 3339, or a duration before now.
+/// Parses a point in time: RFC 3339, or a duration before now.
 pub(super) fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.to_utc());
     }
-    let ago = parse_duration(text).map_err(|_| "write a time with its zone, 2026-11-24T18:00:00Z, or how long ago, 90m".to_owned())?;
+    let ago = parse_duration(text).map_err(|_| {
+        "write a time with its zone, 2026-11-24T18:00:00Z, or a duration before now, 90m".to_owned()
+    })?;
     Ok(Utc::now() - ago)
 }
 
-/// A session for one command.
-pub(super) async fn session(config: &Config, role: &str) -> Result<PoolConnection<sqlx::Postgres>, Failure> {
+/// Opens a database session for one command.
+pub(super) async fn session(
+    config: &Config,
+    role: &str,
+) -> Result<PoolConnection<sqlx::Postgres>, Failure> {
     let settings = database::settings(config)?;
     let failed = |error: sqlx::Error| Failure::Failed(database::unreachable(settings, &error));
     let pool = database::connect(settings, role).await.map_err(failed)?;
     pool.acquire().await.map_err(failed)
 }
 
-/// What a command's error means for a script.
+/// Maps an operator error to a failure with a remedy.
 pub(super) fn failure(config: &Config, error: OperatorError) -> Failure {
     let code = match &error {
         OperatorError::Refused(text) => {
             let lines: Vec<_> = text.split(REMEDY).map(escaped).collect();
             return Failure::Refused(lines.join(REMEDY));
         }
-        OperatorError::Sql { source, .. } => source.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned(),
+        OperatorError::Sql { source, .. } => source
+            .as_database_error()
+            .and_then(|error| error.code())
+            .unwrap_or_default()
+            .into_owned(),
     };
     let text = with_causes(&error);
     match code.as_str() {
-        "42P01" | "3F000" | "42703" => {
-            Failure::Refused(format!("{text}\n  -> run `tidings migrate`, or name another schema with --schema"))
-        }
-        "42501" => Failure::Refused(format!("{text}\n  -> run it as the owner of schema {}, or grant what is missing", config.schema)),
+        "42P01" | "3F000" | "42703" => Failure::Refused(format!(
+            "{text}\n  -> run `tidings migrate`, or set another schema with --schema"
+        )),
+        "42501" => Failure::Refused(format!(
+            "{text}\n  -> run it as the owner of schema {}, or grant the missing privilege",
+            config.schema
+        )),
         _ => Failure::Failed(text),
     }
 }
@@ -89,7 +124,12 @@ mod tests {
 
     #[test]
     fn a_time_is_written_with_its_zone_or_as_how_long_ago() {
-        assert_eq!(parse_time("2026-11-24T18:00:00+01:00").expect("a time").to_rfc3339(), "2026-11-24T17:00:00+00:00");
+        assert_eq!(
+            parse_time("2026-11-24T18:00:00+01:00")
+                .expect("a time")
+                .to_rfc3339(),
+            "2026-11-24T17:00:00+00:00"
+        );
         let ago = Utc::now() - parse_time("2h").expect("a duration");
         assert!((119..=121).contains(&ago.num_minutes()), "{ago}");
         assert!(parse_time("yesterday").is_err_and(|text| text.contains("2026-11-24T18:00:00Z")));

@@ -1,4 +1,4 @@
-//! `tidings relay` without more: the relay, its admin server and the signals that end both.
+//! `tidings relay` without a subcommand: runs the relay and its admin server until a signal.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,32 +16,38 @@ use crate::cli::exit::{DONE, Failure, INTERRUPTED, with_causes};
 use crate::cli::stderr;
 use crate::relay::{Relay, RelayError};
 
-/// How much longer than its grace a relay may take before it is left behind: the relay itself ends at the grace.
+/// Time beyond the grace after which a relay is abandoned. The relay itself ends at the grace.
 const BEYOND_GRACE: Duration = Duration::from_secs(2);
 
-/// What a relay's task returns.
+/// Task of the relay.
 type Running = JoinHandle<Result<(), RelayError>>;
 
-/// How a relay ended.
+/// Outcome of a run.
 enum Ended {
     ByItself(Result<Result<(), RelayError>, JoinError>),
-    /// A second signal came while it drained.
+    /// A second signal arrived while the relay drained.
     LeftAtOnce,
-    /// It did not drain in time.
+    /// The relay did not drain in time.
     TooLate,
 }
 
 /// Runs until a signal, then drains.
 pub(in crate::cli) async fn run(config: &Config, settings: &Settings) -> Result<ExitCode, Failure> {
-    let options = config.relay_options().ok_or_else(|| Failure::Failed("a relay needs a database and brokers".into()))?;
+    let options = config
+        .relay_options()
+        .ok_or_else(|| Failure::Failed("a relay requires a database and brokers".into()))?;
     let relay = Relay::new(options).map_err(ended_by)?;
-    let mut signals = Signals::new().map_err(|error| Failure::failed("cannot listen for signals", &error))?;
+    let mut signals =
+        Signals::new().map_err(|error| Failure::failed("cannot listen for signals", &error))?;
     let admin_shutdown = CancellationToken::new();
     let admin = match &config.listen {
         Some(address) => {
-            let server = Server::bind(address).await.map_err(|error| Failure::Failed(with_causes(&error)))?;
+            let server = Server::bind(address)
+                .await
+                .map_err(|error| Failure::Failed(with_causes(&error)))?;
             let address = server.address();
-            let serving = server.serve_with(relay.observer(), stderr::metrics, admin_shutdown.clone());
+            let serving =
+                server.serve_with(relay.observer(), stderr::metrics, admin_shutdown.clone());
             Some((address, tokio::spawn(serving)))
         }
         None => None,
@@ -56,9 +62,14 @@ pub(in crate::cli) async fn run(config: &Config, settings: &Settings) -> Result<
             asked = signals.next() => match asked {
                 Asked::Reload => reload(settings, config),
                 Asked::End(name) => {
-                    tracing::info!(signal = name, grace = ?config.shutdown_grace, "draining; a second signal leaves at once");
+                    tracing::info!(
+                        signal = name,
+                        grace = ?config.shutdown_grace,
+                        "draining; a second signal exits immediately"
+                    );
                     shutdown.cancel();
-                    break drained(&mut running, &mut signals, config.shutdown_grace + BEYOND_GRACE).await;
+                    let within = config.shutdown_grace + BEYOND_GRACE;
+                    break drained(&mut running, &mut signals, within).await;
                 }
             }
         }
@@ -67,7 +78,7 @@ pub(in crate::cli) async fn run(config: &Config, settings: &Settings) -> Result<
     if let Some((_, serving)) = admin
         && let Err(error) = serving.await
     {
-        tracing::warn!(%error, "the admin server broke off");
+        tracing::warn!(%error, "the admin server failed");
     }
     result(ended, config)
 }
@@ -83,7 +94,10 @@ async fn drained(running: &mut Running, signals: &mut Signals, within: Duration)
             asked = signals.next() => match asked {
                 Asked::Reload => tracing::info!("SIGHUP is ignored while the relay drains"),
                 Asked::End(name) => {
-                    tracing::warn!(signal = name, "left at once; what was in flight is sent again");
+                    tracing::warn!(
+                        signal = name,
+                        "exiting immediately; events in flight will be sent again"
+                    );
                     return Ended::LeftAtOnce;
                 }
             }
@@ -98,10 +112,11 @@ fn result(ended: Ended, config: &Config) -> Result<ExitCode, Failure> {
             Ok(ExitCode::from(DONE))
         }
         Ended::ByItself(Ok(Err(error))) => Err(ended_by(error)),
-        Ended::ByItself(Err(error)) => Err(Failure::failed("the relay broke off", &error)),
+        Ended::ByItself(Err(error)) => Err(Failure::failed("the relay task failed", &error)),
         Ended::LeftAtOnce => Ok(ExitCode::from(INTERRUPTED)),
         Ended::TooLate => Err(Failure::GraceExceeded(format!(
-            "the relay did not drain within {:?}; what was in flight is sent again by the next relay\n  -> give it longer with --shutdown-grace",
+            "the relay did not drain within {:?}; the next relay sends the events in flight \
+             again\n  -> raise --shutdown-grace",
             config.shutdown_grace
         ))),
     }
@@ -111,7 +126,9 @@ fn ended_by(error: RelayError) -> Failure {
     match error {
         RelayError::Refused(text) => Failure::Refused(escaped(&text).into_owned()),
         RelayError::Options(text) => Failure::Options(escaped(&text).into_owned()),
-        RelayError::GraceExceeded { .. } => Failure::GraceExceeded(format!("{error}\n  -> give it longer with --shutdown-grace")),
+        RelayError::GraceExceeded { .. } => {
+            Failure::GraceExceeded(format!("{error}\n  -> raise --shutdown-grace"))
+        }
     }
 }
 
@@ -120,7 +137,10 @@ fn announce(config: &Config, admin: Option<std::net::SocketAddr>) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         name = config.name,
-        database = config.database.as_ref().map(crate::postgres::Settings::redacted),
+        database = config
+            .database
+            .as_ref()
+            .map(crate::postgres::Settings::redacted),
         brokers = config.kafka.as_ref().map(|kafka| kafka.brokers.clone()),
         admin,
         "relay starts"

@@ -1,17 +1,17 @@
-//! Signals that a relay acts on. SIGPIPE is ignored by Rust's runtime.
+//! Signals that a relay handles. Rust's runtime ignores SIGPIPE.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a signal asks for.
+/// Request of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// Drain and exit; by the signal of this name.
+    /// Drain and exit, requested by the signal of this name.
     End(&'static str),
     /// Read the configuration again.
     Reload,
 }
 
-/// The signals that a relay acts on.
+/// Streams of the signals that a relay handles.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,

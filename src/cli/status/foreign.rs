@@ -1,4 +1,4 @@
-//! What waits in a table that is not the schema's own outbox.
+//! Unpublished events of a table that is not the schema's own outbox.
 
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -13,37 +13,61 @@ pub(super) struct ForeignTable {
 }
 
 impl ForeignTable {
-    /// Counts what `relay` has not published of it, to one more than [`COUNTED_MAX`]. None if that cannot be told: only `seq` and `xid` say which
-    /// rows are published, and not every role that may ask may read the table.
+    /// Counts the events that `relay` has not published, up to one more than [`COUNTED_MAX`].
+    ///
+    /// Returns `None` if they cannot be counted: only the columns `seq` and `xid` identify
+    /// published rows, and the role may lack the privilege to read the table.
     ///
     /// # Errors
-    /// When the database cannot be asked.
-    pub(super) async fn waiting(&self, session: &mut PgConnection, tidings: &str, relay: &str) -> Result<Option<i64>, sqlx::Error> {
-        // By the catalog, which everybody may read: `to_regclass` fails without USAGE on the schema.
-        let countable = "select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') and 2 = (
-                select count(*) from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
-                    and (a.attname, a.atttypid) in (('seq', 'bigint'::regtype), ('xid', 'xid8'::regtype)))
-            from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2";
-        let countable: Option<bool> =
-            sqlx::query_scalar(countable).bind(&self.schema).bind(&self.name).fetch_optional(&mut *session).await?;
+    ///
+    /// Returns an error if a query fails.
+    pub(super) async fn waiting(
+        &self,
+        session: &mut PgConnection,
+        tidings: &str,
+        relay: &str,
+    ) -> Result<Option<i64>, sqlx::Error> {
+        // Uses the catalog, which every role may read: `to_regclass` fails without USAGE on the
+        // schema.
+        let countable = "select has_schema_privilege(n.oid, 'usage') \
+      and has_table_privilege(c.oid, 'select') and 2 = (
+        select count(*) from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
+          and (a.attname, a.atttypid)
+            in (('seq', 'bigint'::regtype), ('xid', 'xid8'::regtype)))
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = $1 and c.relname = $2";
+        let countable: Option<bool> = sqlx::query_scalar(countable)
+            .bind(&self.schema)
+            .bind(&self.name)
+            .fetch_optional(&mut *session)
+            .await?;
         if countable != Some(true) {
             return Ok(None);
         }
         let sql = format!(
             "select count(*) from (
                  select from {} o,
-                     (select coalesce(pg_snapshot_xmin((position ->> 'seen')::pg_snapshot), '0') as first_xid, coalesce(position, '{{}}') as position
+                 (select coalesce(pg_snapshot_xmin((position ->> 'seen')::pg_snapshot), '0')
+                    as first_xid, coalesce(position, '{{}}') as position
                       from \"{tidings}\".relay where name = $1 offset 0) r
-                 where o.xid >= r.first_xid and not \"{tidings}\".is_published(r.position, o.xid, o.seq) limit $2
+               where o.xid >= r.first_xid
+                 and not \"{tidings}\".is_published(r.position, o.xid, o.seq) limit $2
              ) bounded",
             self.quoted()
         );
-        let count = sqlx::query_scalar(AssertSqlSafe(sql)).bind(relay).bind(COUNTED_MAX + 1).fetch_one(session);
+        let count = sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(relay)
+            .bind(COUNTED_MAX + 1)
+            .fetch_one(session);
         count.await.map(Some)
     }
 
     fn quoted(&self) -> String {
-        format!("\"{}\".\"{}\"", self.schema.replace('"', "\"\""), self.name.replace('"', "\"\""))
+        format!(
+            "\"{}\".\"{}\"",
+            self.schema.replace('"', "\"\""),
+            self.name.replace('"', "\"\"")
+        )
     }
 }
 

@@ -1,8 +1,8 @@
 //! `tidings status`: every relay of the database, its slot, its lag and its topics.
 
 mod foreign;
-mod human;
 mod read;
+mod text;
 
 use std::process::ExitCode;
 
@@ -15,17 +15,21 @@ use super::time_limit;
 use crate::postgres::Settings;
 use read::{Status, StatusError};
 
-/// Prints the state of every relay.
+/// Prints the full status of every relay.
 pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
-    print(config, json, human::text).await
+    print(config, json, text::text).await
 }
 
-/// Prints every relay, a line each.
+/// Prints one line per relay.
 pub(super) async fn list(config: &Config, json: bool) -> Result<ExitCode, Failure> {
-    print(config, json, human::list).await
+    print(config, json, text::list).await
 }
 
-async fn print(config: &Config, json: bool, text: fn(&Status) -> String) -> Result<ExitCode, Failure> {
+async fn print(
+    config: &Config,
+    json: bool,
+    text: fn(&Status) -> String,
+) -> Result<ExitCode, Failure> {
     let settings = database::settings(config)?;
     let status = time_limit::within(settings, read(config, settings)).await?;
     if json {
@@ -37,16 +41,25 @@ async fn print(config: &Config, json: bool, text: fn(&Status) -> String) -> Resu
 }
 
 async fn read(config: &Config, settings: &Settings) -> Result<Status, Failure> {
-    let pool = database::connect(settings, "status").await.map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
-    Status::read(&pool, &config.schema).await.map_err(|error| match error {
-        StatusError::Missing => Failure::Refused(format!(
-            "the tables of Tidings are not in schema {} of {}\n  -> run `tidings migrate`, or name another schema with --schema",
-            config.schema,
-            settings.redacted()
-        )),
-        StatusError::Denied(text) => {
-            Failure::Refused(format!("{}\n  -> grant usage on schema {1} and select on its tables", escaped(&text), config.schema))
-        }
-        StatusError::Database(error) => Failure::failed("cannot read the state of the relays", &error),
-    })
+    let pool = database::connect(settings, "status")
+        .await
+        .map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
+    Status::read(&pool, &config.schema)
+        .await
+        .map_err(|error| match error {
+            StatusError::Missing => Failure::Refused(format!(
+                "the tables of Tidings are not in schema {} of {}\n  \
+             -> run `tidings migrate`, or set another schema with --schema",
+                config.schema,
+                settings.redacted()
+            )),
+            StatusError::Denied(text) => Failure::Refused(format!(
+                "{}\n  -> grant usage on schema {1} and select on its tables",
+                escaped(&text),
+                config.schema
+            )),
+            StatusError::Database(error) => {
+                Failure::failed("cannot read the state of the relays", &error)
+            }
+        })
 }

@@ -1,4 +1,4 @@
-//! `tidings topics grow`.
+//! `tidings topics grow`: adds partitions to a topic.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,68 +7,123 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use super::brokers;
-use crate::cli::args::GrowArgs;
-use crate::cli::config::Config;
-use crate::cli::escape::escaped;
-use crate::cli::exit::{DONE, Failure, with_causes};
-use crate::cli::output;
-use crate::cli::relay::{failure, session};
-use crate::kafka::{self, Behind, Read, groups_behind};
-use crate::relay::operator::{Hold, OperatorError, hold, not_acknowledged, pin, release};
+use crate::{
+    cli::{
+        args::GrowArgs,
+        config::Config,
+        escape::escaped,
+        exit::{DONE, Failure, with_causes},
+        output,
+        relay::{failure, session},
+    },
+    kafka::{self, Behind, Read, groups_behind},
+    operator::{Hold, OperatorError, hold, not_acknowledged, pin, release},
+};
 
-/// Between two looks at relays and consumers.
+/// Interval between two checks of relays and consumers.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Further from the end of a partition than this, offsets, a consumer group is waited for before anything is held back.
+/// Distance from the end of a partition, in records, that a consumer group must reach before events
+/// are held back.
 const NEAR: i64 = 10_000;
 
-/// How much longer than the command waits the relays hold back: its last question and its last step take a while.
+/// Time that relays hold back beyond the time of the command, for its last check and its last step.
 const MARGIN: Duration = Duration::from_secs(15);
 
-/// Between two lines that say what is waited for.
+/// Interval between two progress lines.
 const SAY: Duration = Duration::from_secs(10);
 
-/// Gives a topic more partitions, or ends an attempt to.
+/// Adds partitions to a topic, or ends an interrupted attempt.
 pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Failure> {
     let mut session = session(config, "topics grow").await?;
     let fail = |error| failure(config, error);
     let (schema, topic) = (&config.schema, &args.topic);
     let Some(partitions) = args.partitions else {
         let there = release(&mut session, schema, topic).await.map_err(fail)?;
-        output::line(format_args!("{topic}: {}", if there { "the hold is ended; keys stay where they are" } else { "is not held" }));
+        output::line(format_args!(
+            "{topic}: {}",
+            if there {
+                "the hold has ended; keys stay in their partitions"
+            } else {
+                "is not held"
+            }
+        ));
         return Ok(ExitCode::from(DONE));
     };
     let kafka = brokers(config)?;
-    let actual = kafka::partitions_of(kafka, topic).await.map_err(|error| Failure::Failed(with_causes(&error)))?;
+    let actual = kafka::partitions_of(kafka, topic)
+        .await
+        .map_err(|error| Failure::Failed(with_causes(&error)))?;
     if actual > partitions {
         return Err(Failure::Refused(format!(
-            "`{}` has {actual} partitions already, and a topic cannot shrink\n  -> --partitions {actual}",
+            "`{}` already has {actual} partitions, and a topic cannot shrink\n  \
+             -> use --partitions {actual}",
             escaped(topic)
         )));
     }
     let until = Instant::now() + args.timeout;
-    let consumers = Consumers { kafka, args, partitions: actual };
-    // Events flow meanwhile: a group that needs hours to catch up must not have the relays wait for hours.
-    let mut patience = Patience { topic, until, what: args.timeout, longer: "--timeout", said: Instant::now() };
+    let consumers = Consumers {
+        kafka,
+        args,
+        partitions: actual,
+    };
+    // Events flow during this wait, so a group that needs hours to catch up does not stop the
+    // relays.
+    let mut patience = Patience {
+        topic,
+        until,
+        what: args.timeout,
+        longer: "--timeout",
+        said: Instant::now(),
+    };
     while !args.force
         && let Some(behind) = consumers.behind(Read::NearlyToTheEnd(NEAR)).await?
     {
-        patience.wait(&format!("nothing is held back yet; waits for {behind} to come near the end"), CONSUMERS).await?;
+        patience
+            .wait(
+                &format!("nothing is held back yet; waiting for {behind} to get near the end"),
+                CONSUMERS,
+            )
+            .await?;
     }
-    let time = args.hold.min(until.saturating_duration_since(Instant::now()));
-    let held = hold(&mut session, schema, topic, partitions, time + MARGIN).await.map_err(fail)?;
+    let time = args
+        .hold
+        .min(until.saturating_duration_since(Instant::now()));
+    let held = hold(&mut session, schema, topic, partitions, time + MARGIN)
+        .await
+        .map_err(fail)?;
     output::line(format_args!(
-        "{topic}: {} {} hold back what goes to it, and what comes after that, for {} s at most",
-        if held.taken_up { "goes on; relays" } else { "relays" },
+        "{topic}: {} {} hold back its events and all later ones, for {} s at most",
+        if held.taken_up {
+            "hold resumed; relays"
+        } else {
+            "relays"
+        },
         held.relays.join(", "),
         (time + MARGIN).as_secs()
     ));
-    let growing = Growing { config, kafka, args, held, actual, partitions, consumers };
+    let growing = Growing {
+        config,
+        kafka,
+        args,
+        held,
+        actual,
+        partitions,
+        consumers,
+    };
     let until = Instant::now() + time;
-    let patience = Patience { topic, until, what: time, longer: "--hold and --timeout", said: Instant::now() };
+    let patience = Patience {
+        topic,
+        until,
+        what: time,
+        longer: "--hold and --timeout",
+        said: Instant::now(),
+    };
     match growing.run(&mut session, patience).await {
         Ok(()) => {
-            output::line(format_args!("{topic}: keys are spread over {partitions} partitions from now on"));
+            output::line(format_args!(
+                "{topic}: keys are now spread over {partitions} partitions"
+            ));
             Ok(ExitCode::from(DONE))
         }
         Err(failure) => {
@@ -78,8 +133,9 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
     }
 }
 
-/// What to do about consumers that are waited for.
-const CONSUMERS: &str = "run these consumers, or --no-wait-for GROUP for one that will not read the topic any more";
+/// Remedy for consumers that do not catch up.
+const CONSUMERS: &str =
+    "run these consumers, or use --no-wait-for GROUP for a group that no longer reads the topic";
 
 /// The consumer groups of the topic.
 struct Consumers<'c> {
@@ -89,31 +145,43 @@ struct Consumers<'c> {
 }
 
 impl Consumers<'_> {
-    /// Those that have not read as far as this, in words.
+    /// Returns a description of the groups that have not read far enough.
     async fn behind(&self, read: Read) -> Result<Option<String>, Failure> {
-        let GrowArgs { topic, no_wait_for, .. } = self.args;
+        let GrowArgs {
+            topic, no_wait_for, ..
+        } = self.args;
         let behind = groups_behind(self.kafka, topic, self.partitions, no_wait_for, read).await;
         let behind = behind.map_err(|error| Failure::Failed(with_causes(&error)))?;
-        Ok((!behind.is_empty()).then(|| behind.iter().map(describe).collect::<Vec<_>>().join("; ")))
+        Ok(
+            (!behind.is_empty())
+                .then(|| behind.iter().map(describe).collect::<Vec<_>>().join("; ")),
+        )
     }
 }
 
-/// Waits, says for what, and gives up once the time is over.
+/// Waits, prints progress, and fails when the time is over.
 struct Patience<'c> {
     topic: &'c str,
     until: Instant,
     what: Duration,
-    /// The option that makes it longer.
+    /// The option that extends the time.
     longer: &'static str,
     said: Instant,
 }
 
 impl Patience<'_> {
     async fn wait(&mut self, text: &str, remedy: &str) -> Result<(), Failure> {
-        let Self { topic, until, what, longer, .. } = *self;
+        let Self {
+            topic,
+            until,
+            what,
+            longer,
+            ..
+        } = *self;
         if Instant::now() + LOOK > until {
             return Err(Failure::Failed(format!(
-                "{}: {}, in vain: gives up after {} s, and keys stay where they are\n  -> {remedy}; longer: {longer}",
+                "{}: {}: timed out after {} s; keys stay in their partitions\n  \
+                 -> {remedy}; to wait longer, set {longer}",
                 escaped(topic),
                 escaped(text),
                 what.as_secs()
@@ -139,7 +207,11 @@ struct Growing<'c> {
 }
 
 impl Growing<'_> {
-    async fn run(&self, session: &mut PgConnection, mut patience: Patience<'_>) -> Result<(), Failure> {
+    async fn run(
+        &self,
+        session: &mut PgConnection,
+        mut patience: Patience<'_>,
+    ) -> Result<(), Failure> {
         let (schema, topic) = (&self.config.schema, &self.args.topic);
         let fail = |error: OperatorError| failure(self.config, error);
         self.relays_hold(session, &mut patience).await?;
@@ -147,38 +219,68 @@ impl Growing<'_> {
             self.consumers_drain(session, &mut patience).await?;
         }
         if self.actual < self.partitions {
-            kafka::grow_topic(self.kafka, topic, self.partitions).await.map_err(|error| Failure::Failed(with_causes(&error)))?;
+            kafka::grow_topic(self.kafka, topic, self.partitions)
+                .await
+                .map_err(|error| Failure::Failed(with_causes(&error)))?;
         }
-        pin(session, schema, topic, &self.held, self.partitions).await.map_err(fail)
+        pin(session, schema, topic, &self.held, self.partitions)
+            .await
+            .map_err(fail)
     }
 
-    async fn relays_hold(&self, session: &mut PgConnection, patience: &mut Patience<'_>) -> Result<(), Failure> {
+    async fn relays_hold(
+        &self,
+        session: &mut PgConnection,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), Failure> {
         loop {
             let waiting = self.look(session).await?;
             if waiting.is_empty() {
                 return Ok(());
             }
-            let text = format!("waits for relay {} to finish what is under way", waiting.join(", "));
-            patience.wait(&text, "start the relay, or `tidings relay forget` it if it is gone for good").await?;
+            let text = format!(
+                "waiting for relay {} to finish the events in flight",
+                waiting.join(", ")
+            );
+            patience
+                .wait(
+                    &text,
+                    "start the relay, or run `tidings relay forget` if it will not run again",
+                )
+                .await?;
         }
     }
 
-    async fn consumers_drain(&self, session: &mut PgConnection, patience: &mut Patience<'_>) -> Result<(), Failure> {
+    async fn consumers_drain(
+        &self,
+        session: &mut PgConnection,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), Failure> {
         while let Some(behind) = self.consumers.behind(Read::ToTheEnd).await? {
-            // The hold may be over meanwhile.
+            // Fails if the hold has expired.
             self.look(session).await?;
-            patience.wait(&format!("waits for {behind} to read to the end"), CONSUMERS).await?;
+            patience
+                .wait(
+                    &format!("waiting for {behind} to read to the end"),
+                    CONSUMERS,
+                )
+                .await?;
         }
         Ok(())
     }
 
     async fn look(&self, session: &mut PgConnection) -> Result<Vec<String>, Failure> {
-        let waiting = not_acknowledged(session, &self.config.schema, &self.args.topic, &self.held).await;
+        let waiting =
+            not_acknowledged(session, &self.config.schema, &self.args.topic, &self.held).await;
         waiting.map_err(|error| failure(self.config, error))
     }
 }
 
 fn describe(behind: &Behind) -> String {
     let partitions: Vec<String> = behind.partitions.iter().map(i32::to_string).collect();
-    format!("group {} (partitions {})", behind.group, partitions.join(", "))
+    format!(
+        "group {} (partitions {})",
+        behind.group,
+        partitions.join(", ")
+    )
 }

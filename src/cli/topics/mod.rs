@@ -1,4 +1,4 @@
-//! `tidings topics`: over how many partitions keys are spread, and how that changes.
+//! `tidings topics`: shows and changes the number of partitions that keys are spread over.
 
 mod grow;
 mod list;
@@ -10,8 +10,11 @@ use super::config::Config;
 use super::exit::Failure;
 use crate::kafka;
 
-/// Does what was asked for.
-pub(super) async fn dispatch(config: &Config, command: &TopicsCommand) -> Result<ExitCode, Failure> {
+/// Runs a subcommand.
+pub(super) async fn dispatch(
+    config: &Config,
+    command: &TopicsCommand,
+) -> Result<ExitCode, Failure> {
     match command {
         TopicsCommand::List(args) => list::run(config, args.json).await,
         TopicsCommand::Grow(args) => grow::run(config, args).await,
@@ -19,5 +22,7 @@ pub(super) async fn dispatch(config: &Config, command: &TopicsCommand) -> Result
 }
 
 fn brokers(config: &Config) -> Result<&kafka::Settings, Failure> {
-    config.kafka.as_ref().ok_or_else(|| Failure::Failed("no brokers are configured: give --brokers or KAFKA_BROKERS".into()))
+    config.kafka.as_ref().ok_or_else(|| {
+        Failure::Failed("no brokers are configured: set --brokers or KAFKA_BROKERS".into())
+    })
 }

@@ -1,4 +1,5 @@
-//! Password authentication: clear text, MD5, SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802), within what the settings allow.
+//! Password authentication with clear text, MD5, SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802),
+//! as far as the settings allow it.
 
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
@@ -19,11 +20,18 @@ use crate::postgres::{
     settings::{ChannelBinding, Method},
 };
 
-/// Answers the server's authentication requests until it is content; the method that it used.
+/// Responds to the server's authentication requests until it accepts the connection. Returns the
+/// method that the server used.
 ///
 /// # Errors
-/// The server's error, or a request that the settings exclude: nothing is sent in answer to that.
-pub(super) async fn authenticate(wire: &mut Wire, settings: &Settings, channel: &Channel) -> Result<Method, ReplicationError> {
+///
+/// Returns the server's error, or an error if the settings exclude a request. No response to an
+/// excluded request is sent.
+pub(super) async fn authenticate(
+    wire: &mut Wire,
+    settings: &Settings,
+    channel: &Channel,
+) -> Result<Method, ReplicationError> {
     let mut used = Method::None;
     loop {
         match wire.message().await? {
@@ -39,17 +47,35 @@ pub(super) async fn authenticate(wire: &mut Wire, settings: &Settings, channel: 
             Message::AuthenticationMd5Password(body) => {
                 used = Method::Md5;
                 permit(settings, used)?;
-                let hash = md5_hash(settings.user().as_bytes(), password(settings)?.as_bytes(), body.salt());
+                let hash = md5_hash(
+                    settings.user().as_bytes(),
+                    password(settings)?.as_bytes(),
+                    body.salt(),
+                );
                 send_password(wire, hash.as_bytes()).await?;
             }
             Message::AuthenticationSasl(body) => {
                 let plus = chooses_plus(&body, settings, channel)?;
-                used = if plus { Method::ScramPlus } else { Method::Scram };
+                used = if plus {
+                    Method::ScramPlus
+                } else {
+                    Method::Scram
+                };
                 permit(settings, used)?;
-                scram(wire, binding(plus, settings, channel), plus, password(settings)?).await?;
+                scram(
+                    wire,
+                    binding(plus, settings, channel),
+                    plus,
+                    password(settings)?,
+                )
+                .await?;
             }
             Message::ErrorResponse(body) => return Err(ReplicationError::from_response(&body)),
-            _ => return Err(ReplicationError::Auth("the server asks for a method that is not supported (GSSAPI, SSPI)".into())),
+            _ => {
+                return Err(ReplicationError::Auth(
+                    "the server requests a method that is not supported (GSSAPI, SSPI)".into(),
+                ));
+            }
         }
     }
 }
@@ -59,23 +85,33 @@ fn permit(settings: &Settings, method: Method) -> Result<(), ReplicationError> {
     let refused = |why: String| Err(ReplicationError::Auth(why));
     let asks = match method {
         Method::None => "accepts the role without authentication",
-        Method::Password => "asks for the password in clear text",
-        Method::Md5 => "asks for an MD5 hash of the password",
-        Method::Scram | Method::ScramPlus => "asks for SCRAM-SHA-256",
+        Method::Password => "requests the password in clear text",
+        Method::Md5 => "requests an MD5 hash of the password",
+        Method::Scram | Method::ScramPlus => "requests SCRAM-SHA-256",
     };
     if !settings.require_auth().accepts(method) {
-        return refused(format!("the server {asks}, and require_auth accepts {} only: nothing was sent", settings.require_auth().list()));
+        return refused(format!(
+            "the server {asks}, and require_auth accepts {} only: nothing was sent",
+            settings.require_auth().list()
+        ));
     }
     if settings.channel_binding() == ChannelBinding::Require && method != Method::ScramPlus {
         return refused(format!(
-            "the server {asks}, without channel binding, which channel_binding=require demands: it is not the server that ends the TLS connection, its role has no SCRAM password (password_encryption = scram-sha-256), or its certificate's signature has no hash (Ed25519)"
+            "the server {asks} without channel binding, which channel_binding=require demands: the \
+             server is not the endpoint of the TLS connection, its role has no SCRAM password \
+             (password_encryption = scram-sha-256), or the signature of its certificate has no \
+             hash (Ed25519)"
         ));
     }
     Ok(())
 }
 
-/// Whether SCRAM is bound to the TLS channel.
-fn chooses_plus(offer: &AuthenticationSaslBody, settings: &Settings, channel: &Channel) -> Result<bool, ReplicationError> {
+/// Returns `true` if SCRAM is bound to the TLS channel.
+fn chooses_plus(
+    offer: &AuthenticationSaslBody,
+    settings: &Settings,
+    channel: &Channel,
+) -> Result<bool, ReplicationError> {
     let (mut plain, mut plus) = (false, false);
     let mut mechanisms = offer.mechanisms();
     while let Some(mechanism) = mechanisms.next()? {
@@ -83,26 +119,41 @@ fn chooses_plus(offer: &AuthenticationSaslBody, settings: &Settings, channel: &C
         plus |= mechanism == SCRAM_SHA_256_PLUS;
     }
     if plus && !channel.encrypted {
-        return Err(ReplicationError::Auth("the server offers channel binding on a connection without TLS".into()));
+        return Err(ReplicationError::Auth(
+            "the server offers channel binding on a connection without TLS".into(),
+        ));
     }
     if plus && channel.binding.is_some() && settings.channel_binding() != ChannelBinding::Disable {
         return Ok(true);
     }
-    if plain { Ok(false) } else { Err(ReplicationError::Auth("the server offers no SCRAM-SHA-256".into())) }
+    if plain {
+        Ok(false)
+    } else {
+        Err(ReplicationError::Auth(
+            "the server does not offer SCRAM-SHA-256".into(),
+        ))
+    }
 }
 
-/// What SCRAM says of channel binding: that it is used, that the server offered none although it could have been used, or that it cannot be.
+/// Returns the flag of the SCRAM exchange for channel binding: it is used, the server did not offer
+/// it although the client supports it, or the client does not support it.
 fn binding(plus: bool, settings: &Settings, channel: &Channel) -> sasl::ChannelBinding {
     match &channel.binding {
         Some(hash) if plus => sasl::ChannelBinding::tls_server_end_point(hash.clone()),
-        Some(_) if settings.channel_binding() != ChannelBinding::Disable => sasl::ChannelBinding::unrequested(),
+        Some(_) if settings.channel_binding() != ChannelBinding::Disable => {
+            sasl::ChannelBinding::unrequested()
+        }
         _ => sasl::ChannelBinding::unsupported(),
     }
 }
 
 fn password(settings: &Settings) -> Result<&str, ReplicationError> {
     settings.password().ok_or_else(|| {
-        ReplicationError::Auth("the server asks for a password: put it into the database URL or a password file, or set PGPASSWORD".into())
+        ReplicationError::Auth(
+            "the server requests a password: put it into the database URL or a password file, or \
+             set PGPASSWORD"
+                .into(),
+        )
     })
 }
 
@@ -112,16 +163,33 @@ async fn send_password(wire: &mut Wire, password: &[u8]) -> Result<(), Replicati
     wire.send(&out).await
 }
 
-async fn scram(wire: &mut Wire, binding: sasl::ChannelBinding, plus: bool, password: &str) -> Result<(), ReplicationError> {
-    // The library bounds the iterations that a server may ask for.
+async fn scram(
+    wire: &mut Wire,
+    binding: sasl::ChannelBinding,
+    plus: bool,
+    password: &str,
+) -> Result<(), ReplicationError> {
+    // The library limits the number of iterations that a server may request.
     let mut scram = ScramSha256::new(password.as_bytes(), binding);
     let mut out = BytesMut::new();
-    frontend::sasl_initial_response(if plus { SCRAM_SHA_256_PLUS } else { SCRAM_SHA_256 }, scram.message(), &mut out)?;
+    frontend::sasl_initial_response(
+        if plus {
+            SCRAM_SHA_256_PLUS
+        } else {
+            SCRAM_SHA_256
+        },
+        scram.message(),
+        &mut out,
+    )?;
     wire.send(&out).await?;
     match wire.message().await? {
         Message::AuthenticationSaslContinue(body) => scram.update(body.data())?,
         Message::ErrorResponse(body) => return Err(ReplicationError::from_response(&body)),
-        _ => return Err(ReplicationError::Protocol("the server broke off the SCRAM exchange".into())),
+        _ => {
+            return Err(ReplicationError::Protocol(
+                "the server aborted the SCRAM exchange".into(),
+            ));
+        }
     }
     out.clear();
     frontend::sasl_response(scram.message(), &mut out)?;
@@ -129,6 +197,8 @@ async fn scram(wire: &mut Wire, binding: sasl::ChannelBinding, plus: bool, passw
     match wire.message().await? {
         Message::AuthenticationSaslFinal(body) => Ok(scram.finish(body.data())?),
         Message::ErrorResponse(body) => Err(ReplicationError::from_response(&body)),
-        _ => Err(ReplicationError::Protocol("the server broke off the SCRAM exchange".into())),
+        _ => Err(ReplicationError::Protocol(
+            "the server aborted the SCRAM exchange".into(),
+        )),
     }
 }

@@ -1,4 +1,4 @@
-//! A connection in replication mode: start-up, simple queries, and the change into streaming.
+//! Connection in replication mode: startup, simple queries, and the start of streaming.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::postgres::{Lsn, Settings, session};
 
-/// How long the server may take to answer a command that does not wait for other transactions.
+/// Timeout of a command that does not wait for other transactions.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// A connection in replication mode that is not streaming.
@@ -23,11 +23,16 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects with `replication=database`, so that the walsender also answers SQL.
+    /// Connects with `replication=database`, so that the walsender also accepts SQL.
     ///
     /// # Errors
-    /// When the server cannot be reached within the settings' `connect_timeout`, TLS fails, or the role is refused.
-    pub(crate) async fn open(settings: &Settings, application_name: &str) -> Result<Self, ReplicationError> {
+    ///
+    /// Returns an error if the server is unreachable within the settings' `connect_timeout`, TLS
+    /// fails, or the server refuses the role.
+    pub(crate) async fn open(
+        settings: &Settings,
+        application_name: &str,
+    ) -> Result<Self, ReplicationError> {
         let mut startup = BytesMut::new();
         let fixed = [
             ("user", settings.user()),
@@ -35,45 +40,72 @@ impl Connection {
             ("replication", "database"),
             ("application_name", application_name),
             ("client_encoding", "UTF8"),
-            // The stream's text forms must not depend on the role's settings.
+            // The text formats of the stream must not depend on the role's settings.
             ("DateStyle", "ISO"),
             ("TimeZone", "UTC"),
         ];
-        let options = settings.options().iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let options = settings
+            .options()
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
         frontend::startup_message(fixed.into_iter().chain(options), &mut startup)?;
         let Dialled { mut wire, .. } = dial(settings, &startup).await?;
-        timeout(ANSWER_WITHIN, wire.until_ready()).await.unwrap_or(Err(ReplicationError::Unanswered("its parameters")))?;
+        timeout(ANSWER_WITHIN, wire.until_ready())
+            .await
+            .unwrap_or(Err(ReplicationError::Unanswered("its parameters")))?;
         let mut connection = Self { wire };
         connection.query(session::PREPARE).await?;
         Ok(connection)
     }
 
-    /// Runs one command by the simple protocol; the rows as text, SQL null as `None`.
+    /// Runs one command with the simple protocol. Returns the rows as text, with `None` for an SQL
+    /// null.
     ///
     /// # Errors
-    /// The server's error, no answer in time, or a lost connection.
+    ///
+    /// Returns the server's error, or an error if there is no response in time or the connection is
+    /// lost.
     pub(crate) async fn query(&mut self, command: &str) -> Result<TextRows, ReplicationError> {
-        timeout(ANSWER_WITHIN, self.query_unbounded(command)).await.unwrap_or(Err(ReplicationError::Unanswered("a result")))
+        timeout(ANSWER_WITHIN, self.query_unbounded(command))
+            .await
+            .unwrap_or(Err(ReplicationError::Unanswered("a result")))
     }
 
-    /// The same for a command that may wait for transactions of others. The caller must bound or watch the wait.
+    /// Same as [`query`](Self::query), for a command that may wait for other transactions. The
+    /// caller must limit or monitor the wait.
     ///
     /// # Errors
-    /// The server's error, or a lost connection.
-    pub(crate) async fn query_unbounded(&mut self, command: &str) -> Result<TextRows, ReplicationError> {
+    ///
+    /// Returns the server's error, or an error if the connection is lost.
+    pub(crate) async fn query_unbounded(
+        &mut self,
+        command: &str,
+    ) -> Result<TextRows, ReplicationError> {
         let mut out = BytesMut::new();
         frontend::query(command, &mut out)?;
         self.wire.send(&out).await?;
         self.wire.until_ready().await
     }
 
-    /// Starts streaming from `from` (or from where the slot stands, if that is further).
+    /// Starts streaming at `from`, or at the slot's position if that is later.
     ///
     /// # Errors
-    /// The server's error (slot missing or active), no answer in time, or a lost connection.
-    pub(crate) async fn stream(self, slot: &str, publication: &str, from: Lsn) -> Result<(FrameReader, StatusWriter), ReplicationError> {
-        let starting = timeout(ANSWER_WITHIN, self.start_replication(slot, publication, from));
-        starting.await.unwrap_or(Err(ReplicationError::Unanswered("a stream")))
+    ///
+    /// Returns the server's error (the slot is missing or active), or an error if there is no
+    /// response in time or the connection is lost.
+    pub(crate) async fn stream(
+        self,
+        slot: &str,
+        publication: &str,
+        from: Lsn,
+    ) -> Result<(FrameReader, StatusWriter), ReplicationError> {
+        let starting = timeout(
+            ANSWER_WITHIN,
+            self.start_replication(slot, publication, from),
+        );
+        starting
+            .await
+            .unwrap_or(Err(ReplicationError::Unanswered("a stream")))
     }
 
     async fn start_replication(
@@ -83,7 +115,8 @@ impl Connection {
         from: Lsn,
     ) -> Result<(FrameReader, StatusWriter), ReplicationError> {
         let command = format!(
-            "START_REPLICATION SLOT \"{slot}\" LOGICAL {from} (proto_version '1', publication_names '\"{}\"', binary 'true')",
+            "START_REPLICATION SLOT \"{slot}\" LOGICAL {from} (proto_version '1', \
+             publication_names '\"{}\"', binary 'true')",
             publication.replace('"', "\"\"").replace('\'', "''"),
         );
         let mut out = BytesMut::new();

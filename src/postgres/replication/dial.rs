@@ -1,5 +1,6 @@
-//! Opens an authenticated connection: socket, TLS, start-up message, authentication. The replication connection and the [gateway](crate::postgres::gateway)
-//! begin here, so that the URL's protections hold for both.
+//! Opens an authenticated connection: socket, TLS, startup message, authentication. The replication
+//! connection and the [gateway](crate::postgres::gateway) both use it, so that the URL's
+//! protections apply to both.
 
 use std::time::Duration;
 
@@ -21,43 +22,54 @@ use crate::postgres::{
     settings::{Method, SslNegotiation},
 };
 
-/// The kernel's receive buffer, bytes. Small on purpose: with the walsender's send buffer it bounds what is under way, and
-/// a reader that lets it fill gets it whole in one read.
+/// Size of the kernel's receive buffer, in bytes. Small on purpose: together with the walsender's
+/// send buffer it limits the data in flight, and a reader that lets it fill empties it with one
+/// read.
 const RECEIVE_BUFFER_BYTES: u32 = 64 * 1024;
 
-/// When the peer of a silent connection is probed, how often, and after how many probes it counts as lost: half a minute in
-/// all. A stream that waits for the server's next message would not notice otherwise before its own time limit.
+/// Keepalive of an idle connection: time before the first probe, interval of the probes, and number
+/// of unanswered probes after which the peer counts as lost, half a minute in total. Without it, a
+/// stream that waits for the server's next message would detect a lost peer only at its own time
+/// limit.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 4);
 
-/// How long sent bytes may stay unacknowledged by the peer's kernel.
+/// Maximum time that sent bytes remain unacknowledged by the peer's kernel.
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What protects a connection.
+/// Protection of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Channel {
-    /// TLS ends at the other side, whoever that is.
+    /// The connection uses TLS, whether or not the peer is the server.
     pub(crate) encrypted: bool,
     /// The server's certificate was verified.
     pub(crate) verified: bool,
-    /// The certificate's hash for channel binding, if its signature algorithm defines one.
+    /// The certificate's hash for channel binding, or `None` if its signature algorithm defines
+    /// none.
     pub(crate) binding: Option<Vec<u8>>,
 }
 
-/// An authenticated connection, before the server has sent its parameters.
+/// An authenticated connection whose server has not sent its parameters yet.
 pub(super) struct Dialled {
     pub(super) wire: Wire,
-    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "for `tidings check`"))]
+    #[cfg_attr(
+        not(feature = "cli"),
+        expect(dead_code, reason = "for `tidings check`")
+    )]
     pub(super) channel: Channel,
-    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "for `tidings check`"))]
+    #[cfg_attr(
+        not(feature = "cli"),
+        expect(dead_code, reason = "for `tidings check`")
+    )]
     pub(super) method: Method,
 }
 
-/// Connects, sends this start-up message and authenticates.
+/// Connects, sends the startup message and authenticates.
 ///
 /// # Errors
-/// When the server cannot be reached within the settings' `connect_timeout`, TLS fails, the role is refused, or the server asks for what the settings
-/// exclude.
+///
+/// Returns an error if the server is unreachable within the settings' `connect_timeout`, TLS fails,
+/// the server refuses the role, or it requests an authentication method that the settings exclude.
 pub(super) async fn dial(settings: &Settings, startup: &[u8]) -> Result<Dialled, ReplicationError> {
     let address = settings.address();
     let dialling = async {
@@ -66,35 +78,61 @@ pub(super) async fn dial(settings: &Settings, startup: &[u8]) -> Result<Dialled,
         wire.send(startup).await?;
         let method = auth::authenticate(&mut wire, settings, &channel).await?;
         wire.accepted();
-        Ok(Dialled { wire, channel, method })
+        Ok(Dialled {
+            wire,
+            channel,
+            method,
+        })
     };
     match timeout(settings.connect_timeout(), dialling).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(ReplicationError::Connect { address: address.clone(), source: std::io::ErrorKind::TimedOut.into() }),
+        Err(_) => Err(ReplicationError::Connect {
+            address: address.clone(),
+            source: std::io::ErrorKind::TimedOut.into(),
+        }),
     }
 }
 
-/// Connects once, to see how the server authenticates the role and what protects the connection.
+/// Connects once to determine the authentication method of the role and the protection of the
+/// connection.
 ///
 /// # Errors
-/// As any connection of these settings.
+///
+/// Returns the error of a connection with these settings.
 #[cfg(feature = "cli")]
 pub(crate) async fn probe(settings: &Settings) -> Result<(Method, Channel), ReplicationError> {
     let mut startup = BytesMut::new();
-    let parameters = [("user", settings.user()), ("database", settings.database()), ("application_name", "tidings check")];
+    let parameters = [
+        ("user", settings.user()),
+        ("database", settings.database()),
+        ("application_name", "tidings check"),
+    ];
     frontend::startup_message(parameters, &mut startup)?;
-    let Dialled { mut wire, channel, method } = dial(settings, &startup).await?;
+    let Dialled {
+        mut wire,
+        channel,
+        method,
+    } = dial(settings, &startup).await?;
     let mut end = BytesMut::new();
     frontend::terminate(&mut end);
     let _ = wire.send(&end).await;
     Ok((method, channel))
 }
 
-async fn open_socket(settings: &Settings, address: &str) -> Result<(Box<dyn Socket>, Channel), ReplicationError> {
-    let failed = |source| ReplicationError::Connect { address: address.to_owned(), source };
+async fn open_socket(
+    settings: &Settings,
+    address: &str,
+) -> Result<(Box<dyn Socket>, Channel), ReplicationError> {
+    let failed = |source| ReplicationError::Connect {
+        address: address.to_owned(),
+        source,
+    };
     if let Some(dir) = settings.socket_dir() {
         let path = dir.join(format!(".s.PGSQL.{}", settings.port()));
-        return Ok((Box::new(UnixStream::connect(path).await.map_err(failed)?), Channel::default()));
+        return Ok((
+            Box::new(UnixStream::connect(path).await.map_err(failed)?),
+            Channel::default(),
+        ));
     }
     let mut tcp = open_tcp(settings).await.map_err(failed)?;
     if settings.ssl_mode() == SslMode::Disable {
@@ -109,15 +147,29 @@ async fn open_socket(settings: &Settings, address: &str) -> Result<(Box<dyn Sock
     match tcp.read_u8().await.map_err(failed)? {
         b'S' => encrypt(settings, address, tcp).await,
         b'N' if settings.ssl_mode() == SslMode::Prefer => Ok((Box::new(tcp), Channel::default())),
-        b'N' => Err(ReplicationError::Tls(format!("the server at {address} offers no TLS: set ssl = on there, or sslmode=disable here"))),
-        other => Err(ReplicationError::Protocol(format!("`{}` in answer to a request for TLS", other.escape_ascii()))),
+        b'N' => Err(ReplicationError::Tls(format!(
+            "the server at {address} does not offer TLS: set ssl = on there, or sslmode=disable \
+             here"
+        ))),
+        other => Err(ReplicationError::Protocol(format!(
+            "`{}` in response to a request for TLS",
+            other.escape_ascii()
+        ))),
     }
 }
 
-async fn encrypt(settings: &Settings, address: &str, tcp: TcpStream) -> Result<(Box<dyn Socket>, Channel), ReplicationError> {
-    let name = ServerName::try_from(settings.host().to_owned()).map_err(|error| ReplicationError::Tls(error.to_string()))?;
+async fn encrypt(
+    settings: &Settings,
+    address: &str,
+    tcp: TcpStream,
+) -> Result<(Box<dyn Socket>, Channel), ReplicationError> {
+    let name = ServerName::try_from(settings.host().to_owned())
+        .map_err(|error| ReplicationError::Tls(error.to_string()))?;
     let tls = tls::connector(settings)?.connect(name, tcp).await;
-    let tls = tls.map_err(|source| ReplicationError::Handshake { address: address.to_owned(), source })?;
+    let tls = tls.map_err(|source| ReplicationError::Handshake {
+        address: address.to_owned(),
+        source,
+    })?;
     let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let channel = Channel {
         encrypted: true,
@@ -130,7 +182,11 @@ async fn encrypt(settings: &Settings, address: &str, tcp: TcpStream) -> Result<(
 async fn open_tcp(settings: &Settings) -> std::io::Result<TcpStream> {
     let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
     for address in lookup_host((settings.host(), settings.port())).await? {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
         socket.set_nodelay(true)?;
         match socket.connect(address).await {
@@ -146,11 +202,16 @@ async fn open_tcp(settings: &Settings) -> std::io::Result<TcpStream> {
     Err(last)
 }
 
-/// Has the kernel notice a peer that is lost without a word.
+/// Makes the kernel detect a peer that is lost without closing the connection.
 fn watch_peer(stream: &TcpStream) -> std::io::Result<()> {
     let (time, interval, retries) = KEEPALIVE;
     let socket = socket2::SockRef::from(stream);
-    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries))?;
+    socket.set_tcp_keepalive(
+        &socket2::TcpKeepalive::new()
+            .with_time(time)
+            .with_interval(interval)
+            .with_retries(retries),
+    )?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     Ok(())

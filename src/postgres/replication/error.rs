@@ -1,26 +1,39 @@
-//! What can go wrong on a replication connection.
+//! Errors of a replication connection.
 
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::ErrorResponseBody;
 
-/// What can go wrong on a replication connection.
+/// Error of a replication connection.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum ReplicationError {
     #[error("connecting to Postgres at {address}")]
-    Connect { address: String, source: std::io::Error },
-    #[error("talking to Postgres")]
+    Connect {
+        address: String,
+        source: std::io::Error,
+    },
+    #[error("communicating with Postgres")]
     Io(#[from] std::io::Error),
     #[error("setting up TLS to Postgres at {address}")]
-    Handshake { address: String, source: std::io::Error },
+    Handshake {
+        address: String,
+        source: std::io::Error,
+    },
     #[error("setting up TLS to Postgres: {0}")]
     Tls(String),
     #[error("authenticating to Postgres: {0}")]
     Auth(String),
-    /// The server's own answer, with its SQLSTATE.
-    #[error("Postgres answers {code}: {message}{}", .hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
-    Server { code: String, message: String, hint: Option<String> },
-    /// Not within the time in which a server that works does.
+    /// An error response of the server, with its SQLSTATE.
+    #[error(
+        "Postgres answers {code}: {message}{}",
+        .hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default()
+    )]
+    Server {
+        code: String,
+        message: String,
+        hint: Option<String>,
+    },
+    /// No response within the timeout. A working server would have responded.
     #[error("Postgres does not answer with {0}; it accepts the connection and may hang")]
     Unanswered(&'static str),
     #[error("Postgres ended the stream")]
@@ -30,7 +43,7 @@ pub(crate) enum ReplicationError {
 }
 
 impl ReplicationError {
-    /// The server's SQLSTATE, when the server answered with an error.
+    /// Returns the SQLSTATE if the server returned an error.
     pub(crate) fn code(&self) -> Option<&str> {
         match self {
             Self::Server { code, .. } => Some(code),
@@ -50,15 +63,22 @@ impl ReplicationError {
                 _ => {}
             }
         }
-        Self::Server { code, message, hint }
+        Self::Server {
+            code,
+            message,
+            hint,
+        }
     }
 }
 
-/// Most characters of a text that a server sends in an error. Postgres's own texts are shorter.
+/// Maximum length of a text in an error of the server. Postgres's own texts are shorter.
 const TEXT_MAX: usize = 1_000;
 
-/// A server's text for a log line: bounded, and without control characters.
+/// Converts a text of the server for a log line: limits its length and replaces control characters.
 fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * TEXT_MAX)]);
-    text.chars().take(TEXT_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .take(TEXT_MAX)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }

@@ -1,12 +1,22 @@
-//! The replication protocol: one connection that creates slots, runs simple queries and streams the write-ahead log.
+//! The replication protocol: a connection that creates slots, runs simple queries and streams the
+//! write-ahead log.
 //!
 //! ```text
-//! connect ─▶ (TLS) ─▶ authenticate ─▶ IDENTIFY_SYSTEM, CREATE_REPLICATION_SLOT, … ─▶ START_REPLICATION ─▶ frames
+//! connect ─▶ (TLS) ─▶ authenticate ─▶ IDENTIFY_SYSTEM, CREATE_REPLICATION_SLOT, …
+//!         ─▶ START_REPLICATION ─▶ frames
 //! ```
 //!
-//! The socket is read here and not by a client library, because *when* it is read decides the throughput: a walsender whose
-//! reader waits in `recv` pays a wake-up for every message, one whose reader lets the socket fill streams twice as fast.
-//! `stream.rs` only offers both kinds of reading; the relay decides.
+//! Tidings reads the socket itself rather than through a client library, because the time of the
+//! reads determines the throughput. If the reader waits in `recv`, the walsender pays a wake-up for
+//! every message. If the reader lets the socket fill, the walsender streams twice as fast.
+//! `stream.rs` offers both kinds of reads, and the relay chooses.
+//!
+//! | file | content |
+//! |---|---|
+//! | `dial`, `tls`, `auth`, `binding` | an authenticated connection; `tls` applies `sslmode` |
+//! | `connection`, `wire` | statements on it, and their responses |
+//! | `stream`, `framing`, `pgoutput` | the stream: bytes to frames to messages |
+//! | `pass` | a connection that the gateway passes to sqlx |
 
 mod auth;
 mod binding;

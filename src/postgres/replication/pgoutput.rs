@@ -1,43 +1,44 @@
-//! Decodes `pgoutput` (protocol version 1, text or binary tuples): pure, borrows from the bytes it is given.
+//! Decoder of `pgoutput` (protocol version 1, text or binary tuples). Pure; borrows the bytes.
 //!
-//! Source of the layout: PostgreSQL manual, "Logical Replication Message Formats". Every read is bounds-checked, so no
-//! input can panic; a message that does not fit its own lengths is an error that says which field.
+//! Layout: PostgreSQL manual, "Logical Replication Message Formats". Every read is bounds-checked,
+//! so no input can panic. A message that does not fit its own lengths is an error that names the
+//! field.
 
 use crate::postgres::Lsn;
 
-/// One message of the stream. What the relay does not need is told apart but not decoded.
+/// A message of the stream. Messages that the relay does not need are recognized but not decoded.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Message<'a> {
-    /// A transaction starts; it is sent whole, after it committed.
+    /// A transaction starts. The server sends it as a whole after its commit.
     Begin {
-        /// Position of the transaction's commit record: its identity in the stream.
+        /// Position of the commit record, which identifies the transaction in the stream.
         commit_lsn: Lsn,
-        /// When it committed, microseconds since 2000-01-01 UTC, by the server's clock.
+        /// Commit time in microseconds since 2000-01-01 UTC, by the server's clock.
         committed_at: i64,
-        /// The transaction's id, without its epoch.
+        /// Transaction id without its epoch.
         xid: u32,
     },
     /// The transaction is complete.
     Commit {
-        /// Position right after the commit record: what may be confirmed once everything before is safe.
+        /// Position after the commit record. It may be confirmed once everything before it is safe.
         end_lsn: Lsn,
     },
-    /// The shape of a table, sent before its first row and whenever it changes.
+    /// The layout of a table, sent before its first row and after each change.
     Relation(Relation),
     /// One inserted row.
     Insert {
-        /// Which table, as its last `Relation` named it.
+        /// Id of the table, from its last `Relation`.
         relation: u32,
         /// The new row.
         row: Tuple<'a>,
     },
-    /// The outbox was truncated: events may be gone.
+    /// The outbox was truncated, so events may be lost.
     Truncate,
-    /// Updates, deletes, types, origins, logical messages: of no interest here.
+    /// Updates, deletes, types, origins and logical messages, which the relay does not need.
     Other(u8),
 }
 
-/// A table's name and columns, as the stream describes it.
+/// Name and columns of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Relation {
     pub(crate) id: u32,
@@ -58,11 +59,11 @@ pub(crate) struct Column {
 pub(crate) enum Cell<'a> {
     /// SQL null.
     Null,
-    /// A value the stream leaves out because an update did not change it; never in an insert.
+    /// A value that the stream omits because an update did not change it. Never in an insert.
     Unchanged,
-    /// The type's text form.
+    /// The text format of the type.
     Text(&'a [u8]),
-    /// The type's binary form.
+    /// The binary format of the type.
     Binary(&'a [u8]),
 }
 
@@ -73,7 +74,7 @@ pub(crate) struct Tuple<'a> {
     bytes: &'a [u8],
 }
 
-/// A message that does not fit its own description.
+/// Error of a message that violates its own format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed pgoutput message `{}`: {what}", char::from(*tag))]
 pub(crate) struct DecodeError {
@@ -84,17 +85,34 @@ pub(crate) struct DecodeError {
 /// Decodes one message.
 ///
 /// # Errors
-/// When the bytes end before the message does, or a tag or a string is not what the protocol allows.
+///
+/// Returns [`DecodeError`] if the bytes end before the message does, or a tag or string violates
+/// the protocol.
 pub(crate) fn decode(message: &[u8]) -> Result<Message<'_>, DecodeError> {
-    let (&tag, rest) = message.split_first().ok_or(DecodeError { tag: b'?', what: "empty message" })?;
+    let (&tag, rest) = message.split_first().ok_or(DecodeError {
+        tag: b'?',
+        what: "empty message",
+    })?;
     let mut read = Reader { tag, rest };
     match tag {
         b'B' => {
-            let (commit_lsn, committed_at, xid) = (Lsn(read.u64("commit lsn")?), read.i64("commit time")?, read.u32("xid")?);
-            Ok(Message::Begin { commit_lsn, committed_at, xid })
+            let (commit_lsn, committed_at, xid) = (
+                Lsn(read.u64("commit lsn")?),
+                read.i64("commit time")?,
+                read.u32("xid")?,
+            );
+            Ok(Message::Begin {
+                commit_lsn,
+                committed_at,
+                xid,
+            })
         }
         b'C' => {
-            let (_flags, _commit, end) = (read.u8("flags")?, read.u64("commit lsn")?, read.u64("end lsn")?);
+            let (_flags, _commit, end) = (
+                read.u8("flags")?,
+                read.u64("commit lsn")?,
+                read.u64("end lsn")?,
+            );
             Ok(Message::Commit { end_lsn: Lsn(end) })
         }
         b'R' => read.relation().map(Message::Relation),
@@ -103,7 +121,13 @@ pub(crate) fn decode(message: &[u8]) -> Result<Message<'_>, DecodeError> {
             if read.u8("tuple kind")? != b'N' {
                 return Err(read.error("an insert without a new row"));
             }
-            Ok(Message::Insert { relation, row: Tuple { cells: read.u16("column count")?, bytes: read.rest } })
+            Ok(Message::Insert {
+                relation,
+                row: Tuple {
+                    cells: read.u16("column count")?,
+                    bytes: read.rest,
+                },
+            })
         }
         b'T' => Ok(Message::Truncate),
         other => Ok(Message::Other(other)),
@@ -111,9 +135,12 @@ pub(crate) fn decode(message: &[u8]) -> Result<Message<'_>, DecodeError> {
 }
 
 impl<'a> Tuple<'a> {
-    /// The values in column order. Ends after the first malformed one.
+    /// Returns the values in column order. Ends after the first malformed one.
     pub(crate) fn cells(&self) -> impl Iterator<Item = Result<Cell<'a>, DecodeError>> + use<'a> {
-        let mut read = Reader { tag: b'I', rest: self.bytes };
+        let mut read = Reader {
+            tag: b'I',
+            rest: self.bytes,
+        };
         let mut left = self.cells;
         std::iter::from_fn(move || {
             left = left.checked_sub(1)?;
@@ -133,7 +160,10 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn error(&self, what: &'static str) -> DecodeError {
-        DecodeError { tag: self.tag, what }
+        DecodeError {
+            tag: self.tag,
+            what,
+        }
     }
 
     fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
@@ -169,7 +199,11 @@ impl<'a> Reader<'a> {
     }
 
     fn string(&mut self, what: &'static str) -> Result<String, DecodeError> {
-        let end = self.rest.iter().position(|&byte| byte == 0).ok_or(self.error(what))?;
+        let end = self
+            .rest
+            .iter()
+            .position(|&byte| byte == 0)
+            .ok_or(self.error(what))?;
         let text = std::str::from_utf8(self.take(end, what)?).map_err(|_| self.error(what))?;
         self.take(1, what)?;
         Ok(text.to_owned())
@@ -181,8 +215,15 @@ impl<'a> Reader<'a> {
         let table = self.string("table name")?;
         self.u8("replica identity")?;
         let count = self.u16("column count")?;
-        let columns = (0..count).map(|_| self.column()).collect::<Result<_, _>>()?;
-        Ok(Relation { id, schema, table, columns })
+        let columns = (0..count)
+            .map(|_| self.column())
+            .collect::<Result<_, _>>()?;
+        Ok(Relation {
+            id,
+            schema,
+            table,
+            columns,
+        })
     }
 
     fn column(&mut self) -> Result<Column, DecodeError> {
@@ -246,9 +287,24 @@ mod tests {
             bytes.extend(oid.to_be_bytes());
             bytes.extend((-1i32).to_be_bytes());
         }
-        let Ok(Message::Relation(relation)) = decode(&bytes) else { panic!("a relation") };
-        assert_eq!((relation.id, relation.schema.as_str(), relation.table.as_str()), (9, "tidings", "outbox"));
-        assert_eq!(relation.columns[1], Column { name: "payload".into(), type_oid: 114 });
+        let Ok(Message::Relation(relation)) = decode(&bytes) else {
+            panic!("a relation")
+        };
+        assert_eq!(
+            (
+                relation.id,
+                relation.schema.as_str(),
+                relation.table.as_str()
+            ),
+            (9, "tidings", "outbox")
+        );
+        assert_eq!(
+            relation.columns[1],
+            Column {
+                name: "payload".into(),
+                type_oid: 114
+            }
+        );
     }
 
     #[test]
@@ -285,8 +341,11 @@ mod tests {
                 _ => Cell::Binary(bytes),
             }).collect();
             let bytes = insert(&cells);
-            let Ok(Message::Insert { relation: 7, row }) = decode(&bytes) else { panic!("an insert") };
-            prop_assert_eq!(row.cells().collect::<Result<Vec<_>, _>>().expect("well-formed"), cells);
+            let Ok(Message::Insert { relation: 7, row }) = decode(&bytes) else {
+                panic!("an insert")
+            };
+            let read = row.cells().collect::<Result<Vec<_>, _>>();
+            prop_assert_eq!(read.expect("well-formed"), cells);
         }
     }
 }

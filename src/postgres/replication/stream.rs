@@ -1,4 +1,4 @@
-//! The stream itself: bytes out of the socket, status updates into it.
+//! A replication stream: frames read from the socket, status updates written to it.
 //!
 //! Layout: PostgreSQL manual, "Streaming Replication Protocol" (standby status update `r`).
 
@@ -13,13 +13,13 @@ use super::{
 };
 use crate::postgres::Lsn;
 
-/// Microseconds from the Unix epoch to Postgres's, 2000-01-01 UTC.
+/// Microseconds from the Unix epoch to Postgres's epoch, 2000-01-01 UTC.
 pub(crate) const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-/// How long a polite end may take: the server notices the closed connection anyway.
+/// Timeout of an orderly end. The server detects the closed connection in any case.
 const FINISH_WITHIN: Duration = Duration::from_secs(1);
 
-/// Reads frames. `fill` touches the socket, `next` only the buffer.
+/// Reads frames. `fill` reads from the socket, `next` only from the buffer.
 pub(crate) struct FrameReader {
     socket: ReadHalf<Box<dyn Socket>>,
     buffer: FrameBuffer,
@@ -27,16 +27,22 @@ pub(crate) struct FrameReader {
 
 impl FrameReader {
     pub(super) fn new(socket: ReadHalf<Box<dyn Socket>>, already_read: &[u8]) -> Self {
-        Self { socket, buffer: FrameBuffer::new(already_read) }
+        Self {
+            socket,
+            buffer: FrameBuffer::new(already_read),
+        }
     }
 
-    /// Reads once from the socket; the bytes read.
+    /// Reads once from the socket. Returns the number of bytes.
     ///
     /// # Errors
-    /// [`ReplicationError::Closed`] at the end of the stream; a message of an impossible length.
+    ///
+    /// Returns [`ReplicationError::Closed`] at the end of the stream, or an error if a message has
+    /// an invalid length.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
+    ///
+    /// Dropping the future loses nothing.
     pub(crate) async fn fill(&mut self) -> Result<usize, ReplicationError> {
         let read = self.socket.read(self.buffer.room()?).await?;
         if read == 0 {
@@ -46,16 +52,18 @@ impl FrameReader {
         Ok(read)
     }
 
-    /// The next frame that is wholly in the buffer.
+    /// Returns the next frame, or `None` if the buffer contains no complete frame.
     ///
     /// # Errors
-    /// The server's error, the end of the stream, or a message that breaks the protocol.
+    ///
+    /// Returns the server's error, or an error at the end of the stream or if a message violates
+    /// the protocol.
     pub(crate) fn next(&mut self) -> Result<Option<Frame<'_>>, ReplicationError> {
         self.buffer.next()
     }
 }
 
-/// Tells the server what is safe.
+/// Confirms positions to the server.
 pub(crate) struct StatusWriter {
     socket: WriteHalf<Box<dyn Socket>>,
 }
@@ -65,12 +73,18 @@ impl StatusWriter {
         Self { socket }
     }
 
-    /// Confirms everything before `safe`; the server may then forget it. `reply` asks for a keepalive at once.
+    /// Confirms everything before `safe`, so that the server may remove it. `reply` requests an
+    /// immediate keepalive.
     ///
     /// # Errors
-    /// A lost connection.
+    ///
+    /// Returns an error if the connection is lost.
     pub(crate) async fn confirm(&mut self, safe: Lsn, reply: bool) -> Result<(), ReplicationError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| {
+                i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+            });
         let mut out = [0u8; 39];
         out[0] = b'd';
         out[1..5].copy_from_slice(&38u32.to_be_bytes());
@@ -84,11 +98,14 @@ impl StatusWriter {
         Ok(self.socket.flush().await?)
     }
 
-    /// Ends the stream politely, so that the server frees the slot at once.
+    /// Ends the stream in an orderly way, so that the server releases the slot immediately.
     pub(crate) async fn finish(mut self) {
-        // CopyDone, then Terminate; the connection is closed either way.
+        // CopyDone, then Terminate. The connection is closed in any case.
         let finishing = async {
-            let _ = self.socket.write_all(&[b'c', 0, 0, 0, 4, b'X', 0, 0, 0, 4]).await;
+            let _ = self
+                .socket
+                .write_all(&[b'c', 0, 0, 0, 4, b'X', 0, 0, 0, 4])
+                .await;
             let _ = self.socket.flush().await;
             let _ = self.socket.shutdown().await;
         };

@@ -1,4 +1,5 @@
-//! TLS for the replication connection, with libpq's `sslmode` meanings (PostgreSQL manual, "SSL Support", table 32.1).
+//! TLS of the replication connection, with libpq's meanings of `sslmode` (PostgreSQL manual, "SSL
+//! Support", table 32.1).
 
 use std::sync::Arc;
 
@@ -18,10 +19,11 @@ use tokio_rustls::{
 use super::ReplicationError;
 use crate::postgres::{Settings, SslMode, settings::SslNegotiation};
 
-/// A connector for these settings.
+/// Creates a connector for these settings.
 ///
 /// # Errors
-/// When a certificate or key file cannot be read.
+///
+/// Returns an error if a certificate or key file cannot be read.
 pub(super) fn connector(settings: &Settings) -> Result<TlsConnector, ReplicationError> {
     let provider = Arc::new(ring::default_provider());
     let check = match settings.ssl_mode() {
@@ -37,10 +39,14 @@ pub(super) fn connector(settings: &Settings) -> Result<TlsConnector, Replication
     let config = match settings.ssl_client_identity() {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            let chain = CertificateDer::pem_file_iter(certificate)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>);
             let chain = chain.map_err(|error| unreadable("sslcert", certificate, error))?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable("sslkey", key, error))?;
-            builder.with_client_auth_cert(chain, key).map_err(describe)?
+            let key = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| unreadable("sslkey", key, error))?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(describe)?
         }
     };
     let mut config = config;
@@ -51,30 +57,46 @@ pub(super) fn connector(settings: &Settings) -> Result<TlsConnector, Replication
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-fn verifier(settings: &Settings, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, ReplicationError> {
+fn verifier(
+    settings: &Settings,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, ReplicationError> {
     let mut roots = RootCertStore::empty();
     match settings.ssl_root_cert() {
         Some(file) => {
-            for certificate in CertificateDer::pem_file_iter(file).map_err(|error| unreadable("sslrootcert", file, error))? {
-                roots.add(certificate.map_err(|error| unreadable("sslrootcert", file, error))?).map_err(describe)?;
+            for certificate in CertificateDer::pem_file_iter(file)
+                .map_err(|error| unreadable("sslrootcert", file, error))?
+            {
+                roots
+                    .add(certificate.map_err(|error| unreadable("sslrootcert", file, error))?)
+                    .map_err(describe)?;
             }
         }
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
     }
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().map_err(describe)
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(describe)
 }
 
 fn describe(error: impl std::fmt::Display) -> ReplicationError {
     ReplicationError::Tls(error.to_string())
 }
 
-fn unreadable(option: &str, file: &std::path::Path, error: impl std::fmt::Display) -> ReplicationError {
-    ReplicationError::Tls(format!("{option} {} cannot be read: {error}", file.display()))
+fn unreadable(
+    option: &str,
+    file: &std::path::Path,
+    error: impl std::fmt::Display,
+) -> ReplicationError {
+    ReplicationError::Tls(format!(
+        "{option} {} cannot be read: {error}",
+        file.display()
+    ))
 }
 
-/// How much of the server's certificate is checked.
+/// Verification of the server's certificate.
 #[derive(Debug)]
 enum Check {
     Nothing,
@@ -105,9 +127,10 @@ impl ServerCertVerifier for Verifier {
             Check::ChainAndName(chain) => (chain, true),
         };
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // The chain is checked before the name, so this error says that the chain is good.
+            // The chain is verified before the name, so this error implies that the chain is valid.
             Err(rustls::Error::InvalidCertificate(
-                rustls::CertificateError::NotValidForName | rustls::CertificateError::NotValidForNameContext { .. },
+                rustls::CertificateError::NotValidForName
+                | rustls::CertificateError::NotValidForNameContext { .. },
             )) if !name_matters => Ok(ServerCertVerified::assertion()),
             verdict => verdict,
         }
@@ -119,7 +142,12 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -128,10 +156,17 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

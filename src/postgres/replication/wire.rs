@@ -1,4 +1,4 @@
-//! A connection's messages: the socket, what was read from it, and the answers of the simple protocol.
+//! Messages of a connection: the socket, its read buffer, and the responses of the simple protocol.
 
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
@@ -14,29 +14,33 @@ use super::{
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
 
-/// The rows of one answer as text, SQL null as `None`.
+/// The rows of one result as text, with `None` for an SQL null.
 pub(crate) type TextRows = Vec<Vec<Option<String>>>;
 
-/// The socket and what was read from it beyond the last message.
+/// The socket, and the bytes that were read after the last message.
 pub(super) struct Wire {
     socket: Box<dyn Socket>,
     read: BytesMut,
-    /// Longest message that is accepted at present.
+    /// Maximum length of a message, which depends on the state of the connection.
     bytes_max: usize,
 }
 
 impl Wire {
-    /// A connection that is not authenticated yet.
+    /// Creates the wire of a connection that is not authenticated yet.
     pub(super) fn new(socket: Box<dyn Socket>) -> Self {
-        Self { socket, read: BytesMut::with_capacity(8 * 1024), bytes_max: HANDSHAKE_BYTES_MAX }
+        Self {
+            socket,
+            read: BytesMut::with_capacity(8 * 1024),
+            bytes_max: HANDSHAKE_BYTES_MAX,
+        }
     }
 
-    /// Accepts the longer messages of a server that has accepted the connection.
+    /// Raises the maximum length of messages after the server has accepted the connection.
     pub(super) fn accepted(&mut self) {
         self.bytes_max = ANSWER_BYTES_MAX;
     }
 
-    /// Takes the wire apart: the socket, and what was read from it.
+    /// Returns the socket and the bytes that were read from it.
     pub(super) fn into_parts(self) -> (Box<dyn Socket>, BytesMut) {
         (self.socket, self.read)
     }
@@ -62,20 +66,27 @@ impl Wire {
         }
     }
 
-    /// Reads to the end of a command: its rows, or its error. After a fatal error the server closes instead of getting ready.
+    /// Reads to the end of a command. Returns its rows or its error. After a fatal error, the
+    /// server closes the connection and sends no ReadyForQuery.
     pub(super) async fn until_ready(&mut self) -> Result<TextRows, ReplicationError> {
         let (mut rows, mut bytes, mut failure) = (Vec::new(), 0, None);
         loop {
             match self.message().await {
                 Ok(Message::ReadyForQuery(_)) => return failure.map_or(Ok(rows), Err),
-                Ok(Message::ErrorResponse(body)) => failure = Some(ReplicationError::from_response(&body)),
+                Ok(Message::ErrorResponse(body)) => {
+                    failure = Some(ReplicationError::from_response(&body))
+                }
                 Ok(Message::DataRow(body)) => {
-                    // A row without values counts too: it takes memory.
+                    // A row without values is counted too, because it needs memory.
                     bytes += body.buffer().len() + size_of::<Option<String>>();
                     if bytes > ANSWER_BYTES_MAX {
-                        return Err(ReplicationError::Protocol(format!("an answer of more than {ANSWER_BYTES_MAX} bytes")));
+                        return Err(ReplicationError::Protocol(format!(
+                            "a result of more than {ANSWER_BYTES_MAX} bytes"
+                        )));
                     }
-                    let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&body.buffer()[range]).into_owned();
+                    let text = |range: std::ops::Range<usize>| {
+                        String::from_utf8_lossy(&body.buffer()[range]).into_owned()
+                    };
                     rows.push(body.ranges().map(|range| Ok(range.map(text))).collect()?);
                 }
                 Ok(_) => {}
@@ -84,11 +95,14 @@ impl Wire {
         }
     }
 
-    /// Waits for the answer to START_REPLICATION. The message library does not know CopyBothResponse (`W`), so its header is read here.
+    /// Waits for the response to START_REPLICATION. postgres-protocol does not support
+    /// CopyBothResponse (`W`), so its header is parsed here.
     pub(super) async fn copy_both(&mut self) -> Result<(), ReplicationError> {
         loop {
             if self.read.first() == Some(&b'W') {
-                if let Some(len) = message_len(&self.read, self.bytes_max)?.filter(|len| self.read.len() >= *len) {
+                if let Some(len) =
+                    message_len(&self.read, self.bytes_max)?.filter(|len| self.read.len() >= *len)
+                {
                     let _ = self.read.split_to(len);
                     return Ok(());
                 }
@@ -96,9 +110,13 @@ impl Wire {
                 continue;
             }
             match parse(&mut self.read, self.bytes_max)? {
-                Some(Message::ErrorResponse(body)) => return Err(ReplicationError::from_response(&body)),
+                Some(Message::ErrorResponse(body)) => {
+                    return Err(ReplicationError::from_response(&body));
+                }
                 Some(Message::ReadyForQuery(_)) => {
-                    return Err(ReplicationError::Protocol("START_REPLICATION did not start a stream".into()));
+                    return Err(ReplicationError::Protocol(
+                        "START_REPLICATION did not start a stream".into(),
+                    ));
                 }
                 Some(_) => {}
                 None => self.fill().await?,
@@ -107,19 +125,23 @@ impl Wire {
     }
 }
 
-/// Takes the message at the front, if it is complete and no longer than `max`.
+/// Removes and returns the message at the front, or `None` if it is incomplete.
 pub(super) fn parse(read: &mut BytesMut, max: usize) -> Result<Option<Message>, ReplicationError> {
     match message_len(read, max)? {
         Some(len) if read.len() >= len => Ok(Message::parse(read)?),
-        // The library would reserve the whole length: a buffer grows with what arrives.
+        // The library would reserve the full length. Here, a buffer grows with the bytes that
+        // arrive.
         _ => Ok(None),
     }
 }
 
-/// Any bytes as a stream's frames, in pieces whose size the first byte gives, and as messages before the stream: for the fuzz target.
+/// Parses arbitrary bytes as frames of a stream, in pieces whose size is in the first byte, and as
+/// messages before the stream. For the fuzz target.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz_framing(bytes: &[u8]) {
-    let Some((piece, bytes)) = bytes.split_first() else { return };
+    let Some((piece, bytes)) = bytes.split_first() else {
+        return;
+    };
     let mut buffer = super::framing::FrameBuffer::new(&[]);
     let before = buffer.allocated();
     'stream: for part in bytes.chunks(usize::from(*piece) + 1) {
@@ -135,7 +157,12 @@ pub(crate) fn fuzz_framing(bytes: &[u8]) {
             }
         }
     }
-    assert!(buffer.allocated() <= before + 2 * bytes.len(), "{} bytes of memory for {}", buffer.allocated(), bytes.len());
+    assert!(
+        buffer.allocated() <= before + 2 * bytes.len(),
+        "{} bytes of memory for {}",
+        buffer.allocated(),
+        bytes.len()
+    );
     let mut read = BytesMut::from(bytes);
     while let Ok(Some(message)) = parse(&mut read, HANDSHAKE_BYTES_MAX) {
         fuzz_message(&message);
@@ -147,9 +174,13 @@ fn fuzz_message(message: &Message) {
     match message {
         Message::ErrorResponse(body) => drop(ReplicationError::from_response(body)),
         Message::DataRow(body) => drop(body.ranges().collect::<Vec<_>>()),
-        Message::AuthenticationSasl(body) => drop(body.mechanisms().map(|name| Ok(name.to_owned())).collect::<Vec<_>>()),
+        Message::AuthenticationSasl(body) => drop(
+            body.mechanisms()
+                .map(|name| Ok(name.to_owned()))
+                .collect::<Vec<_>>(),
+        ),
         Message::AuthenticationSaslContinue(body) => {
-            // The client's nonce is random, so this ends at the nonce: what comes before it is decoded.
+            // The client's nonce is random, so decoding always ends at the check of the nonce.
             let mut scram = postgres_protocol::authentication::sasl::ScramSha256::new(
                 b"secret",
                 postgres_protocol::authentication::sasl::ChannelBinding::unsupported(),

@@ -1,11 +1,12 @@
-//! The password file (PostgreSQL manual, "The Password File"): lines `host:port:database:user:password`. Pure, but for reading the file.
+//! Password file (PostgreSQL manual, "The Password File"): lines
+//! `host:port:database:user:password`. Pure, except for reading the file.
 
 use std::path::Path;
 
-/// Largest file that is read: a password file has a few lines.
+/// Maximum size of the file. A password file has a few lines.
 const BYTES_MAX: u64 = 1024 * 1024;
 
-/// What a line must match.
+/// The values that a line must match.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
     /// The host, or `localhost` for a Unix socket.
@@ -15,34 +16,49 @@ pub(super) struct Wanted<'a> {
     pub(super) user: &'a str,
 }
 
-/// Looks the password up. `None` without such a line, or without such a file.
+/// Returns the password for these values. Returns `None` if no line matches or the file does not
+/// exist.
 ///
 /// # Errors
-/// A file that other accounts may read: it is not used, as with libpq.
+///
+/// Returns an error if other accounts may access the file. libpq does not use such a file either.
 pub(super) fn lookup(file: &Path, wanted: Wanted<'_>) -> Result<Option<String>, String> {
     use std::os::unix::fs::PermissionsExt as _;
-    let Ok(metadata) = std::fs::metadata(file) else { return Ok(None) };
+    let Ok(metadata) = std::fs::metadata(file) else {
+        return Ok(None);
+    };
     if !metadata.is_file() || metadata.len() > BYTES_MAX {
         return Ok(None);
     }
     if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(format!("the password file {0} can be read by other accounts: run chmod 600 {0}", file.display()));
+        return Err(format!(
+            "the password file {0} can be read by other accounts: run chmod 600 {0}",
+            file.display()
+        ));
     }
-    Ok(std::fs::read_to_string(file).ok().and_then(|text| find(&text, wanted)))
+    Ok(std::fs::read_to_string(file)
+        .ok()
+        .and_then(|text| find(&text, wanted)))
 }
 
 fn find(text: &str, wanted: Wanted<'_>) -> Option<String> {
     let port = wanted.port.to_string();
     let expected = [wanted.host, &port, wanted.database, wanted.user];
-    text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
-        let mut fields = fields(line);
-        let password = (fields.len() >= 5).then(|| fields.swap_remove(4))?;
-        let matches = expected.iter().zip(&fields).all(|(expected, field)| field == "*" || field == expected);
-        (matches && !password.is_empty()).then_some(password)
-    })
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .find_map(|line| {
+            let mut fields = fields(line);
+            let password = (fields.len() >= 5).then(|| fields.swap_remove(4))?;
+            let matches = expected
+                .iter()
+                .zip(&fields)
+                .all(|(expected, field)| field == "*" || field == expected);
+            (matches && !password.is_empty()).then_some(password)
+        })
 }
 
-/// Splits at `:`; a backslash takes the next character as it is. The password ends at the next `:` too.
+/// Splits a line at `:`. A backslash escapes the next character. The password ends at the next `:`
+/// too.
 fn fields(line: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut characters = line.chars();
@@ -76,8 +92,32 @@ mod tests {
             ("::1", 5432, "x", "y", "six:\\"),
             ("other", 1, "x", "bob", "last"),
         ] {
-            assert_eq!(find(file, Wanted { host, port, database, user }).as_deref(), Some(password), "{host} {port}");
+            assert_eq!(
+                find(
+                    file,
+                    Wanted {
+                        host,
+                        port,
+                        database,
+                        user
+                    }
+                )
+                .as_deref(),
+                Some(password),
+                "{host} {port}"
+            );
         }
-        assert_eq!(find("db:5432:shop:ann:x", Wanted { host: "db", port: 1, database: "shop", user: "ann" }), None);
+        assert_eq!(
+            find(
+                "db:5432:shop:ann:x",
+                Wanted {
+                    host: "db",
+                    port: 1,
+                    database: "shop",
+                    user: "ann"
+                }
+            ),
+            None
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The other policy: an event that cannot be delivered goes to a topic of its own, with the reason, and its aggregate goes on.
+//! Dead letters: an undeliverable event goes to a topic of its own, with the reason, and its
+//! aggregate continues.
 
 use uuid::Uuid;
 
@@ -7,23 +8,41 @@ use crate::{
     kafka::Headers,
 };
 
-/// Kafka's longest name for a topic.
+/// Maximum length of a topic name in Kafka.
 const TOPIC_BYTES_MAX: usize = 249;
 
-/// Stands before the topic of a dead letter whose own topic is reserved, so that the dead letter's is not.
+/// Prefix for the topic name of an event whose own topic is reserved. It makes the name of the dead
+/// letter topic usable.
 const OF_RESERVED: &str = "reserved.";
 
-/// The topic of dead letters for `topic`: `template` with `{topic}` replaced. Letters that no topic may have become `_`.
-/// The result is never a reserved topic, whatever the row asked for.
-pub(in crate::relay) fn dead_letter_topic(template: &str, topic: &str) -> String {
+/// Returns the topic of dead letters for `topic`: `template` with `{topic}` replaced. Characters
+/// that a topic name may not contain become `_`. The result is never a reserved topic, whatever
+/// topic the row names.
+pub(crate) fn dead_letter_topic(template: &str, topic: &str) -> String {
     let room = TOPIC_BYTES_MAX.saturating_sub(template.replace("{topic}", "").len());
-    let legal = |topic: &str| topic.chars().map(|c| if is_topic_character(c) { c } else { '_' }).take(room).collect::<String>();
+    let legal = |topic: &str| {
+        topic
+            .chars()
+            .map(|c| if is_topic_character(c) { c } else { '_' })
+            .take(room)
+            .collect::<String>()
+    };
     let name = template.replace("{topic}", &legal(topic));
-    if is_reserved_topic(&name) { template.replace("{topic}", &legal(&format!("{OF_RESERVED}{topic}"))) } else { name }
+    if is_reserved_topic(&name) {
+        template.replace("{topic}", &legal(&format!("{OF_RESERVED}{topic}")))
+    } else {
+        name
+    }
 }
 
-/// Headers that say why it is here.
-pub(in crate::relay) fn explain(headers: Headers, topic: &str, reason: &str, id: Uuid, seq: Option<i64>) -> Headers {
+/// Adds headers with the reason of the failure and the identity of the event.
+pub(crate) fn explain(
+    headers: Headers,
+    topic: &str,
+    reason: &str,
+    id: Uuid,
+    seq: Option<i64>,
+) -> Headers {
     let headers = headers
         .put("tidings_original_topic", topic.as_bytes())
         .put("tidings_reason", reason.as_bytes())
@@ -34,8 +53,9 @@ pub(in crate::relay) fn explain(headers: Headers, topic: &str, reason: &str, id:
     }
 }
 
-/// What stands for a payload that Kafka does not take. `table` is schema and name.
-pub(in crate::relay) fn reference(table: (&str, &str), id: Uuid, seq: Option<i64>) -> Vec<u8> {
+/// Returns a reference that replaces a payload which Kafka does not accept. `table` is schema and
+/// name.
+pub(crate) fn reference(table: (&str, &str), id: Uuid, seq: Option<i64>) -> Vec<u8> {
     let (schema, table) = table;
     let mut row = serde_json::json!({ "schema": schema, "id": id });
     if let Some(seq) = seq {
@@ -44,7 +64,9 @@ pub(in crate::relay) fn reference(table: (&str, &str), id: Uuid, seq: Option<i64
     if table != "outbox" {
         row["table"] = table.into();
     }
-    serde_json::json!({ "outbox": row }).to_string().into_bytes()
+    serde_json::json!({ "outbox": row })
+        .to_string()
+        .into_bytes()
 }
 
 #[cfg(test)]
@@ -56,7 +78,10 @@ mod tests {
         assert_eq!(dead_letter_topic("{topic}.dead", "order"), "order.dead");
         assert_eq!(dead_letter_topic("{topic}.dead", "or dér"), "or_d_r.dead");
         assert_eq!(dead_letter_topic("dead", "order"), "dead");
-        assert_eq!(dead_letter_topic("{topic}.dead", "tidings.position.a.b"), "reserved.tidings.position.a.b.dead");
+        assert_eq!(
+            dead_letter_topic("{topic}.dead", "tidings.position.a.b"),
+            "reserved.tidings.position.a.b.dead"
+        );
         assert_eq!(dead_letter_topic("_{topic}", "_x"), "_reserved._x");
         for topic in ["ü".repeat(300), ".".into(), String::new()] {
             let dead = dead_letter_topic("{topic}.dead", &topic);

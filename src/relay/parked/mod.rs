@@ -1,34 +1,40 @@
-//! Events that cannot be delivered, and what waits behind them.
+//! Undeliverable events, and the events that wait behind them.
 //!
-//! One bad event stops its own aggregate and nothing else. The event and every later one of its aggregate are *parked*: set aside by reference
-//! in a table, while the position passes them and the outbox keeps their rows. Nothing passes before it is parked:
+//! An undeliverable event stops only its own aggregate. The event and every later one of its
+//! aggregate are *parked*: a table refers to them, the position passes them, and the outbox keeps
+//! their rows. The position never passes an event before it is parked:
 //!
 //! ```text
 //! found before sending     name, headers, size ──▶ INSERT, committed ──▶ the position passes it
-//! its topic is unusable    set aside for the topic (`waits_for`), as above ──▶ released as soon as the topic can be used (`topics`)
-//! many wait behind it      one row for a range of the outbox (`to_seq`), listed one by one again when they are released
-//! refused by the broker    the batch is aborted, the session starts again from what is durable
-//!                          ──▶ the suspects, which the batch held, go one by one (`forward/batch_isolation.rs`) ──▶ the one refused alone is parked, as above
-//! released                 a person sets `retry` or `discard` ──▶ the leader publishes the aggregate's events in their order; their numbers
-//!                          are in the position that is committed with them (`Position::released`) ──▶ DELETE ──▶ and out of the position
+//! its topic is unusable    parked for the topic (`waits_for`), as above
+//!                          ──▶ released as soon as the topic is usable
+//! many wait behind it      one row for a range of the outbox (`to_seq`), listed singly at release
+//! refused by the broker    the batch is aborted, the session restarts from the durable position
+//!                          ──▶ each record of that batch is sent alone
+//!                              (`pipeline/publisher/batch_isolation.rs`)
+//!                          ──▶ a record that is refused alone is parked, as above
+//! released                 an operator sets `retry` or `discard`
+//!                          ──▶ the leader publishes the aggregate's events in order; their numbers
+//!                              are in the position committed with them (`Position::released`)
+//!                          ──▶ DELETE ──▶ removed from the position
 //! ```
 //!
-//! So a kill at any point repeats nothing: an event that was parked and not passed is met again and is parked already; one that was
-//! released and not deleted is in the position that the next session reads.
+//! A kill at any point therefore repeats nothing. An event that was parked and not passed is read
+//! again, and is already parked. An event that was released and not deleted is in the position that
+//! the next session reads.
 //!
-//! The order is that of `seq`, which is each aggregate's order (writers lock it before they publish). An event with a smaller number than the
-//! first one parked is earlier, was not delivered when its batch was aborted, and goes.
+//! The order is that of `seq`, which is the order of each aggregate (writers lock the aggregate
+//! before they publish). An event with a smaller number than the first parked one is earlier. It
+//! was not delivered because its batch was aborted, and is sent.
 //!
-//! `set` (what is parked) is pure, `rows` is the table's SQL, `release` ends the wait, `dead_letter` is the
-//! other policy.
+//! | file | content |
+//! |---|---|
+//! | `set` | the parked events in memory. Pure |
+//! | `store` | the table's SQL |
+//! | `dead_letter` | the alternative to parking |
+//!
+//! `source/parked.rs` and `source/parked_topics.rs` release events.
 
-mod dead_letter;
-mod release;
-mod rows;
-mod set;
-mod topics;
-
-pub(super) use dead_letter::{dead_letter_topic, explain, reference};
-pub(super) use release::release;
-pub(super) use rows::{Loaded, delete, load, store};
-pub(super) use set::{Aggregate, Full, Limits, ParkedSet, Range, Reference};
+pub(crate) mod dead_letter;
+pub(crate) mod set;
+pub(crate) mod store;

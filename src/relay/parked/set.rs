@@ -1,95 +1,107 @@
-//! Which aggregates wait, as the leader knows it: a copy of the table that costs one look at an empty map while nothing is parked.
+//! Waiting aggregates: the leader's copy of the table. It costs one look-up in an empty map while
+//! nothing is parked.
 //!
-//! Memory is bounded by `total`: an event that is listed counts, and so does a range, however many events it stands for. Events that
-//! wait for a topic are not here, only how many: while the topic cannot be used, all of its events wait.
+//! `total` bounds the memory: each listed event counts as one, and so does a range, regardless of
+//! its number of events. Events that wait for a topic are only counted here: while the topic is
+//! unusable, all of its events wait.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 /// An aggregate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(in crate::relay) struct Aggregate {
-    pub(in crate::relay) kind: String,
-    pub(in crate::relay) id: String,
+pub(crate) struct Aggregate {
+    pub(crate) kind: String,
+    pub(crate) id: String,
 }
 
-/// An event to be parked: what is stored of it.
+/// An event to park, with the values that are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::relay) struct Reference {
-    pub(in crate::relay) seq: i64,
-    pub(in crate::relay) id: uuid::Uuid,
-    pub(in crate::relay) aggregate: Aggregate,
-    pub(in crate::relay) topic: String,
-    /// Why it cannot be delivered; `None`: it waits behind one that cannot.
-    pub(in crate::relay) reason: Option<String>,
+pub(crate) struct Reference {
+    pub(crate) seq: i64,
+    pub(crate) id: uuid::Uuid,
+    pub(crate) aggregate: Aggregate,
+    pub(crate) topic: String,
+    /// The reason why it is undeliverable. `None` if it waits behind an undeliverable event.
+    pub(crate) reason: Option<String>,
     /// The topic that it waits for.
-    pub(in crate::relay) waits_for: Option<String>,
+    pub(crate) waits_for: Option<String>,
 }
 
-/// The later events of an aggregate of which many wait, as one reference: those of its events in the outbox between two numbers.
+/// The later events of an aggregate with many waiting events, as one reference: the aggregate's
+/// events in the outbox between two numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::relay) struct Range {
-    pub(in crate::relay) from: i64,
-    /// The id of the first one.
-    pub(in crate::relay) id: uuid::Uuid,
-    pub(in crate::relay) to: i64,
-    pub(in crate::relay) events: u64,
-    pub(in crate::relay) topic: String,
+pub(crate) struct Range {
+    pub(crate) from: i64,
+    /// The id of the first event.
+    pub(crate) id: uuid::Uuid,
+    pub(crate) to: i64,
+    pub(crate) events: u64,
+    pub(crate) topic: String,
 }
 
-/// How much may wait.
+/// Limits on waiting events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::relay) struct Limits {
-    /// Events of one aggregate that are listed one by one.
-    pub(in crate::relay) per_aggregate: u64,
-    pub(in crate::relay) total: u64,
+pub(crate) struct Limits {
+    /// Maximum number of events of one aggregate that are listed one by one.
+    pub(crate) per_aggregate: u64,
+    pub(crate) total: u64,
 }
 
-/// As much is parked as may be.
+/// The limit on parked events is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::relay) struct Full(pub(in crate::relay) u64);
+pub(crate) struct Full(pub(crate) u64);
 
-/// What waits of one aggregate: a range comes after everything that is listed.
+/// The waiting events of one aggregate. A range follows all listed events.
 #[derive(Debug, Default)]
 struct Waits {
     listed: BTreeSet<i64>,
     range: Option<Range>,
 }
 
-/// What is parked.
+/// The set of parked events.
 #[derive(Debug)]
-pub(in crate::relay) struct ParkedSet {
+pub(crate) struct ParkedSet {
     limits: Limits,
-    /// What waits, by kind and id, so that an event is looked up without allocating.
+    /// Waiting events by kind and id of the aggregate. An event is looked up without an allocation.
     aggregates: HashMap<String, HashMap<String, Waits>>,
-    /// Events that are listed, and ranges.
+    /// Number of listed events and ranges.
     total: u64,
     /// Events beyond the first of each range.
     ranged: u64,
-    /// How many events wait for a topic.
+    /// Number of events that wait for each topic.
     waiting: HashMap<String, u64>,
-    /// Met, and not in the table yet. The position must not pass these.
+    /// Events that are not in the table yet. The position must not pass them.
     pending: Vec<Reference>,
-    /// Ranges that were begun or have grown, and are not in the table as they are.
+    /// Aggregates whose range is new or has grown, and is not stored in this form.
     grown: HashSet<Aggregate>,
-    /// Aggregates of which nothing is in the way any more.
+    /// Aggregates with events that can be released.
     ready: VecDeque<Aggregate>,
 }
 
-/// Most events that are met before they are stored together.
+/// Maximum number of events that are collected before they are stored together.
 const PENDING_MAX: usize = 2_000;
 
 impl Waits {
     fn first(&self) -> Option<i64> {
-        self.listed.first().copied().into_iter().chain(self.range.as_ref().map(|range| range.from)).min()
+        self.listed
+            .first()
+            .copied()
+            .into_iter()
+            .chain(self.range.as_ref().map(|range| range.from))
+            .min()
     }
 
     fn has(&self, seq: i64) -> bool {
-        self.listed.contains(&seq) || self.range.as_ref().is_some_and(|range| (range.from..=range.to).contains(&seq))
+        self.listed.contains(&seq)
+            || self
+                .range
+                .as_ref()
+                .is_some_and(|range| (range.from..=range.to).contains(&seq))
     }
 }
 
 impl ParkedSet {
-    pub(in crate::relay) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
             aggregates: HashMap::new(),
@@ -102,54 +114,83 @@ impl ParkedSet {
         }
     }
 
-    /// An aggregate of the table: its events, and whether nothing is in the way of the first.
-    pub(in crate::relay) fn load(&mut self, aggregate: Aggregate, events: Vec<i64>, range: Option<Range>, ready: bool) {
+    /// Loads an aggregate of the table: its events, its range, and whether its first event can be
+    /// released.
+    pub(crate) fn load(
+        &mut self,
+        aggregate: Aggregate,
+        events: Vec<i64>,
+        range: Option<Range>,
+        ready: bool,
+    ) {
         if ready {
             self.ready.push_back(aggregate.clone());
         }
         self.total += events.len() as u64 + u64::from(range.is_some());
-        self.ranged += range.as_ref().map_or(0, |range| range.events.saturating_sub(1));
-        let waits = Waits { listed: events.into_iter().collect(), range };
-        self.aggregates.entry(aggregate.kind).or_default().insert(aggregate.id, waits);
+        self.ranged += range
+            .as_ref()
+            .map_or(0, |range| range.events.saturating_sub(1));
+        let waits = Waits {
+            listed: events.into_iter().collect(),
+            range,
+        };
+        self.aggregates
+            .entry(aggregate.kind)
+            .or_default()
+            .insert(aggregate.id, waits);
     }
 
-    /// So many events of the table wait for a topic.
-    pub(in crate::relay) fn load_waiting(&mut self, topic: &str, events: u64) {
+    /// Loads the number of events in the table that wait for a topic.
+    pub(crate) fn load_waiting(&mut self, topic: &str, events: u64) {
         self.waiting.insert(topic.to_owned(), events);
     }
 
-    /// Nothing is parked.
-    pub(in crate::relay) fn is_empty(&self) -> bool {
+    /// Returns `true` if nothing is parked.
+    pub(crate) fn is_empty(&self) -> bool {
         self.aggregates.is_empty() && self.waiting.is_empty()
     }
 
-    /// How many events are parked, and of how many aggregates, as far as these are known.
-    pub(in crate::relay) fn counts(&self) -> (u64, u64) {
+    /// Returns the number of parked events and the number of their aggregates. Events that wait for
+    /// a topic count without their aggregates.
+    pub(crate) fn counts(&self) -> (u64, u64) {
         let waiting: u64 = self.waiting.values().sum();
-        (self.total + self.ranged + waiting, self.aggregates.values().map(|ids| ids.len() as u64).sum())
+        (
+            self.total + self.ranged + waiting,
+            self.aggregates.values().map(|ids| ids.len() as u64).sum(),
+        )
     }
 
-    /// Whether an event has to wait with its aggregate.
-    pub(in crate::relay) fn holds(&self, kind: &str, id: &str, seq: i64) -> bool {
+    /// Returns `true` if an event must wait with its aggregate.
+    pub(crate) fn holds(&self, kind: &str, id: &str, seq: i64) -> bool {
         let waits = self.aggregates.get(kind).and_then(|ids| ids.get(id));
-        waits.and_then(Waits::first).is_some_and(|first| seq >= first)
+        waits
+            .and_then(Waits::first)
+            .is_some_and(|first| seq >= first)
     }
 
-    /// Whether more may be met before what was is stored.
-    pub(in crate::relay) fn has_room(&self) -> bool {
+    /// Returns `true` if more events may be collected before the pending ones are stored.
+    pub(crate) fn has_room(&self) -> bool {
         self.pending.len() < PENDING_MAX && self.grown.len() < PENDING_MAX
     }
 
-    /// An event waits, and with it all later ones of its aggregate. To be stored before the position passes it, unless it is met again
-    /// because the position had not passed it when the relay died.
+    /// Parks an event, and with it all later ones of its aggregate. The caller stores it before the
+    /// position passes it. Does nothing if the event is parked already and was only read again
+    /// because the position had not passed it.
     ///
-    /// What waits behind another one is listed while that is cheap, and part of a range then.
+    /// Events that wait behind another one are listed up to a limit, and form a range beyond it.
     ///
     /// # Errors
-    /// When there are as many as may be.
-    pub(in crate::relay) fn park(&mut self, event: Reference) -> Result<(), Full> {
-        let Limits { per_aggregate, total } = self.limits;
-        let waits = self.aggregates.get_mut(&event.aggregate.kind).and_then(|ids| ids.get_mut(&event.aggregate.id));
+    ///
+    /// Returns [`Full`] if the limit is reached.
+    pub(crate) fn park(&mut self, event: Reference) -> Result<(), Full> {
+        let Limits {
+            per_aggregate,
+            total,
+        } = self.limits;
+        let waits = self
+            .aggregates
+            .get_mut(&event.aggregate.kind)
+            .and_then(|ids| ids.get_mut(&event.aggregate.id));
         if let Some(waits) = waits {
             if waits.has(event.seq) {
                 return Ok(());
@@ -164,9 +205,26 @@ impl ParkedSet {
             }
             let last = waits.listed.last().copied().unwrap_or_default();
             let many = waits.listed.len() as u64 >= per_aggregate || self.total >= total / 2;
-            if many && self.total < total && event.reason.is_none() && event.seq > last && waits.range.is_none() {
-                let Reference { seq, id, aggregate, topic, .. } = event;
-                waits.range = Some(Range { from: seq, id, to: seq, events: 1, topic });
+            if many
+                && self.total < total
+                && event.reason.is_none()
+                && event.seq > last
+                && waits.range.is_none()
+            {
+                let Reference {
+                    seq,
+                    id,
+                    aggregate,
+                    topic,
+                    ..
+                } = event;
+                waits.range = Some(Range {
+                    from: seq,
+                    id,
+                    to: seq,
+                    events: 1,
+                    topic,
+                });
                 self.total += 1;
                 self.grown.insert(aggregate);
                 return Ok(());
@@ -182,67 +240,79 @@ impl ParkedSet {
 
     fn insert(&mut self, aggregate: &Aggregate, seq: i64) {
         let ids = self.aggregates.entry(aggregate.kind.clone()).or_default();
-        self.total += u64::from(ids.entry(aggregate.id.clone()).or_default().listed.insert(seq));
+        self.total += u64::from(
+            ids.entry(aggregate.id.clone())
+                .or_default()
+                .listed
+                .insert(seq),
+        );
     }
 
-    /// An event waits for its topic.
-    pub(in crate::relay) fn wait_for_topic(&mut self, event: Reference, topic: &str) {
+    /// Parks an event until its topic is usable.
+    pub(crate) fn wait_for_topic(&mut self, event: Reference, topic: &str) {
         self.waits_for(topic);
         self.pending.push(event);
     }
 
-    /// One more event waits for a topic.
-    pub(in crate::relay) fn waits_for(&mut self, topic: &str) {
+    /// Counts one more event that waits for a topic.
+    pub(crate) fn waits_for(&mut self, topic: &str) {
         *self.waiting.entry(topic.to_owned()).or_default() += 1;
     }
 
-    /// So many events wait for the topic no more.
-    pub(in crate::relay) fn waited_for(&mut self, topic: &str, events: usize) {
+    /// Subtracts events that no longer wait for a topic.
+    pub(crate) fn waited_for(&mut self, topic: &str, events: usize) {
         if let Some(waiting) = self.waiting.get_mut(topic) {
-            // Never the last one: whether nothing waits the table says.
+            // Keeps at least one, because only the table shows that no event waits.
             *waiting = waiting.saturating_sub(events as u64).max(1);
         }
     }
 
-    /// The table has nothing that waits for the topic.
-    pub(in crate::relay) fn nothing_waits_for(&mut self, topic: &str) {
+    /// Records that the table contains no event that waits for the topic.
+    pub(crate) fn nothing_waits_for(&mut self, topic: &str) {
         self.waiting.remove(topic);
     }
 
-    /// An event of the table waits with its aggregate from now on.
-    pub(in crate::relay) fn adopt(&mut self, aggregate: &Aggregate, seq: i64) {
+    /// Records that an event of the table waits with its aggregate from now on.
+    pub(crate) fn adopt(&mut self, aggregate: &Aggregate, seq: i64) {
         self.insert(aggregate, seq);
     }
 
-    /// What is to be stored.
-    pub(in crate::relay) fn pending(&self) -> &[Reference] {
+    /// Returns the events that must be stored.
+    pub(crate) fn pending(&self) -> &[Reference] {
         &self.pending
     }
 
-    /// The ranges that are to be stored.
-    pub(in crate::relay) fn grown(&self) -> impl Iterator<Item = (&Aggregate, &Range)> {
+    /// Returns the ranges that must be stored.
+    pub(crate) fn grown(&self) -> impl Iterator<Item = (&Aggregate, &Range)> {
         let range = |aggregate: &Aggregate| self.range(aggregate);
-        self.grown.iter().filter_map(move |aggregate| Some((aggregate, range(aggregate)?)))
+        self.grown
+            .iter()
+            .filter_map(move |aggregate| Some((aggregate, range(aggregate)?)))
     }
 
-    /// The range of an aggregate.
-    pub(in crate::relay) fn range(&self, aggregate: &Aggregate) -> Option<&Range> {
-        self.aggregates.get(&aggregate.kind)?.get(&aggregate.id)?.range.as_ref()
+    /// Returns the range of an aggregate.
+    pub(crate) fn range(&self, aggregate: &Aggregate) -> Option<&Range> {
+        self.aggregates
+            .get(&aggregate.kind)?
+            .get(&aggregate.id)?
+            .range
+            .as_ref()
     }
 
-    /// Whether everything that is to be stored is.
-    pub(in crate::relay) fn is_stored(&self) -> bool {
+    /// Returns `true` if nothing remains to be stored.
+    pub(crate) fn is_stored(&self) -> bool {
         self.pending.is_empty() && self.grown.is_empty()
     }
 
-    /// All that was pending is in the table.
-    pub(in crate::relay) fn stored(&mut self) {
+    /// Records that all pending events are in the table.
+    pub(crate) fn stored(&mut self) {
         self.pending.clear();
         self.grown.clear();
     }
 
-    /// The first events of an aggregate's range are listed in the table now, and this is what is left of the range.
-    pub(in crate::relay) fn unfold(&mut self, aggregate: &Aggregate, listed: &[i64], rest: Option<Range>) {
+    /// Records that the table lists the first events of an aggregate's range, and that `rest`
+    /// remains of the range.
+    pub(crate) fn unfold(&mut self, aggregate: &Aggregate, listed: &[i64], rest: Option<Range>) {
         for seq in listed {
             self.insert(aggregate, *seq);
         }
@@ -250,23 +320,39 @@ impl ParkedSet {
     }
 
     fn set_range(&mut self, aggregate: &Aggregate, range: Option<Range>) {
-        let Some(ids) = self.aggregates.get_mut(&aggregate.kind) else { return };
-        let Some(waits) = ids.get_mut(&aggregate.id) else { return };
-        let beyond = |range: &Option<Range>| range.as_ref().map_or(0, |range| range.events.saturating_sub(1));
+        let Some(ids) = self.aggregates.get_mut(&aggregate.kind) else {
+            return;
+        };
+        let Some(waits) = ids.get_mut(&aggregate.id) else {
+            return;
+        };
+        let beyond = |range: &Option<Range>| {
+            range
+                .as_ref()
+                .map_or(0, |range| range.events.saturating_sub(1))
+        };
         self.ranged = (self.ranged + beyond(&range)).saturating_sub(beyond(&waits.range));
-        self.total = (self.total + u64::from(range.is_some())).saturating_sub(u64::from(waits.range.is_some()));
+        self.total = (self.total + u64::from(range.is_some()))
+            .saturating_sub(u64::from(waits.range.is_some()));
         waits.range = range;
         self.grown.remove(aggregate);
     }
 
-    /// These events of an aggregate wait no more, and nor does its range if it begins with one of them. An aggregate without any is
-    /// forgotten: its next event goes straight on.
-    pub(in crate::relay) fn released(&mut self, aggregate: &Aggregate, seqs: &[i64]) {
-        if self.range(aggregate).is_some_and(|range| seqs.contains(&range.from)) {
+    /// Removes events of an aggregate, and its range if the range starts with one of them. An
+    /// aggregate without events is forgotten, and its next event is published directly.
+    pub(crate) fn released(&mut self, aggregate: &Aggregate, seqs: &[i64]) {
+        if self
+            .range(aggregate)
+            .is_some_and(|range| seqs.contains(&range.from))
+        {
             self.set_range(aggregate, None);
         }
-        let Some(ids) = self.aggregates.get_mut(&aggregate.kind) else { return };
-        let Some(waits) = ids.get_mut(&aggregate.id) else { return };
+        let Some(ids) = self.aggregates.get_mut(&aggregate.kind) else {
+            return;
+        };
+        let Some(waits) = ids.get_mut(&aggregate.id) else {
+            return;
+        };
         self.total -= seqs.iter().filter(|seq| waits.listed.remove(seq)).count() as u64;
         if waits.first().is_none() {
             ids.remove(&aggregate.id);
@@ -276,21 +362,29 @@ impl ParkedSet {
         }
     }
 
-    /// The table has nothing of this aggregate, whatever was thought.
-    pub(in crate::relay) fn free(&mut self, aggregate: &Aggregate) {
-        let waits = self.aggregates.get(&aggregate.kind).and_then(|ids| ids.get(&aggregate.id));
+    /// Records that the table contains no event of this aggregate, and removes all of them.
+    pub(crate) fn free(&mut self, aggregate: &Aggregate) {
+        let waits = self
+            .aggregates
+            .get(&aggregate.kind)
+            .and_then(|ids| ids.get(&aggregate.id));
         let Some(waits) = waits else { return };
-        let all: Vec<i64> = waits.listed.iter().copied().chain(waits.range.as_ref().map(|range| range.from)).collect();
+        let all: Vec<i64> = waits
+            .listed
+            .iter()
+            .copied()
+            .chain(waits.range.as_ref().map(|range| range.from))
+            .collect();
         self.released(aggregate, &all);
     }
 
-    /// An aggregate of which nothing is in the way any more.
-    pub(in crate::relay) fn next_ready(&mut self) -> Option<Aggregate> {
+    /// Returns an aggregate with events that can be released.
+    pub(crate) fn next_ready(&mut self) -> Option<Aggregate> {
         self.ready.pop_front()
     }
 
-    /// More of this aggregate can be released.
-    pub(in crate::relay) fn make_ready(&mut self, aggregate: Aggregate) {
+    /// Records that more events of this aggregate can be released.
+    pub(crate) fn make_ready(&mut self, aggregate: Aggregate) {
         if !self.ready.contains(&aggregate) {
             self.ready.push_back(aggregate);
         }
@@ -306,12 +400,23 @@ mod tests {
     use super::*;
 
     fn reference(id: u8, seq: i64, reason: bool) -> Reference {
-        let aggregate = Aggregate { kind: "order".into(), id: id.to_string() };
+        let aggregate = Aggregate {
+            kind: "order".into(),
+            id: id.to_string(),
+        };
         let reason = reason.then(|| "no".to_owned());
-        Reference { seq, id: uuid::Uuid::nil(), aggregate, topic: "order".into(), reason, waits_for: None }
+        Reference {
+            seq,
+            id: uuid::Uuid::nil(),
+            aggregate,
+            topic: "order".into(),
+            reason,
+            waits_for: None,
+        }
     }
 
-    /// What a plain list of events would hold, and which of them are part of a range.
+    /// A plain list of waiting events as the reference model, with the events that are part of a
+    /// range.
     #[derive(Default)]
     struct Plain {
         events: BTreeSet<i64>,
@@ -321,7 +426,9 @@ mod tests {
     proptest! {
         #[test]
         fn it_holds_what_a_plain_list_holds_and_no_more_than_it_may(
-            steps in proptest::collection::vec((0u8..6, 0u8..4), 0..200), per_aggregate in 1u64..8, total in 1u64..16,
+            steps in proptest::collection::vec((0u8..6, 0u8..4), 0..200),
+            per_aggregate in 1u64..8,
+            total in 1u64..16,
         ) {
             let mut set = ParkedSet::new(Limits { per_aggregate, total });
             let mut plain: BTreeMap<u8, Plain> = BTreeMap::new();
@@ -342,8 +449,11 @@ mod tests {
                             }
                             Err(Full(limit)) => prop_assert!(limit == total && set.total == total),
                         }
-                        // Met again.
-                        if plain.get(&id).is_some_and(|list| list.events.contains(&next)) {
+                        // The event is read again.
+                        if plain
+                            .get(&id)
+                            .is_some_and(|list| list.events.contains(&next))
+                        {
                             let before = set.counts();
                             prop_assert_eq!(set.park(reference(id, next, false)), Ok(()));
                             prop_assert_eq!(set.counts(), before);
@@ -370,9 +480,14 @@ mod tests {
                 for id in 0..4u8 {
                     for seq in 0..=next + 1 {
                         let first = plain.get(&id).and_then(|list| list.events.first());
-                        prop_assert_eq!(set.holds("order", &id.to_string(), seq), first.is_some_and(|first| seq >= *first));
+                        prop_assert_eq!(
+                            set.holds("order", &id.to_string(), seq),
+                            first.is_some_and(|first| seq >= *first)
+                        );
                     }
-                    let listed = plain.get(&id).map_or(0, |list| list.events.len() - list.ranged.len());
+                    let listed = plain
+                        .get(&id)
+                        .map_or(0, |list| list.events.len() - list.ranged.len());
                     prop_assert!(listed as u64 <= per_aggregate.max(1));
                 }
             }
@@ -381,12 +496,18 @@ mod tests {
 
     #[test]
     fn what_waits_behind_many_is_a_range_that_is_unfolded_in_order() {
-        let mut set = ParkedSet::new(Limits { per_aggregate: 2, total: 100 });
+        let mut set = ParkedSet::new(Limits {
+            per_aggregate: 2,
+            total: 100,
+        });
         let aggregate = reference(1, 0, false).aggregate;
         for seq in 1..=9 {
             assert_eq!(set.park(reference(1, seq, seq == 1)), Ok(()));
         }
-        assert_eq!((set.counts(), set.total, set.pending().len()), ((9, 1), 3, 2));
+        assert_eq!(
+            (set.counts(), set.total, set.pending().len()),
+            ((9, 1), 3, 2)
+        );
         let range = set.range(&aggregate).cloned().expect("a range");
         assert_eq!((range.from, range.to, range.events), (3, 9, 7));
         assert_eq!(set.grown().count(), 1);
@@ -394,7 +515,15 @@ mod tests {
         assert!(set.grown().next().is_none());
         set.released(&aggregate, &[1, 2]);
         assert!(set.holds("order", "1", 3) && !set.holds("order", "1", 2));
-        set.unfold(&aggregate, &[3, 4], Some(Range { from: 5, events: 5, ..range }));
+        set.unfold(
+            &aggregate,
+            &[3, 4],
+            Some(Range {
+                from: 5,
+                events: 5,
+                ..range
+            }),
+        );
         assert_eq!((set.counts(), set.total), ((7, 1), 3));
         set.unfold(&aggregate, &[5, 6, 7, 8, 9], None);
         set.released(&aggregate, &[3, 4, 5, 6, 7, 8, 9]);
@@ -403,21 +532,47 @@ mod tests {
 
     #[test]
     fn an_aggregate_of_which_the_table_has_nothing_is_forgotten() {
-        let mut set = ParkedSet::new(Limits { per_aggregate: 10, total: 10 });
+        let mut set = ParkedSet::new(Limits {
+            per_aggregate: 10,
+            total: 10,
+        });
         let aggregate = reference(1, 0, false).aggregate;
-        let range = Range { from: 8, id: uuid::Uuid::nil(), to: 20, events: 5, topic: "order".into() };
+        let range = Range {
+            from: 8,
+            id: uuid::Uuid::nil(),
+            to: 20,
+            events: 5,
+            topic: "order".into(),
+        };
         set.load(aggregate.clone(), vec![5, 7], Some(range), true);
-        assert!(set.holds("order", "1", 5) && !set.holds("order", "1", 4) && !set.holds("order", "2", 6));
-        assert_eq!((set.next_ready(), set.counts()), (Some(aggregate.clone()), (7, 1)));
+        assert!(
+            set.holds("order", "1", 5)
+                && !set.holds("order", "1", 4)
+                && !set.holds("order", "2", 6)
+        );
+        assert_eq!(
+            (set.next_ready(), set.counts()),
+            (Some(aggregate.clone()), (7, 1))
+        );
         set.free(&aggregate);
         assert!(set.is_empty() && set.counts() == (0, 0));
     }
 
     #[test]
     fn what_waits_for_a_topic_is_counted_until_the_table_has_none() {
-        let mut set = ParkedSet::new(Limits { per_aggregate: 1, total: 1 });
+        let mut set = ParkedSet::new(Limits {
+            per_aggregate: 1,
+            total: 1,
+        });
         (1..=3).for_each(|seq| set.wait_for_topic(reference(1, seq, true), "t"));
-        assert_eq!((set.counts(), set.pending().len(), set.holds("order", "1", 9)), ((3, 0), 3, false));
+        assert_eq!(
+            (
+                set.counts(),
+                set.pending().len(),
+                set.holds("order", "1", 9)
+            ),
+            ((3, 0), 3, false)
+        );
         set.waited_for("t", 3);
         assert!(!set.is_empty(), "more may have come");
         set.nothing_waits_for("t");

@@ -1,25 +1,30 @@
-//! The cover rule: from where a stream may follow what was read from the table.
+//! The cover rule: the log position where a stream may take over after a read of the table.
 
 use std::collections::VecDeque;
 
 use super::Snapshot;
 use crate::postgres::Lsn;
 
-/// Most pairs remembered. A snapshot that no pair fits only keeps the stream waiting, so the newest may be dropped when one
-/// transaction holds them all up.
+/// Maximum number of remembered pairs. Dropping the newest is safe: without a fitting pair, the
+/// stream only waits longer. It can happen while one open transaction holds up all pairs.
 const PAIRS_MAX: usize = 1_000;
 
-/// Pairs of a log position and the end of a snapshot that was taken after it, in the order in which they were taken.
+/// Pairs of a log position and the end of a snapshot that was taken after it, in the order of their
+/// recording.
 #[derive(Debug, Default)]
 pub(crate) struct Coverage {
     pairs: VecDeque<(Lsn, u64)>,
 }
 
 impl Coverage {
-    /// `insert` was read, then `snapshot` was taken.
+    /// Records that `insert` was read and `snapshot` was taken afterwards.
     pub(crate) fn note(&mut self, insert: Lsn, snapshot: &Snapshot) {
-        if self.pairs.back().is_some_and(|(_, xmax)| *xmax == snapshot.xmax()) {
-            // Nothing began in between: the later position covers as much.
+        if self
+            .pairs
+            .back()
+            .is_some_and(|(_, xmax)| *xmax == snapshot.xmax())
+        {
+            // No transaction began in between, so the later position covers as much.
             self.pairs.pop_back();
         }
         if self.pairs.len() < PAIRS_MAX {
@@ -27,12 +32,19 @@ impl Coverage {
         }
     }
 
-    /// The furthest position of which `snapshot` sees every commit before it.
+    /// Returns the highest recorded position before which `snapshot` sees every commit.
     pub(crate) fn covered_by(&mut self, snapshot: &Snapshot) -> Option<Lsn> {
-        while self.pairs.get(1).is_some_and(|(_, xmax)| *xmax <= snapshot.xmin()) {
+        while self
+            .pairs
+            .get(1)
+            .is_some_and(|(_, xmax)| *xmax <= snapshot.xmin())
+        {
             self.pairs.pop_front();
         }
-        self.pairs.front().filter(|(_, xmax)| *xmax <= snapshot.xmin()).map(|(insert, _)| *insert)
+        self.pairs
+            .front()
+            .filter(|(_, xmax)| *xmax <= snapshot.xmin())
+            .map(|(insert, _)| *insert)
     }
 }
 
@@ -42,7 +54,8 @@ mod tests {
 
     use super::*;
 
-    /// A server in which transactions begin, write their commit record, and become visible only some time after that.
+    /// A server whose transactions begin, write their commit record, and become visible some time
+    /// later.
     #[derive(Default)]
     struct Server {
         insert: u64,
@@ -54,11 +67,18 @@ mod tests {
 
     impl Server {
         fn snapshot(&self) -> Snapshot {
-            let mut in_progress: Vec<u64> = self.open.iter().copied().chain(self.committing.iter().map(|(xid, _)| *xid)).collect();
+            let mut in_progress: Vec<u64> = self
+                .open
+                .iter()
+                .copied()
+                .chain(self.committing.iter().map(|(xid, _)| *xid))
+                .collect();
             in_progress.sort_unstable();
             let xmin = in_progress.first().copied().unwrap_or(self.next_xid);
             let list: Vec<String> = in_progress.iter().map(u64::to_string).collect();
-            format!("{xmin}:{}:{}", self.next_xid, list.join(",")).parse().expect("a snapshot")
+            format!("{xmin}:{}:{}", self.next_xid, list.join(","))
+                .parse()
+                .expect("a snapshot")
         }
 
         fn act(&mut self, action: u8, pick: usize) {
@@ -83,15 +103,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_snapshot_sees_every_commit_before_the_position_it_covers(actions in proptest::collection::vec((0u8..5, 0usize..9), 0..200)) {
-            let mut server = Server { next_xid: 3, ..Server::default() };
+        fn a_snapshot_sees_every_commit_before_the_position_it_covers(
+            actions in proptest::collection::vec((0u8..5, 0usize..9), 0..200),
+        ) {
+            let mut server = Server {
+                next_xid: 3,
+                ..Server::default()
+            };
             let mut coverage = Coverage::default();
             for (action, pick) in actions {
                 server.act(action, pick);
                 match action {
                     3 => {
                         let insert = Lsn(server.insert);
-                        // Anything may happen between the two.
+                        // Other transactions may act between the two reads.
                         server.act((pick % 3) as u8, pick);
                         coverage.note(insert, &server.snapshot());
                     }
@@ -99,7 +124,13 @@ mod tests {
                         let snapshot = server.snapshot();
                         if let Some(covered) = coverage.covered_by(&snapshot) {
                             for (xid, commit) in server.ended.iter().chain(&server.committing) {
-                                prop_assert!(*commit > covered.0 || snapshot.sees(*xid), "{} at {} below {}", xid, commit, covered);
+                                prop_assert!(
+                                    *commit > covered.0 || snapshot.sees(*xid),
+                                    "{} at {} below {}",
+                                    xid,
+                                    commit,
+                                    covered
+                                );
                             }
                         }
                     }
@@ -117,7 +148,10 @@ mod tests {
         coverage.note(Lsn(50), &snapshot);
         assert_eq!(coverage.covered_by(&snapshot), Some(Lsn(50)));
         coverage.note(Lsn(60), &snapshot);
-        assert_eq!(coverage.covered_by(&"5:7:5".parse().expect("a snapshot")), None);
+        assert_eq!(
+            coverage.covered_by(&"5:7:5".parse().expect("a snapshot")),
+            None
+        );
         assert_eq!(coverage.covered_by(&snapshot), Some(Lsn(60)));
     }
 }

@@ -1,31 +1,32 @@
-//! What a position is a position in. Another database has the same numbers and other events.
+//! Identity of the database that a position belongs to. Another database has the same numbers and
+//! other events.
 
 use serde::{Deserialize, Serialize};
 
-/// A database, as far as a position's transaction ids and log positions mean something.
+/// A database: the scope of a position's transaction ids and log positions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
-    /// `pg_control_system()`: given once, by initdb; copies of the cluster keep it.
+    /// `pg_control_system()`: assigned once by initdb. Copies of the cluster keep it.
     pub(crate) system: String,
-    /// The database within the cluster; `drop database` and a restore change it.
+    /// OID of the database within the cluster. `drop database` and a restore change it.
     pub(crate) database: i64,
     /// Raised by each promotion of a standby and each restore to a point in time.
     pub(crate) timeline: i64,
 }
 
-/// How the database that is there differs from the one that a position belongs to.
+/// Difference between the present database and the one that a position belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It is the same.
+    /// The same database.
     None,
-    /// It is the same one, promoted or restored since.
+    /// The same database, promoted or restored since.
     Timeline,
-    /// It is another one.
+    /// Another database.
     Database,
 }
 
 impl Identity {
-    /// How `now` differs.
+    /// Returns the difference between this identity and `now`.
     pub(crate) fn change(&self, now: &Self) -> Change {
         if self.system != now.system || self.database != now.database {
             Change::Database
@@ -36,12 +37,15 @@ impl Identity {
         }
     }
 
-    /// Eight hexadecimal digits that tell relays of the same name apart on one Kafka cluster, whatever database they are beside.
-    /// Without the timeline: a promoted standby goes on where its primary was.
+    /// Returns eight hexadecimal digits that distinguish relays of the same name on one Kafka
+    /// cluster. The timeline is not included: a promoted standby continues its primary.
     pub(crate) fn mark(&self, schema: &str) -> String {
-        // FNV-1a, 64 bits, folded: names, not secrets. Stable across builds, which the standard library's hasher is not.
+        // FNV-1a, 64 bits, folded. Names are not secrets. The hash is stable across builds, unlike
+        // the standard library's hasher.
         let text = format!("{}/{}/{schema}", self.system, self.database);
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
         format!("{:08x}", (hash >> 32) as u32 ^ hash as u32)
     }
 }
@@ -52,12 +56,42 @@ mod tests {
 
     #[test]
     fn a_promotion_is_told_apart_from_another_database() {
-        let ours = Identity { system: "7".into(), database: 5, timeline: 1 };
+        let ours = Identity {
+            system: "7".into(),
+            database: 5,
+            timeline: 1,
+        };
         assert_eq!(ours.change(&ours.clone()), Change::None);
-        assert_eq!(ours.change(&Identity { timeline: 2, ..ours.clone() }), Change::Timeline);
-        assert_eq!(ours.change(&Identity { database: 6, ..ours.clone() }), Change::Database);
-        assert_eq!(ours.mark("tidings"), Identity { timeline: 2, ..ours.clone() }.mark("tidings"));
-        assert_ne!(ours.mark("tidings"), Identity { database: 6, ..ours.clone() }.mark("tidings"));
+        assert_eq!(
+            ours.change(&Identity {
+                timeline: 2,
+                ..ours.clone()
+            }),
+            Change::Timeline
+        );
+        assert_eq!(
+            ours.change(&Identity {
+                database: 6,
+                ..ours.clone()
+            }),
+            Change::Database
+        );
+        assert_eq!(
+            ours.mark("tidings"),
+            Identity {
+                timeline: 2,
+                ..ours.clone()
+            }
+            .mark("tidings")
+        );
+        assert_ne!(
+            ours.mark("tidings"),
+            Identity {
+                database: 6,
+                ..ours.clone()
+            }
+            .mark("tidings")
+        );
         assert_ne!(ours.mark("tidings"), ours.mark("other"));
     }
 }

@@ -1,30 +1,38 @@
-//! Which events are in Kafka, and what that is said of. All of it pure.
+//! Position of a relay: the set of published events. All code in this folder is pure.
 //!
-//! A [`Position`] says *which transactions* are published, not how far some reader has read. So one position serves the log and the table,
-//! and a relay changes from one to the other, loses its slot, or is told to read elsewhere, without a gap and without a repeat:
+//! A [`Position`] records *which transactions* are published, rather than the offset of one reader.
+//! The same position therefore serves the log and the table. A relay can change its source, lose
+//! its slot or follow a new configuration without a gap and without a repeat:
 //!
 //! ```text
-//! published  =  what `seen` sees                                    a snapshot, as Postgres writes it
-//!            ∪  the transactions in `also`                          streamed, and not yet seen by a settled snapshot: what `streamed` has of them
-//!            ∪  the first `events` events of `partial`              a Kafka transaction may end within one of Postgres's
-//!            ∪  rows up to `after` of what `window.to` sees         a window of the table that is being read
-//!            ∪  the events in `given_up`                            by the operator, one by one
+//! published = the transactions that `seen` sees         a snapshot, as Postgres writes it
+//!           ∪ the transactions in `also`                delivered by the log, not yet seen by a
+//!                                                       settled snapshot: events in `streamed`
+//!           ∪ the first `events` events of `partial`    a Kafka transaction may end within a
+//!                                                       transaction of Postgres
+//!           ∪ rows up to `after` that `window.to` sees  a window of the table that is being read
+//!           ∪ the events in `given_up`                  by the operator, one by one
 //! ```
 //!
-//! `log` is where the log may be read from: every commit before it is published. It is a hint only: what a stream then brings is skipped
-//! or published by its transaction's id.
+//! `log` is a position for reading the log: every commit before it is published. It is only a hint.
+//! Whether an event from the stream is published or skipped depends on the id of its transaction.
 //!
-//! `seen` moves on by *pairing*: take a snapshot S, then the log's insert position L. Once everything that committed before L is
-//! published, S sees nothing that is not. (The flush position instead of the insert position is wrong: a transaction may be visible
-//! before its commit record is flushed.)
+//! *Pairing* advances `seen`: take a snapshot S, then read the log's insert position L. Once every
+//! commit before L is published, everything that S sees is published. (The flush position would be
+//! wrong: a transaction may be visible before its commit record is flushed.)
 //!
-//! That the stream brought a transaction does not say that it brought all of its events. Whether a publication publishes an insert is decided insert by insert,
-//! by the catalog as it was at that place of the log; a transaction in whose middle somebody alters the publication comes in part, and a table beside the outbox
-//! in the publication has it come without any. Therefore a position knows the single events (`streamed`), and the comparison with the table (`source/pairing.rs`)
-//! finds what was left out, by whichever session and source it comes to that.
+//! The stream may deliver a transaction without all of its events. Postgres decides for each insert
+//! whether a publication contains it, by the catalog at that place of the log. If the publication
+//! is altered while a transaction runs, the stream delivers a part of the transaction. If the
+//! publication contains another table but not the outbox, the stream delivers the transaction
+//! without any event. A position therefore records single events (`streamed`), and the comparison
+//! with the table (`source/reconcile.rs`) finds the omitted ones in a later session or through
+//! another source too.
 //!
-//! The other way round is the *cover rule* ([`Coverage`]), by which a stream may follow a table: take L, then a snapshot S. A later snapshot E that
-//! sees every transaction S had not (`E.xmin >= S.xmax`) sees every commit before L: one that E does not see has its id from after S, so from after L.
+//! The *cover rule* ([`Coverage`]) works in the opposite direction: it decides where a stream may
+//! follow the table. Read L, then take a snapshot S. A later snapshot E for which every transaction
+//! from before the end of S has ended (`E.xmin >= S.xmax`) sees every commit before L: a
+//! transaction that E does not see got its id after S, and therefore after L.
 
 mod coverage;
 mod identity;
@@ -53,39 +61,43 @@ use serde::{Deserialize, Serialize};
 
 use crate::postgres::Lsn;
 
-/// Which events are in Kafka; see the [module](self).
+/// The set of published events; see the [module](self).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Position {
-    /// Every event of a transaction that it sees.
+    /// All events of the transactions that this snapshot sees are published.
     pub(crate) seen: Snapshot,
-    /// Every event of these.
+    /// The stream has delivered these transactions.
     pub(crate) also: XidSet,
-    /// The events that the log has brought of `also` and `partial`, and maybe some that `seen` sees; none if that is not known: there were too many to remember, or an
-    /// earlier version wrote the position. Then all of `also` counts as brought.
+    /// The events that the log delivered of `also` and `partial`, and possibly some that `seen`
+    /// sees. `None` if they are unknown: there were too many to record, or an earlier version wrote
+    /// the position. All events of `also` then count as delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) streamed: Option<SeqSet>,
-    /// And the first events of this one.
+    /// The first events of this transaction are published.
     pub(crate) partial: Option<Partial>,
-    /// And part of what this window of the table holds.
+    /// A part of this window of the table is published.
     pub(crate) window: Option<Window>,
-    /// Every commit before it is published; zero if that is known of none.
+    /// Every commit before this log position is published. Zero if unknown.
     pub(crate) log: Lsn,
-    /// The log up to here holds everything that is published: a server whose log ends earlier has lost some of it.
+    /// The log up to this position contains everything that is published. A server whose log ends
+    /// earlier has lost a part of it.
     pub(crate) reach: Lsn,
-    /// The last event published.
+    /// The last published event.
     pub(crate) witness: Option<Witness>,
-    /// Parked events that were published or given up since, by `seq`, until they are off the table of parked ones (see `parked`).
+    /// Parked events that were published or discarded since, by `seq`, until they are deleted from
+    /// the table of parked events (see `parked`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) released: Vec<i64>,
-    /// And single events that the operator has given up.
+    /// Single events that the operator has given up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) given_up: Vec<GivenUp>,
-    /// Events of transactions below this one may be missing from the outbox: whoever moved the position was told.
+    /// Events of transactions below this one may be missing from the outbox. The command that moved
+    /// the position has reported it.
     #[serde(default, deserialize_with = "transaction_id")]
     pub(crate) forgone: u64,
 }
 
-/// An event that is not to be published.
+/// An event that must not be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GivenUp {
     #[serde(deserialize_with = "transaction_id")]
@@ -98,21 +110,22 @@ pub(crate) struct GivenUp {
 pub(crate) struct Partial {
     #[serde(deserialize_with = "transaction_id")]
     pub(crate) xid: u64,
-    /// How many of its events, in the order in which it inserted them.
+    /// Number of its published events, in the order of their inserts.
     pub(crate) events: u64,
-    /// The largest `seq` among those.
+    /// The largest `seq` among them.
     pub(crate) seq: i64,
 }
 
-/// The rows that `to` sees and the position's `seen` does not, read in the order of `seq`.
+/// The rows that `to` sees and the position's `seen` does not, in the order of `seq`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Window {
     pub(crate) to: Snapshot,
-    /// Those up to this `seq` are published.
+    /// Rows up to this `seq` are published.
     pub(crate) after: i64,
 }
 
-/// An event that was published. Retention keeps its row, so that a database in which it is missing is known to have lost commits.
+/// A published event. Retention keeps its row, so a database without the row must have lost
+/// commits, unless another program deleted it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Witness {
     pub(crate) id: uuid::Uuid,
@@ -121,40 +134,55 @@ pub(crate) struct Witness {
     pub(crate) xid: u64,
 }
 
-/// Reads a transaction's id that the server can have written.
+/// Deserializes a transaction id, and rejects ids that no server assigns.
 fn transaction_id<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let xid = u64::deserialize(deserializer)?;
-    if xid < xids::XID_MAX { Ok(xid) } else { Err(serde::de::Error::custom(format_args!("no transaction has the id {xid}"))) }
+    if xid < xids::XID_MAX {
+        Ok(xid)
+    } else {
+        Err(serde::de::Error::custom(format_args!(
+            "no transaction has the id {xid}"
+        )))
+    }
 }
 
 impl Position {
-    /// Whether the event that transaction `xid` inserted as `seq` is published, or was passed. As `is_published` in the database, which takes a transaction
-    /// that the log has brought for whole.
+    /// Returns `true` if the event that transaction `xid` inserted as `seq` is published or given
+    /// up. Corresponds to `is_published` in the database, which treats every transaction from the
+    /// log as whole.
     pub(crate) fn covers(&self, xid: u64, seq: i64) -> bool {
         self.seen.sees(xid)
             || self.has_streamed(xid, seq)
-            || self.window.as_ref().is_some_and(|window| seq <= window.after && window.to.sees(xid))
+            || self
+                .window
+                .as_ref()
+                .is_some_and(|window| seq <= window.after && window.to.sees(xid))
             || self.gave_up(seq)
     }
 
-    /// Whether the log has brought the event that transaction `xid` inserted as `seq`.
+    /// Returns `true` if the log has delivered the event that transaction `xid` inserted as `seq`.
     pub(crate) fn has_streamed(&self, xid: u64, seq: i64) -> bool {
-        // By its number alone it cannot be told: an outbox that is truncated may have its numbers begin anew.
-        let (also, partial) = (self.also.contains(xid), self.partial.filter(|partial| partial.xid == xid));
+        // The number alone is not sufficient: a truncated outbox may restart its numbers.
+        let (also, partial) = (
+            self.also.contains(xid),
+            self.partial.filter(|partial| partial.xid == xid),
+        );
         match &self.streamed {
             Some(streamed) => (also || partial.is_some()) && streamed.contains(seq),
             None => also || partial.is_some_and(|partial| seq <= partial.seq),
         }
     }
 
-    /// The transactions of which the log has brought events that `seen` may not see.
+    /// Returns the transactions whose events the log has delivered and that `seen` may not see.
     fn brought(&self) -> XidSet {
         let mut brought = self.also.clone();
-        self.partial.iter().for_each(|partial| brought.insert(partial.xid));
+        self.partial
+            .iter()
+            .for_each(|partial| brought.insert(partial.xid));
         brought
     }
 
-    /// Nothing is published.
+    /// Returns the position where nothing is published.
     pub(crate) fn start() -> Self {
         Self {
             seen: Snapshot::of_nothing(),
@@ -171,9 +199,13 @@ impl Position {
         }
     }
 
-    /// Whether it is [`start`](Self::start), before which nothing was streamed, whether that is known or not.
+    /// Returns `true` if nothing is published, as in [`start`](Self::start), with `streamed` known
+    /// or not.
     pub(crate) fn is_start(&self) -> bool {
-        Self { streamed: None, ..self.clone() } == Self::start()
+        Self {
+            streamed: None,
+            ..self.clone()
+        } == Self::start()
     }
 }
 
@@ -183,17 +215,27 @@ mod tests {
 
     #[test]
     fn an_event_is_covered_by_any_part_of_a_position() {
-        let mut position = Position { seen: "10:10:".parse().expect("a snapshot"), ..Position::start() };
+        let mut position = Position {
+            seen: "10:10:".parse().expect("a snapshot"),
+            ..Position::start()
+        };
         position.also.insert(20);
-        position.partial = Some(Partial { xid: 30, events: 2, seq: 5 });
-        position.window = Some(Window { to: "40:42:41".parse().expect("a snapshot"), after: 7 });
+        position.partial = Some(Partial {
+            xid: 30,
+            events: 2,
+            seq: 5,
+        });
+        position.window = Some(Window {
+            to: "40:42:41".parse().expect("a snapshot"),
+            after: 7,
+        });
         for (xid, seq) in [(9, 99), (20, 99), (30, 5), (40, 7)] {
             assert!(position.covers(xid, seq), "{xid} {seq}");
         }
         for (xid, seq) in [(10, 99), (30, 99), (40, 8), (41, 7), (42, 1)] {
             assert!(!position.covers(xid, seq), "{xid} {seq}");
         }
-        // Known event by event, a transaction that was streamed covers what came of it and no more.
+        // If single events are known, a transaction covers only its events in `streamed`.
         let mut streamed = SeqSet::default();
         assert!(streamed.insert(99) && streamed.insert(9));
         position.streamed = Some(streamed);
@@ -205,13 +247,25 @@ mod tests {
 
     #[test]
     fn a_position_that_an_earlier_version_wrote_is_read_and_does_not_know_single_events() {
-        let mut position = Position { streamed: Some(SeqSet::default()), ..Position::start() };
+        let mut position = Position {
+            streamed: Some(SeqSet::default()),
+            ..Position::start()
+        };
         position.also.insert(20);
         let mut written = serde_json::to_value(&position).expect("plain data");
         assert_eq!(written["streamed"], "{}");
-        written.as_object_mut().expect("an object").remove("streamed");
+        written
+            .as_object_mut()
+            .expect("an object")
+            .remove("streamed");
         let read: Position = serde_json::from_value(written).expect("read");
-        assert_eq!(read, Position { streamed: None, ..position });
+        assert_eq!(
+            read,
+            Position {
+                streamed: None,
+                ..position
+            }
+        );
         assert!(read.covers(20, 1));
     }
 }

@@ -1,46 +1,67 @@
-//! Where an operator moves a position to. Decided here, stored by the commands.
+//! Moves of a position by an operator. The commands store the results.
 
 use super::{GivenUp, Position, Snapshot};
 use crate::postgres::Lsn;
 
-/// Most events given up one by one and not yet passed: more are no exceptions.
+/// Maximum number of events that are given up one by one and not yet passed. Larger numbers are no
+/// longer exceptions.
 pub(crate) const GIVEN_UP_MAX: usize = 1_000;
 
 impl Position {
-    /// Everything that the outbox still holds is to be published. Events of transactions below `floor` may be missing from it.
+    /// Returns the position for publishing everything in the outbox. Events of transactions below
+    /// `floor` may be missing from it.
     pub(crate) fn rewound_to_the_start(floor: u64) -> Self {
-        Self { forgone: floor, ..Self::start() }
+        Self {
+            forgone: floor,
+            ..Self::start()
+        }
     }
 
-    /// Of what is published, only what transactions below `first` wrote stays so: everything younger is to be published again, and what was
-    /// not published before is not passed over. The window that was being read is begun anew, so it repeats at most more.
+    /// Returns the position for publishing all transactions from `first` on again. Older events
+    /// that were not published stay unpublished. The window that was being read restarts, which can
+    /// only repeat events.
     pub(crate) fn rewound_to(&self, first: u64, floor: u64) -> Self {
         Self {
             seen: self.seen.below(first),
             also: self.also.below(first),
-            // By `seq` it cannot be told which of them are to be published again.
+            // `seq` does not show which of these events must be published again.
             streamed: None,
             partial: self.partial.filter(|partial| partial.xid < first),
-            given_up: self.given_up.iter().copied().filter(|event| event.xid < first).collect(),
+            given_up: self
+                .given_up
+                .iter()
+                .copied()
+                .filter(|event| event.xid < first)
+                .collect(),
             released: self.released.clone(),
             forgone: self.forgone.max(floor),
             ..Self::start()
         }
     }
 
-    /// Everything that transactions below `first` wrote counts as published, and nothing else: for a database in which the position's
-    /// transaction ids mean nothing any more.
+    /// Returns the position where exactly the transactions below `first` count as published. For a
+    /// database where the position's transaction ids are no longer valid.
     pub(crate) fn of_all_below(first: u64, floor: u64) -> Self {
-        Self { seen: Snapshot::of_all_below(first), forgone: floor, ..Self::start() }
+        Self {
+            seen: Snapshot::of_all_below(first),
+            forgone: floor,
+            ..Self::start()
+        }
     }
 
-    /// Everything that `snapshot` sees counts as published. `insert` is the log's insert position read after it.
+    /// Returns the position where everything that `snapshot` sees counts as published. `insert` is
+    /// the log's insert position, read after the snapshot.
     pub(crate) fn skipped_to(&self, snapshot: Snapshot, insert: Lsn, floor: u64) -> Self {
         Self {
             also: self.also.unseen_by(&snapshot),
             streamed: self.streamed.clone(),
             partial: self.partial.filter(|partial| !snapshot.sees(partial.xid)),
-            given_up: self.given_up.iter().copied().filter(|event| !snapshot.sees(event.xid)).collect(),
+            given_up: self
+                .given_up
+                .iter()
+                .copied()
+                .filter(|event| !snapshot.sees(event.xid))
+                .collect(),
             window: None,
             log: self.log,
             reach: self.reach.max(insert),
@@ -51,27 +72,38 @@ impl Position {
         }
     }
 
-    /// The same in another database that continues this one: its transaction ids mean the same, its places of the log do not.
+    /// Returns the same position for another database that continues this one. Its transaction ids
+    /// have the same meaning, and its log positions do not.
     pub(crate) fn adopted(self) -> Self {
-        Self { log: Lsn::default(), reach: Lsn::default(), ..self }
+        Self {
+            log: Lsn::default(),
+            reach: Lsn::default(),
+            ..self
+        }
     }
 
-    /// Everything that the transactions below `first` wrote is published, in a database whose rows were given new transaction
-    /// ids. Parked events keep their numbers.
+    /// Returns the position where everything from transactions below `first` is published, for a
+    /// database whose rows were given new transaction ids. Parked events keep their numbers.
     pub(crate) fn renumbered(self, first: u64) -> Self {
-        Self { released: self.released, ..Self::of_all_below(first, first) }
+        Self {
+            released: self.released,
+            ..Self::of_all_below(first, first)
+        }
     }
 
-    /// No transaction that it names has this id or a later one.
+    /// Returns a bound above every transaction id that the position contains.
     pub(crate) fn end(&self) -> u64 {
         let window = self.window.as_ref().map_or(0, |window| window.to.xmax());
         let partial = self.partial.map_or(0, |partial| partial.xid + 1);
         let also = self.also.last().map_or(0, |xid| xid + 1);
         let witness = self.witness.map_or(0, |witness| witness.xid + 1);
-        [self.seen.xmax(), window, partial, also, witness].into_iter().max().unwrap_or_default()
+        [self.seen.xmax(), window, partial, also, witness]
+            .into_iter()
+            .max()
+            .unwrap_or_default()
     }
 
-    /// This event is not to be published. False if there are too many already.
+    /// AckedBatches an event as given up. Returns `false` if too many are marked already.
     pub(crate) fn give_up(&mut self, event: GivenUp) -> bool {
         let room = self.given_up.len() < GIVEN_UP_MAX;
         if room && !self.given_up.contains(&event) {
@@ -80,19 +112,26 @@ impl Position {
         room
     }
 
-    /// Whether the operator has given this event up.
+    /// Returns `true` if the operator has given this event up.
     pub(crate) fn gave_up(&self, seq: i64) -> bool {
         self.given_up.iter().any(|event| event.seq == seq)
     }
 
-    /// Whether it needs an event that may be gone, when events of transactions below `floor` may be.
+    /// Returns `true` if the position needs an event that may be missing, where events of
+    /// transactions below `floor` may be missing.
     pub(crate) fn needs_below(&self, floor: u64) -> bool {
         self.forgone < floor && self.first_unpublished() < floor
     }
 
-    /// No transaction below it is unpublished.
+    /// Returns the first transaction that may be unpublished: all transactions below it are
+    /// published.
     fn first_unpublished(&self) -> u64 {
-        let in_progress = self.seen.in_progress().iter().copied().find(|xid| !self.also.contains(*xid));
+        let in_progress = self
+            .seen
+            .in_progress()
+            .iter()
+            .copied()
+            .find(|xid| !self.also.contains(*xid));
         in_progress.unwrap_or_else(|| self.also.first_absent(self.seen.xmax()))
     }
 }
@@ -106,61 +145,129 @@ mod tests {
         *,
     };
 
-    /// One event a transaction, `seq` and `xid` alike: what the position says of it, as `is_published` does.
+    /// Returns whether transaction `xid` is published, by the rule of `is_published`. Each
+    /// transaction has one event with `seq` equal to `xid`.
     fn published(position: &Position, xid: u64) -> bool {
         let seq = i64::try_from(xid).expect("small");
         position.seen.sees(xid)
             || position.also.contains(xid)
-            || position.partial.is_some_and(|partial| partial.xid == xid && seq <= partial.seq)
-            || position.window.as_ref().is_some_and(|window| seq <= window.after && window.to.sees(xid))
+            || position
+                .partial
+                .is_some_and(|partial| partial.xid == xid && seq <= partial.seq)
+            || position
+                .window
+                .as_ref()
+                .is_some_and(|window| seq <= window.after && window.to.sees(xid))
             || position.gave_up(seq)
     }
 
     fn snapshots() -> impl Strategy<Value = Snapshot> {
-        (3u64..40, 0u64..20, proptest::collection::btree_set(0u64..20, 0..5)).prop_map(|(xmin, span, open)| {
-            let open: Vec<String> = open.iter().filter(|xid| **xid < span).map(|xid| (xmin + xid).to_string()).collect();
-            format!("{xmin}:{}:{}", xmin + span, open.join(",")).parse().expect("a snapshot")
-        })
+        (
+            3u64..40,
+            0u64..20,
+            proptest::collection::btree_set(0u64..20, 0..5),
+        )
+            .prop_map(|(xmin, span, open)| {
+                let open: Vec<String> = open
+                    .iter()
+                    .filter(|xid| **xid < span)
+                    .map(|xid| (xmin + xid).to_string())
+                    .collect();
+                format!("{xmin}:{}:{}", xmin + span, open.join(","))
+                    .parse()
+                    .expect("a snapshot")
+            })
     }
 
     fn positions() -> impl Strategy<Value = Position> {
         let ids = proptest::collection::vec(3u64..70, 0..20);
-        (snapshots(), ids, 3u64..70, 0i64..70, proptest::collection::vec(3u64..70, 0..3)).prop_map(
-            |(seen, ids, partial, after, given_up)| {
+        (
+            snapshots(),
+            ids,
+            3u64..70,
+            0i64..70,
+            proptest::collection::vec(3u64..70, 0..3),
+        )
+            .prop_map(|(seen, ids, partial, after, given_up)| {
                 let mut also = XidSet::default();
                 ids.iter().for_each(|xid| also.insert(*xid));
                 let to = Snapshot::of_all_below(seen.xmax() + 10);
-                let partial = Some(Partial { xid: partial, events: 1, seq: partial.cast_signed() });
-                let given_up = given_up.iter().map(|xid| GivenUp { xid: *xid, seq: xid.cast_signed() }).collect();
-                Position { seen, also, partial, window: Some(Window { to, after }), given_up, ..Position::start() }
-            },
-        )
+                let partial = Some(Partial {
+                    xid: partial,
+                    events: 1,
+                    seq: partial.cast_signed(),
+                });
+                let given_up = given_up
+                    .iter()
+                    .map(|xid| GivenUp {
+                        xid: *xid,
+                        seq: xid.cast_signed(),
+                    })
+                    .collect();
+                Position {
+                    seen,
+                    also,
+                    partial,
+                    window: Some(Window { to, after }),
+                    given_up,
+                    ..Position::start()
+                }
+            })
     }
 
     proptest! {
         #[test]
-        fn a_rewind_publishes_all_that_is_younger_and_passes_over_nothing_that_was_not_published(position in positions(), first in 3u64..70) {
+        fn a_rewind_publishes_all_that_is_younger_and_passes_over_nothing_that_was_not_published(
+            position in positions(),
+            first in 3u64..70,
+        ) {
             let rewound = position.rewound_to(first, 0);
             for xid in 3..90 {
-                prop_assert!(!published(&rewound, xid) || (xid < first && published(&position, xid)));
-                // What is older is repeated only if it was part of the window.
-                let in_window = position.window.as_ref().is_some_and(|window| window.to.sees(xid)) && !position.seen.sees(xid);
-                prop_assert!(published(&rewound, xid) || xid >= first || !published(&position, xid) || in_window);
+                prop_assert!(
+                    !published(&rewound, xid) || (xid < first && published(&position, xid))
+                );
+                // An older event is repeated only if it was part of the window.
+                let in_window = position
+                    .window
+                    .as_ref()
+                    .is_some_and(|window| window.to.sees(xid))
+                    && !position.seen.sees(xid);
+                prop_assert!(
+                    published(&rewound, xid)
+                        || xid >= first
+                        || !published(&position, xid)
+                        || in_window
+                );
             }
         }
 
         #[test]
-        fn a_skip_publishes_nothing_that_is_visible_and_everything_that_is_not(position in positions(), snapshot in snapshots()) {
+        fn a_skip_publishes_nothing_that_is_visible_and_everything_that_is_not(
+            position in positions(),
+            snapshot in snapshots(),
+        ) {
             let skipped = position.skipped_to(snapshot.clone(), Lsn(0), 0);
             for xid in 3..90 {
-                let alone = position.also.contains(xid) || position.partial.is_some_and(|partial| partial.xid == xid) || position.gave_up(xid.cast_signed());
+                let alone = position.also.contains(xid)
+                    || position.partial.is_some_and(|partial| partial.xid == xid)
+                    || position.gave_up(xid.cast_signed());
                 prop_assert_eq!(published(&skipped, xid), snapshot.sees(xid) || alone);
             }
         }
 
         #[test]
-        fn what_may_be_gone_is_needed_if_one_of_it_is_not_published(position in positions(), floor in 0u64..90, forgone in 0u64..90) {
-            let position = Position { window: None, partial: None, given_up: Vec::new(), forgone, ..position };
+        fn what_may_be_gone_is_needed_if_one_of_it_is_not_published(
+            position in positions(),
+            floor in 0u64..90,
+            forgone in 0u64..90,
+        ) {
+            let position = Position {
+                window: None,
+                partial: None,
+                given_up: Vec::new(),
+                forgone,
+                ..position
+            };
             let needed = (3..floor).any(|xid| !published(&position, xid));
             prop_assert_eq!(position.needs_below(floor), needed && forgone < floor);
         }
@@ -168,11 +275,22 @@ mod tests {
 
     #[test]
     fn after_a_rewind_nothing_of_the_log_is_known_and_deleted_rows_are_forgone() {
-        let position = Position { seen: Snapshot::of_all_below(50), log: Lsn(9), reach: Lsn(9), ..Position::start() };
+        let position = Position {
+            seen: Snapshot::of_all_below(50),
+            log: Lsn(9),
+            reach: Lsn(9),
+            ..Position::start()
+        };
         let all = Position::rewound_to_the_start(20);
-        assert_eq!((all.log, all.reach, all.seen.clone(), all.forgone), (Lsn(0), Lsn(0), Snapshot::of_nothing(), 20));
+        assert_eq!(
+            (all.log, all.reach, all.seen.clone(), all.forgone),
+            (Lsn(0), Lsn(0), Snapshot::of_nothing(), 20)
+        );
         assert!(!all.needs_below(20) && all.needs_below(21));
         assert!(!position.needs_below(50) && position.needs_below(51));
-        assert_eq!(Position::of_all_below(30, 20).rewound_to(25, 22).forgone, 22);
+        assert_eq!(
+            Position::of_all_below(30, 20).rewound_to(25, 22).forgone,
+            22
+        );
     }
 }

@@ -1,9 +1,10 @@
-//! The position of what has been *sent*: moves on event by event, and is stored once what was sent is safe.
+//! Position after the events that were *sent*. It advances event by event, and is stored once the
+//! sent events are durable.
 
 use super::{Partial, Position, SeqSet, Snapshot, Window, Witness, XidSet};
 use crate::postgres::Lsn;
 
-/// Where a relay is while it works.
+/// Progress of a running relay.
 #[derive(Debug)]
 pub(crate) struct Progress {
     position: Position,
@@ -12,17 +13,17 @@ pub(crate) struct Progress {
     generation: Generation,
 }
 
-/// The transaction whose events the stream brings now.
+/// The transaction that the stream delivers at present.
 #[derive(Debug)]
 struct Open {
     xid: u64,
     skip: Skip,
-    /// Its events so far, skipped ones included.
+    /// Number of its events so far, including skipped ones.
     events: u64,
     last_seq: i64,
 }
 
-/// Which events of a transaction are published already.
+/// Events of a transaction that are already published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Skip {
     None,
@@ -30,86 +31,119 @@ enum Skip {
     All,
 }
 
-/// What the position's `streamed` can forget, and when: a generation of events goes once a settled snapshot sees all their transactions. (Which transaction an
-/// event belongs to is not remembered: that would take memory by the event.)
+/// Bookkeeping that lets the position's `streamed` forget events.
+///
+/// Events are forgotten one generation at a time: a generation is dropped once a settled snapshot
+/// sees all of its transactions. The transaction of a single event is not recorded, because that
+/// would need memory per event.
 #[derive(Debug, Default)]
 struct Generation {
-    /// Transactions of the older generation that no settled snapshot sees yet. While `streamed` is not known, those of which it is not.
+    /// Transactions of the older generation that no settled snapshot sees yet. If `streamed` is
+    /// `None`: the transactions whose events are unknown.
     elders: XidSet,
-    /// Events of the younger one.
+    /// Events of the younger generation.
     young: SeqSet,
 }
 
-/// A pair whose snapshot is about to become the position's, and what the stream brought of what it sees.
+/// A pair whose snapshot is about to become the position's `seen`, and the streamed events of the
+/// transactions that it sees.
 #[derive(Debug)]
 pub(crate) struct Pair {
     pub(crate) seen: Snapshot,
     pub(crate) to: Snapshot,
-    /// The events that were streamed since, and maybe others that were published; none if there is too much of which it is not known.
+    /// The events that were streamed since `seen`, and possibly other published events. `None` if
+    /// the unknown transactions are too many to record.
     pub(crate) streamed: Option<SeqSet>,
-    /// Transactions to leave out of the comparison: what the stream brought of them is not known.
+    /// Transactions to leave out of the comparison, because their streamed events are unknown.
     pub(crate) unknown: XidSet,
 }
 
 impl Progress {
-    /// Goes on from where everything is safe.
+    /// Continues from a durable position.
     pub(crate) fn new(mut position: Position) -> Self {
-        // By earlier sessions.
+        // Transactions from earlier sessions.
         let elders = position.brought();
         if elders.is_empty() {
-            // Of nothing it is known what was streamed of it.
+            // No earlier transaction is outstanding, so event tracking can start from an empty set.
             position.streamed.get_or_insert_default();
         }
-        Self { position, open: None, pair: None, generation: Generation { elders, young: SeqSet::default() } }
+        Self {
+            position,
+            open: None,
+            pair: None,
+            generation: Generation {
+                elders,
+                young: SeqSet::default(),
+            },
+        }
     }
 
-    /// The position after what has been sent so far.
+    /// Returns the position after the events sent so far.
     pub(crate) fn position(&self) -> Position {
         let mut position = self.position.clone();
         if let Some(open) = &self.open
             && open.events > 0
-            // As long as it brings what is published already, the partial one is as it was.
+            // While the stream repeats published events, `partial` stays as it is.
             && !open.skip.covers(open.events)
         {
-            position.partial = Some(Partial { xid: open.xid, events: open.events, seq: open.last_seq });
+            position.partial = Some(Partial {
+                xid: open.xid,
+                events: open.events,
+                seq: open.last_seq,
+            });
         }
         position
     }
 
-    /// The position, without the transaction that is open.
+    /// Returns the position without the open transaction.
     pub(crate) fn settled(&self) -> &Position {
         &self.position
     }
 
-    // What was parked.
+    // Parked events.
 
-    /// A parked event was sent, or given up.
+    /// Records that a parked event was sent or discarded.
     pub(crate) fn released(&mut self, seq: i64) {
         self.position.released.push(seq);
     }
 
-    /// These are off the table of parked events.
+    /// Forgets events that are deleted from the table of parked events.
     pub(crate) fn forget_released(&mut self, seqs: &[i64]) {
         self.position.released.retain(|seq| !seqs.contains(seq));
     }
 
     // The log.
 
-    /// The stream brings a transaction.
+    /// Records that the stream starts to deliver a transaction.
     pub(crate) fn begin(&mut self, xid: u32) {
         let xid = self.position.seen.widen(xid);
         let skip = if self.position.seen.sees(xid) || self.position.also.contains(xid) {
             Skip::All
         } else {
-            self.position.partial.filter(|partial| partial.xid == xid).map_or(Skip::None, |partial| Skip::First(partial.events))
+            self.position
+                .partial
+                .filter(|partial| partial.xid == xid)
+                .map_or(Skip::None, |partial| Skip::First(partial.events))
         };
-        let last_seq = self.position.partial.filter(|partial| partial.xid == xid).map_or(0, |partial| partial.seq);
-        self.open = Some(Open { xid, skip, events: 0, last_seq });
+        let last_seq = self
+            .position
+            .partial
+            .filter(|partial| partial.xid == xid)
+            .map_or(0, |partial| partial.seq);
+        self.open = Some(Open {
+            xid,
+            skip,
+            events: 0,
+            last_seq,
+        });
     }
 
-    /// Whether the transaction's next event is to be published; one that is not is counted here.
+    /// Returns `true` if the transaction's next event must be published. Otherwise the event is
+    /// counted here.
     pub(crate) fn wants_event(&mut self) -> bool {
-        let Some(open) = &mut self.open else { return false };
+        let Some(open) = &mut self.open else {
+            return false;
+        };
         let wanted = !open.skip.covers(open.events + 1);
         if !wanted {
             open.events += 1;
@@ -117,7 +151,8 @@ impl Progress {
         wanted
     }
 
-    /// Whether the transaction's next event, this one, was given up by the operator; it is counted here.
+    /// Returns `true` if the operator has given up the transaction's next event, `seq`. Such an
+    /// event is counted here.
     pub(crate) fn gives_up(&mut self, seq: i64) -> bool {
         let given_up = self.position.gave_up(seq);
         if given_up && let Some(open) = &mut self.open {
@@ -128,19 +163,24 @@ impl Progress {
         given_up
     }
 
-    /// The transaction's next event was sent.
+    /// Records that the transaction's next event was sent.
     pub(crate) fn sent(&mut self, id: uuid::Uuid, seq: i64) {
         let Some(open) = &mut self.open else { return };
         open.events += 1;
         open.last_seq = open.last_seq.max(seq);
-        self.position.witness = Some(Witness { id, seq, xid: open.xid });
+        self.position.witness = Some(Witness {
+            id,
+            seq,
+            xid: open.xid,
+        });
         self.note(seq);
     }
 
-    /// An event that the stream had left out was sent.
+    /// Records that an event which the stream had omitted was sent.
     pub(crate) fn sent_late(&mut self, xid: u64, seq: i64) {
         self.note(seq);
-        // Without its events it would count as whole.
+        // If `streamed` is `None`, adding the transaction would mark all of its events as
+        // published.
         if self.position.streamed.is_some() {
             self.position.also.insert(xid);
         }
@@ -148,63 +188,90 @@ impl Progress {
 
     fn note(&mut self, seq: i64) {
         let Generation { elders, young } = &mut self.generation;
-        if self.position.streamed.as_mut().is_none_or(|streamed| streamed.insert(seq)) && young.insert(seq) {
+        if self
+            .position
+            .streamed
+            .as_mut()
+            .is_none_or(|streamed| streamed.insert(seq))
+            && young.insert(seq)
+        {
             return;
         }
-        // From here on it is not known, until a settled snapshot sees all that this concerns.
+        // From here on the events are unknown, until a settled snapshot sees all affected
+        // transactions.
         if self.position.streamed.take().is_some() || !young.is_empty() {
             (*elders, *young) = (self.position.brought(), SeqSet::default());
         }
         self.open.iter().for_each(|open| elders.insert(open.xid));
     }
 
-    /// The transaction is complete. The stream is in commit order, so every commit before its end is published.
+    /// Records that the transaction is complete. The stream is in commit order, so every commit
+    /// before its end is published.
     pub(crate) fn end(&mut self, end_lsn: Lsn) {
         let Some(open) = self.open.take() else { return };
         if open.skip != Skip::All {
             self.position.also.insert(open.xid);
             self.position.reach = self.position.reach.max(end_lsn);
         }
-        if self.position.partial.is_some_and(|partial| partial.xid == open.xid) {
+        if self
+            .position
+            .partial
+            .is_some_and(|partial| partial.xid == open.xid)
+        {
             self.position.partial = None;
         }
         self.position.log = self.position.log.max(end_lsn);
     }
 
-    /// The log up to `end` holds nothing more to publish.
+    /// Records that the log up to `end` contains no further event to publish.
     pub(crate) fn idle(&mut self, end: Lsn) {
         if self.open.is_none() {
             self.position.log = self.position.log.max(end);
         }
     }
 
-    /// A snapshot, and the log's insert position that was read after it. One pair is waited for at a time.
+    /// Records a snapshot and the log's insert position, read after it. Only one pair is awaited at
+    /// a time.
     pub(crate) fn pair(&mut self, snapshot: Snapshot, insert: Lsn) {
         self.pair.get_or_insert((snapshot, insert));
     }
 
-    /// The pair that the stream has reached, to be compared with the table and then given to [`settle`](Self::settle).
+    /// Returns the awaited pair if the stream has reached it. The caller compares it with the table
+    /// and then passes it to [`settle`](Self::settle).
     pub(crate) fn reached(&mut self) -> Option<Pair> {
         if self.open.is_some() {
             return None;
         }
-        let (to, _) = self.pair.take_if(|(_, insert)| self.position.log >= *insert)?;
+        let (to, _) = self
+            .pair
+            .take_if(|(_, insert)| self.position.log >= *insert)?;
         let Generation { elders, young } = &self.generation;
         let (streamed, unknown) = match &self.position.streamed {
             Some(streamed) => (Some(streamed.clone()), XidSet::default()),
             None => ((!elders.is_full()).then(|| young.clone()), elders.clone()),
         };
-        Some(Pair { seen: self.position.seen.clone(), to, streamed, unknown })
+        Some(Pair {
+            seen: self.position.seen.clone(),
+            to,
+            streamed,
+            unknown,
+        })
     }
 
-    /// Everything that `snapshot` sees is published.
+    /// Records that everything that `snapshot` sees is published.
     pub(crate) fn settle(&mut self, snapshot: Snapshot) {
         self.position.also = self.position.also.unseen_by(&snapshot);
         self.generation.elders = self.generation.elders.unseen_by(&snapshot);
-        if self.position.partial.is_some_and(|partial| snapshot.sees(partial.xid)) {
+        if self
+            .position
+            .partial
+            .is_some_and(|partial| snapshot.sees(partial.xid))
+        {
             self.position.partial = None;
         }
-        self.position.given_up.retain(|event| !snapshot.sees(event.xid));
+        self.position
+            .given_up
+            .retain(|event| !snapshot.sees(event.xid));
         self.position.seen = snapshot;
         if self.generation.elders.is_empty() {
             self.position.streamed = Some(std::mem::take(&mut self.generation.young));
@@ -214,21 +281,23 @@ impl Progress {
 
     // The table.
 
-    /// A window of the table is read: what `to` sees; `insert` is the log's insert position that was read after it.
+    /// Starts a window of the table: the rows that `to` sees. `insert` is the log's insert
+    /// position, read after the snapshot.
     pub(crate) fn open_window(&mut self, to: Snapshot, insert: Lsn) {
-        // Nothing is streamed any more: a transaction of which the stream brought a part is one that the window goes on with.
+        // The stream ends here. The window continues a transaction that the stream delivered in
+        // part.
         self.position = self.position();
         self.open = None;
         self.position.reach = self.position.reach.max(insert);
         self.position.window = Some(Window { to, after: 0 });
     }
 
-    /// Whether a row of the window is to be published.
+    /// Returns `true` if a row of the window must be published.
     pub(crate) fn wants_row(&self, xid: u64, seq: i64) -> bool {
         !self.position.has_streamed(xid, seq) && !self.position.gave_up(seq)
     }
 
-    /// The window's rows up to this one are sent or were not wanted.
+    /// Records that the window's rows up to `seq` are sent or were not needed.
     pub(crate) fn passed(&mut self, seq: i64, sent: Option<Witness>) {
         if let Some(window) = &mut self.position.window {
             window.after = seq;
@@ -236,16 +305,19 @@ impl Progress {
         self.position.witness = sent.or(self.position.witness);
     }
 
-    /// The window is read to its end. `covered` is the furthest log position of which its snapshot sees every commit before it.
+    /// Records that the window is read to its end. `covered` is the highest log position before
+    /// which its snapshot sees every commit.
     pub(crate) fn close_window(&mut self, covered: Option<Lsn>) {
-        let Some(window) = self.position.window.take() else { return };
+        let Some(window) = self.position.window.take() else {
+            return;
+        };
         self.settle(window.to);
         self.position.log = self.position.log.max(covered.unwrap_or_default());
     }
 }
 
 impl Skip {
-    /// Whether all of the transaction's first `events` events are published already.
+    /// Returns `true` if all of the transaction's first `events` events are already published.
     fn covers(self, events: u64) -> bool {
         match self {
             Self::None => false,
@@ -269,7 +341,7 @@ mod tests {
         set
     }
 
-    /// The stream brings a transaction of these events.
+    /// Streams a transaction with these events.
     fn stream(progress: &mut Progress, xid: u32, events: &[i64]) {
         progress.begin(xid);
         for seq in events {
@@ -282,7 +354,9 @@ mod tests {
 
     #[test]
     fn a_relay_that_has_published_nothing_stands_at_the_start() {
-        assert!(Position::start().is_start() && Progress::new(Position::start()).settled().is_start());
+        assert!(
+            Position::start().is_start() && Progress::new(Position::start()).settled().is_start()
+        );
         let mut progress = Progress::new(Position::start());
         stream(&mut progress, 11, &[1]);
         assert!(!progress.settled().is_start());
@@ -290,7 +364,10 @@ mod tests {
 
     #[test]
     fn what_an_earlier_session_streamed_is_compared_event_by_event() {
-        let mut earlier = Progress::new(Position { seen: snapshot("10:10:"), ..Position::start() });
+        let mut earlier = Progress::new(Position {
+            seen: snapshot("10:10:"),
+            ..Position::start()
+        });
         stream(&mut earlier, 11, &[1]);
         earlier.begin(12);
         earlier.sent(uuid::Uuid::nil(), 3);
@@ -299,12 +376,19 @@ mod tests {
         stream(&mut progress, 12, &[3, 4]);
         stream(&mut progress, 13, &[6]);
         let pair = progress.reached().expect("passed");
-        // So 2 of transaction 11 and 5 of transaction 12, which the publication left out, are missing.
-        assert_eq!((pair.streamed, pair.unknown), (Some(seqs(&[1, 3, 4, 6])), XidSet::default()));
-        // A window of the table would find them, too.
-        let wanted = |progress: &Progress| [(11, 1), (11, 2), (12, 4), (12, 5)].map(|(xid, seq)| progress.wants_row(xid, seq));
+        // The publication left out 2 of transaction 11 and 5 of transaction 12, so these are
+        // missing.
+        assert_eq!(
+            (pair.streamed, pair.unknown),
+            (Some(seqs(&[1, 3, 4, 6])), XidSet::default())
+        );
+        // A window of the table would find them too.
+        let wanted = |progress: &Progress| {
+            [(11, 1), (11, 2), (12, 4), (12, 5)].map(|(xid, seq)| progress.wants_row(xid, seq))
+        };
         assert_eq!(wanted(&progress), [false, true, false, true]);
-        // One that was published late is not published again, should the session end before the pair is settled.
+        // An event that was published late is not published again if the session ends before the
+        // pair is settled.
         progress.sent_late(11, 2);
         progress.sent_late(14, 7);
         let next = Progress::new(progress.position());
@@ -313,28 +397,43 @@ mod tests {
     }
 
     #[test]
-    fn of_a_position_that_does_not_know_single_events_whole_transactions_are_left_out_of_the_comparison_until_a_snapshot_sees_them() {
-        let mut position = Position { seen: snapshot("10:10:"), ..Position::start() };
+    fn of_a_position_that_does_not_know_single_events_whole_transactions_are_left_out_of_the_comparison_until_a_snapshot_sees_them()
+     {
+        let mut position = Position {
+            seen: snapshot("10:10:"),
+            ..Position::start()
+        };
         position.also.insert(11);
-        position.partial = Some(Partial { xid: 12, events: 2, seq: 2 });
+        position.partial = Some(Partial {
+            xid: 12,
+            events: 2,
+            seq: 2,
+        });
         let mut progress = Progress::new(position);
-        assert!(!progress.wants_row(11, 9) && !progress.wants_row(12, 2) && progress.wants_row(12, 3));
+        assert!(
+            !progress.wants_row(11, 9) && !progress.wants_row(12, 2) && progress.wants_row(12, 3)
+        );
         progress.pair(snapshot("13:13:"), Lsn(13));
         stream(&mut progress, 12, &[1, 2, 3]);
         stream(&mut progress, 13, &[4]);
         let pair = progress.reached().expect("passed");
         assert_eq!(pair.streamed, Some(seqs(&[3, 4])));
-        assert!(pair.unknown.contains(11) && pair.unknown.contains(12) && !pair.unknown.contains(13));
+        assert!(
+            pair.unknown.contains(11) && pair.unknown.contains(12) && !pair.unknown.contains(13)
+        );
         progress.settle(pair.to);
         assert_eq!(progress.position().streamed, Some(seqs(&[3, 4])));
     }
 
     #[test]
     fn events_are_forgotten_once_a_settled_snapshot_sees_their_transactions_and_not_before() {
-        let mut progress = Progress::new(Position { seen: snapshot("10:10:"), ..Position::start() });
+        let mut progress = Progress::new(Position {
+            seen: snapshot("10:10:"),
+            ..Position::start()
+        });
         stream(&mut progress, 11, &[1]);
         stream(&mut progress, 12, &[2]);
-        // 11 is committed, and not visible yet.
+        // Transaction 11 is committed and not visible yet.
         progress.settle(snapshot("11:13:11"));
         assert!(!progress.wants_row(11, 1));
         stream(&mut progress, 14, &[3]);
@@ -349,10 +448,15 @@ mod tests {
 
     #[test]
     fn a_stream_without_numbers_and_one_of_too_many_pieces_count_whole_transactions() {
-        let mut progress = Progress::new(Position { seen: snapshot("10:10:"), ..Position::start() });
+        let mut progress = Progress::new(Position {
+            seen: snapshot("10:10:"),
+            ..Position::start()
+        });
         stream(&mut progress, 11, &[1]);
         stream(&mut progress, 12, &[0]);
-        assert!(!progress.wants_row(11, 7) && !progress.wants_row(12, 8) && progress.wants_row(13, 9));
+        assert!(
+            !progress.wants_row(11, 7) && !progress.wants_row(12, 8) && progress.wants_row(13, 9)
+        );
         progress.settle(snapshot("13:13:"));
         assert_eq!(progress.position().streamed, Some(SeqSet::default()));
         progress.begin(14);
@@ -365,24 +469,45 @@ mod tests {
         assert!(
             pair.unknown.contains(14)
                 && !pair.unknown.contains(15)
-                && pair.streamed.is_some_and(|streamed| streamed.contains(9) && !streamed.contains(10))
+                && pair
+                    .streamed
+                    .is_some_and(|streamed| streamed.contains(9) && !streamed.contains(10))
         );
     }
 
     #[test]
     fn a_transaction_of_which_the_stream_brought_a_part_is_not_repeated_from_the_table() {
-        let mut progress = Progress::new(Position { seen: snapshot("10:10:"), ..Position::start() });
+        let mut progress = Progress::new(Position {
+            seen: snapshot("10:10:"),
+            ..Position::start()
+        });
         progress.begin(11);
         progress.sent(uuid::Uuid::nil(), 1);
         progress.open_window(snapshot("12:12:"), Lsn(90));
         assert!(!progress.wants_row(11, 1) && progress.wants_row(11, 2));
-        assert_eq!(progress.settled().partial, Some(Partial { xid: 11, events: 1, seq: 1 }));
+        assert_eq!(
+            progress.settled().partial,
+            Some(Partial {
+                xid: 11,
+                events: 1,
+                seq: 1
+            })
+        );
     }
 
     #[test]
-    fn a_position_does_not_go_back_while_the_stream_brings_once_more_what_is_published_of_a_transaction() {
-        let partial = Some(Partial { xid: 11, events: 2, seq: 2 });
-        let mut progress = Progress::new(Position { seen: snapshot("10:10:"), partial, ..Position::start() });
+    fn a_position_does_not_go_back_while_the_stream_brings_once_more_what_is_published_of_a_transaction()
+     {
+        let partial = Some(Partial {
+            xid: 11,
+            events: 2,
+            seq: 2,
+        });
+        let mut progress = Progress::new(Position {
+            seen: snapshot("10:10:"),
+            partial,
+            ..Position::start()
+        });
         progress.begin(11);
         for _ in 0..2 {
             assert!(!progress.wants_event());
@@ -390,6 +515,13 @@ mod tests {
         }
         assert!(progress.wants_event());
         progress.sent(uuid::Uuid::nil(), 3);
-        assert_eq!(progress.position().partial, Some(Partial { xid: 11, events: 3, seq: 3 }));
+        assert_eq!(
+            progress.position().partial,
+            Some(Partial {
+                xid: 11,
+                events: 3,
+                seq: 3
+            })
+        );
     }
 }

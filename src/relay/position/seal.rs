@@ -1,24 +1,25 @@
-//! Signatures of position records: a relay goes on from its own records alone, whoever else may write to the topic.
+//! Signatures of position records. A relay continues only from its own records, even if other
+//! programs write to the topic.
 //!
-//! The signature is the last member of the record's JSON object, so that versions which do not sign read the
-//! record as before. It is an HMAC-SHA-256 over the bytes of the object without that member; the key is the
-//! relay's secret in the database (`relay_secret`).
+//! The signature is the last member of the record's JSON object, so versions that do not sign can
+//! still read the record. It is an HMAC-SHA-256 over the bytes of the object without that member.
+//! The key is the relay's secret in the database (`relay_secret`).
 
 use ring::hmac;
 
-/// What stands between the record and its signature, and after it.
+/// Bytes before and after the signature in a record.
 const BEFORE: &[u8] = b",\"hmac\":\"";
 const AFTER: &[u8] = b"\"}";
 
-/// Hexadecimal digits of a signature.
+/// Number of hexadecimal digits of a signature.
 const DIGITS: usize = 64;
 
-/// Signs the records of one relay, and recognises them.
+/// Signs the records of one relay and verifies their signatures.
 #[derive(Clone)]
 pub(crate) struct Seal(hmac::Key);
 
 impl Seal {
-    /// A seal with the relay's secret.
+    /// Creates a seal with the relay's secret.
     pub(crate) fn new(secret: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }
@@ -35,15 +36,17 @@ impl Seal {
         object
     }
 
-    /// Whether this relay signed the record.
-    pub(in crate::relay) fn signed(&self, record: &[u8]) -> bool {
-        let Some((object, signature)) = split(record) else { return false };
+    /// Returns `true` if this relay signed the record.
+    pub(crate) fn signed(&self, record: &[u8]) -> bool {
+        let Some((object, signature)) = split(record) else {
+            return false;
+        };
         let object = [object, b"}"].concat();
         hmac::verify(&self.0, &object, &signature).is_ok()
     }
 }
 
-/// The object without its closing brace, and the signature.
+/// Splits a record into the object without its closing brace, and the signature.
 fn split(record: &[u8]) -> Option<(&[u8], [u8; DIGITS / 2])> {
     let rest = record.strip_suffix(AFTER)?;
     let (rest, digits) = rest.split_at_checked(rest.len().checked_sub(DIGITS)?)?;
@@ -72,20 +75,35 @@ mod tests {
         let ours = Seal::new(b"0123456789abcdef");
         let record = ours.sign(br#"{"number":7}"#.to_vec());
         assert!(ours.signed(&record));
-        assert_eq!(serde_json::from_slice::<serde_json::Value>(&record).expect("JSON")["number"], 7);
-        assert!(!Seal::new(b"fedcba9876543210").signed(&record), "another relay's");
-        assert!(!ours.signed(br#"{"number":7}"#) && !ours.signed(b"") && !ours.signed(&record[1..]));
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&record).expect("JSON")["number"],
+            7
+        );
+        assert!(
+            !Seal::new(b"fedcba9876543210").signed(&record),
+            "another relay's"
+        );
+        assert!(
+            !ours.signed(br#"{"number":7}"#) && !ours.signed(b"") && !ours.signed(&record[1..])
+        );
     }
 
     proptest! {
         #[test]
-        fn a_record_that_was_changed_anywhere_is_not_signed(text in "[a-z\"{},:0-9]{0,60}", at in any::<prop::sample::Index>(), bit in 0u8..8) {
+        fn a_record_that_was_changed_anywhere_is_not_signed(
+            text in "[a-z\"{},:0-9]{0,60}",
+            at in any::<prop::sample::Index>(),
+            bit in 0u8..8,
+        ) {
             let ours = Seal::new(b"0123456789abcdef");
             let mut record = ours.sign(format!("{{{text}}}").into_bytes());
             let at = at.index(record.len());
             record[at] ^= 1 << bit;
-            // The digits of a signature are read in either letter case.
-            let same = ours.sign(format!("{{{text}}}").into_bytes()).eq_ignore_ascii_case(&record) && at + DIGITS + AFTER.len() >= record.len();
+            // The digits of a signature are accepted in either letter case.
+            let same = ours
+                .sign(format!("{{{text}}}").into_bytes())
+                .eq_ignore_ascii_case(&record)
+                && at + DIGITS + AFTER.len() >= record.len();
             prop_assert_eq!(ours.signed(&record), same && split(&record).is_some());
         }
     }

@@ -1,24 +1,29 @@
-//! Idempotent producing without transactions: what was in flight when the relay died is sent again.
+//! Idempotent producing without transactions. Events in flight when the relay dies are sent again.
 
 use std::collections::VecDeque;
 
 use super::{Batch, Durable, sender::Sender};
 
-/// Most positions that wait for acknowledgements. A further one replaces the last: positions are stored once a second anyway.
+/// Maximum number of positions that wait for acknowledgements. A further one replaces the last,
+/// because positions are stored only once per second.
 const MARKS_MAX: usize = 8;
 
-/// Positions, and the tag below which everything must be acknowledged before each is durable.
+/// Positions, each with the tag below which everything must be acknowledged before it is durable.
 #[derive(Default)]
-pub(super) struct Marks {
+pub(super) struct AckedBatches {
     waiting: VecDeque<(u64, Batch)>,
 }
 
-/// Records between two positions, while the source has more.
+/// Number of records between two positions while the source has more events.
 const CUT_RECORDS: u64 = 4_096;
 
-impl Marks {
-    pub(super) fn wants_cut(&self, sender: &Sender, idle: bool) -> bool {
-        let cut = self.waiting.back().map_or(0, |(tag, _)| *tag).max(sender.acks().floor());
+impl AckedBatches {
+    pub(super) fn should_end_batch(&self, sender: &Sender, idle: bool) -> bool {
+        let cut = self
+            .waiting
+            .back()
+            .map_or(0, |(tag, _)| *tag)
+            .max(sender.acks().floor());
         let since = sender.next().saturating_sub(cut);
         since >= if idle { 1 } else { CUT_RECORDS }
     }
@@ -52,12 +57,15 @@ impl Marks {
 }
 
 impl Batch {
-    /// Takes the batch that follows in.
+    /// Appends the following batch to this one.
     pub(super) fn absorb(&mut self, next: Self) {
         self.position = next.position;
         if self.counts.len() < next.counts.len() {
             self.counts.resize(next.counts.len(), 0);
         }
-        self.counts.iter_mut().zip(&next.counts).for_each(|(count, more)| *count += more);
+        self.counts
+            .iter_mut()
+            .zip(&next.counts)
+            .for_each(|(count, more)| *count += more);
     }
 }

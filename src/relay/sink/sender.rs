@@ -1,4 +1,5 @@
-//! Sends records within a window of what may be under way. What both deliveries share.
+//! Sending of records within a window that limits the records in flight. Used by both kinds of
+//! delivery.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -7,10 +8,10 @@ use crate::{
     relay::{RelayOptions, error::Interruption},
 };
 
-/// How long to wait for librdkafka's queue when it is smaller than the window.
+/// Delay before a retry if librdkafka's queue is smaller than the window.
 const QUEUE_RETRY: Duration = Duration::from_millis(5);
 
-/// Producers that take turns, and the window they share. Never empty.
+/// Producers that take turns, and the window that they share. There is at least one.
 pub(super) struct Sender {
     producers: Vec<Arc<Producer>>,
     turn: usize,
@@ -18,24 +19,30 @@ pub(super) struct Sender {
     window: Window,
     /// librdkafka had no room for the last record, although the window had.
     queue_is_full: bool,
-    /// The tag after the last record, and the bytes sent so far.
+    /// The tag after the last record, and the number of bytes sent so far.
     next: u64,
     bytes: u64,
 }
 
-/// What became of a record.
-pub(in crate::relay) enum Sent {
-    /// Under way under this tag.
+/// Outcome of sending a record.
+pub(crate) enum Sent {
+    /// The record is in flight with this tag.
     Tag(u64),
-    /// The window is full for a record of this many bytes: wait for `room`, then send it again.
+    /// The window is full for a record of this many bytes. The caller waits for `room` and sends it
+    /// again.
     Full(usize),
-    /// The batches before are not far enough for the next one: wait until it is admitted, then send it again.
+    /// The previous batches have not progressed far enough for the next one. The caller waits for
+    /// `admitted` and sends the record again.
     Committing,
 }
 
 impl Sender {
-    /// One producer for each transactional id, or one without.
-    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional: &[Transactional<'_>]) -> Result<Self, Interruption> {
+    /// Opens one producer for each transactional id, or one without.
+    pub(super) fn open(
+        options: &RelayOptions,
+        batch_bytes_max: usize,
+        transactional: &[Transactional<'_>],
+    ) -> Result<Self, Interruption> {
         let acks = Arc::<Acks>::default();
         let open = |id: Option<Transactional<'_>>| match Producer::open(
             &options.kafka,
@@ -45,17 +52,33 @@ impl Sender {
             acks.clone(),
         ) {
             Ok(producer) => Ok(Arc::new(producer)),
-            Err(error) => Err(Interruption::Refused(format!("the Kafka client cannot be made: {error}; see [kafka.properties]"))),
+            Err(error) => Err(Interruption::Refused(format!(
+                "the Kafka client cannot be created: {error}; see [kafka.properties]"
+            ))),
         };
         let producers = match transactional {
             [] => vec![open(None)?],
-            ids => ids.iter().map(|id| open(Some(*id))).collect::<Result<_, _>>()?,
+            ids => ids
+                .iter()
+                .map(|id| open(Some(*id)))
+                .collect::<Result<_, _>>()?,
         };
-        let window = Window { records: options.in_flight_events_max as u64, bytes: options.in_flight_bytes_max };
-        Ok(Self { producers, turn: 0, acks, window, queue_is_full: false, next: 0, bytes: 0 })
+        let window = Window {
+            records: options.in_flight_events_max as u64,
+            bytes: options.in_flight_bytes_max,
+        };
+        Ok(Self {
+            producers,
+            turn: 0,
+            acks,
+            window,
+            queue_is_full: false,
+            next: 0,
+            bytes: 0,
+        })
     }
 
-    /// The producer whose turn it is.
+    /// Returns the producer whose turn it is.
     pub(super) fn producer(&self) -> &Arc<Producer> {
         &self.producers[self.turn]
     }
@@ -64,13 +87,13 @@ impl Sender {
         &self.producers
     }
 
-    /// Whose turn it is.
+    /// Returns the index of the producer whose turn it is.
     pub(super) fn turn(&self) -> usize {
         self.turn
     }
 
-    /// Has the next producer send what follows. Everything that this one was given must be acknowledged before the next record: across
-    /// producers nothing else keeps the order.
+    /// Passes the turn to the next producer. All records of this producer must be acknowledged
+    /// before the next record is sent: nothing else keeps the order across producers.
     pub(super) fn pass_on(&mut self) {
         self.turn = (self.turn + 1) % self.producers.len();
     }
@@ -79,30 +102,47 @@ impl Sender {
         &self.acks
     }
 
-    /// The tag after the last record sent.
+    /// Returns the tag after the last sent record.
     pub(super) fn next(&self) -> u64 {
         self.next
     }
 
-    /// Bytes sent so far.
+    /// Returns the number of bytes sent so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Sends a record; never waits.
+    /// Sends a record without waiting.
     ///
     /// # Errors
-    /// When the producer refuses it for another reason than a full window.
-    pub(super) fn send(&mut self, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
+    ///
+    /// Returns an error if the producer refuses the record for another reason than a full window.
+    pub(super) fn send(
+        &mut self,
+        record: Record<'_>,
+        header_bytes: usize,
+    ) -> Result<Sent, SendError> {
         self.send_within(self.window, record, header_bytes)
     }
 
-    /// Sends a record whatever is under way: for the one that ends a batch.
+    /// Sends a record regardless of the window: for the record that ends a batch.
     pub(super) fn send_now(&mut self, record: Record<'_>) -> Result<Sent, SendError> {
-        self.send_within(Window { records: u64::MAX, bytes: usize::MAX }, record, 0)
+        self.send_within(
+            Window {
+                records: u64::MAX,
+                bytes: usize::MAX,
+            },
+            record,
+            0,
+        )
     }
 
-    fn send_within(&mut self, window: Window, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
+    fn send_within(
+        &mut self,
+        window: Window,
+        record: Record<'_>,
+        header_bytes: usize,
+    ) -> Result<Sent, SendError> {
         let bytes = record.key.len() + record.value.map_or(0, <[u8]>::len) + header_bytes;
         let Some(tag) = self.acks.admit(record.label, bytes, window) else {
             return Ok(Sent::Full(bytes));
@@ -116,7 +156,8 @@ impl Sender {
                 Ok(Sent::Tag(tag))
             }
             Err(SendError::Full) => {
-                // Not under way: whoever drains before it is sent again must not wait for it.
+                // The record is not in flight. A caller that drains before sending it again must
+                // not wait for it.
                 self.acks.retract(tag);
                 Ok(Sent::Full(bytes))
             }
@@ -127,12 +168,16 @@ impl Sender {
         }
     }
 
-    /// Waits until half of the window is free and a record of `bytes` fits, or the producer failed.
+    /// Waits until half of the window is free and a record of `bytes` fits, or the producer has
+    /// failed.
     pub(super) fn room(&self, bytes: usize) -> impl Future<Output = ()> + Send + use<> {
-        // librdkafka's own queue may be full although the window is not: it has nobody to wake us.
+        // librdkafka's own queue may be full although the window is not, and it sends no
+        // notification of free space.
         let retry = self.queue_is_full;
-        let below =
-            Window { records: self.window.records / 2, bytes: (self.window.bytes / 2).min(self.window.bytes.saturating_sub(bytes)) };
+        let below = Window {
+            records: self.window.records / 2,
+            bytes: (self.window.bytes / 2).min(self.window.bytes.saturating_sub(bytes)),
+        };
         let acks = self.acks.clone();
         async move {
             if retry {
@@ -142,7 +187,7 @@ impl Sender {
         }
     }
 
-    /// Waits until everything sent is acknowledged, or the producer failed.
+    /// Waits until everything sent is acknowledged, or the producer has failed.
     pub(super) fn acknowledged(&self) -> impl Future<Output = ()> + Send + use<> {
         let acks = self.acks.clone();
         async move { acks.settle(Window::default()).await }
@@ -156,12 +201,26 @@ mod tests {
 
     #[test]
     fn a_record_for_which_the_client_has_no_room_is_not_under_way() {
-        let database = crate::postgres::Settings::parse("postgres://localhost/none").expect("an address");
-        let kafka = crate::kafka::Settings { brokers: "127.0.0.1:1".into(), ..Default::default() };
-        let options = RelayOptions { in_flight_events_max: 1_000_000, ..RelayOptions::new(database, kafka) };
+        let database =
+            crate::postgres::Settings::parse("postgres://localhost/none").expect("an address");
+        let kafka = crate::kafka::Settings {
+            brokers: "127.0.0.1:1".into(),
+            ..Default::default()
+        };
+        let options = RelayOptions {
+            in_flight_events_max: 1_000_000,
+            ..RelayOptions::new(database, kafka)
+        };
         let mut sender = Sender::open(&options, 1_000_000, &[]).expect("a producer");
-        let record =
-            || Record { topic: "t", partition: 0, key: b"k", value: None, headers: Headers::with_capacity(0), timestamp: 0, label: 1 };
+        let record = || Record {
+            topic: "t",
+            partition: 0,
+            key: b"k",
+            value: None,
+            headers: Headers::with_capacity(0),
+            timestamp: 0,
+            label: 1,
+        };
         while matches!(sender.send(record(), 0), Ok(Sent::Tag(_))) {}
         assert!(matches!(sender.send(record(), 0), Ok(Sent::Full(_))));
         assert_eq!(sender.acks().under_way().0, sender.next());

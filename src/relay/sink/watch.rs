@@ -1,8 +1,9 @@
-//! A watch over producers that fail without a report.
+//! Detection of producers that fail without a report.
 //!
-//! librdkafka reports the failure of a transaction by a log line and by the results of later calls, and a client whose threads hang reports
-//! nothing. The records under way are then never acknowledged. While nothing is acknowledged, the producers are therefore asked for a
-//! failure, and the time without an acknowledgement is limited.
+//! librdkafka reports the failure of a transaction only in a log line and in the results of later
+//! calls. A client whose threads hang reports nothing. In both cases the records in flight are
+//! never acknowledged. While nothing is acknowledged, this task therefore queries the producers for
+//! a failure, and limits the time without an acknowledgement.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,23 +11,27 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::kafka::{Acks, Failure, OVERDUE, Producer, Settings, answers, bounded};
 
-/// How often the producers are asked while nothing is acknowledged. It delays the end of a session; a question costs microseconds.
+/// Interval between queries of the producers while nothing is acknowledged. It delays the end of a
+/// session. A query costs microseconds.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// The longest time that one look adds to a silence: a process that was suspended has not been waiting.
+/// Maximum time that one query adds to a silence, so that a suspension of the process does not
+/// count as waiting.
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
-/// How long a client may take to answer a question that concerns nobody but itself.
+/// Time limit of a query, which the client answers without a broker.
 const FAULT_LIMIT: Duration = Duration::from_secs(30);
 
-/// The longest silence without transactions while the cluster answers another client: longer than an election, or than a replica takes to
-/// return to a partition below `min.insync.replicas`. New producers send the same records again.
+/// Maximum silence without transactions while the cluster answers another client. It exceeds the
+/// duration of an election, and the time that a replica takes to return to a partition below
+/// `min.insync.replicas`. New producers then send the same records again.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 
-/// How often a silence is logged, and the cluster asked once it is too long.
+/// Interval between log entries about a silence. A silence that is too long queries the cluster at
+/// the same interval.
 const REPORT_EVERY: Duration = Duration::from_secs(15);
 
-/// How long nothing was acknowledged although records are under way.
+/// Time without an acknowledgement while records are in flight.
 #[derive(Default)]
 struct Silence {
     floor: u64,
@@ -34,7 +39,8 @@ struct Silence {
 }
 
 impl Silence {
-    /// The length after `passed`, in which the acknowledgements came this far; `None` while records are acknowledged or none is under way.
+    /// Adds `passed` and returns the length. `floor` is the tag below which everything is
+    /// acknowledged. Returns `None` if a record was acknowledged or none is in flight.
     fn observe(&mut self, floor: u64, under_way: u64, passed: Duration) -> Option<Duration> {
         if under_way == 0 || floor != self.floor {
             (self.floor, self.length) = (floor, Duration::ZERO);
@@ -45,9 +51,11 @@ impl Silence {
     }
 }
 
-/// Fails `acks` once one of the producers has failed, or has been silent for too long. Does not end before.
+/// Fails `acks` once one of the producers has failed or has been silent for too long. Does not
+/// return before.
 pub(super) async fn watch(producers: Vec<Arc<Producer>>, acks: Arc<Acks>, settings: Settings) {
-    let (mut silence, mut looked, mut reported) = (Silence::default(), Instant::now(), Duration::ZERO);
+    let (mut silence, mut looked, mut reported) =
+        (Silence::default(), Instant::now(), Duration::ZERO);
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -60,7 +68,11 @@ pub(super) async fn watch(producers: Vec<Arc<Producer>>, acks: Arc<Acks>, settin
         let report = length >= reported + REPORT_EVERY;
         if report {
             reported = length;
-            tracing::warn!(records = acks.under_way().0, seconds = length.as_secs(), "kafka has acknowledged nothing");
+            tracing::warn!(
+                records = acks.under_way().0,
+                seconds = length.as_secs(),
+                "kafka has acknowledged nothing"
+            );
         }
         let failure = match fault(&producers).await {
             Some(failure) => Some(failure),
@@ -75,26 +87,43 @@ pub(super) async fn watch(producers: Vec<Arc<Producer>>, acks: Arc<Acks>, settin
     }
 }
 
-/// The failure that one of the producers knows of.
+/// Returns the failure that one of the producers reports when queried.
 async fn fault(producers: &[Arc<Producer>]) -> Option<Failure> {
     let producers = producers.to_vec();
-    let asked = bounded("begin_transaction", FAULT_LIMIT, move || producers.iter().find_map(|producer| producer.fault()));
-    asked.await.unwrap_or_else(|unanswered| Some(Failure::Broken(unanswered.to_string())))
+    let asked = bounded("begin_transaction", FAULT_LIMIT, move || {
+        producers.iter().find_map(|producer| producer.fault())
+    });
+    asked
+        .await
+        .unwrap_or_else(|unanswered| Some(Failure::Broken(unanswered.to_string())))
 }
 
-/// The failure that a silence of this length amounts to.
-async fn too_long(producers: &[Arc<Producer>], settings: &Settings, length: Duration, ask: bool) -> Option<Failure> {
-    let transaction = producers.iter().map(|producer| producer.transaction_timeout()).max().unwrap_or_default();
+/// Returns the failure that a silence of this length means.
+async fn too_long(
+    producers: &[Arc<Producer>],
+    settings: &Settings,
+    length: Duration,
+    ask: bool,
+) -> Option<Failure> {
+    let transaction = producers
+        .iter()
+        .map(|producer| producer.transaction_timeout())
+        .max()
+        .unwrap_or_default();
     let seconds = length.as_secs();
     if !transaction.is_zero() {
-        // The coordinator has aborted it by now.
-        let text = format!("nothing was acknowledged for {seconds} s, which is longer than a transaction may take");
+        // The coordinator has aborted the transaction by now.
+        let text = format!(
+            "nothing was acknowledged for {seconds} s, which is longer than a transaction may take"
+        );
         return (length > transaction + OVERDUE).then_some(Failure::Broken(text));
     }
     if length < SILENCE_MAX || !ask || !answers(settings).await {
         return None;
     }
-    Some(Failure::Broken(format!("nothing was acknowledged for {seconds} s although the cluster answers")))
+    Some(Failure::Broken(format!(
+        "nothing was acknowledged for {seconds} s although the cluster answers"
+    )))
 }
 
 #[cfg(test)]
@@ -108,7 +137,11 @@ mod tests {
         assert_eq!(silence.observe(0, 3, second), Some(second));
         assert_eq!(silence.observe(0, 5, second), Some(2 * second));
         assert_eq!(silence.observe(1, 4, second), None, "one was acknowledged");
-        assert_eq!(silence.observe(1, 4, 3600 * second), Some(LOOK_MAX), "the process was suspended");
+        assert_eq!(
+            silence.observe(1, 4, 3600 * second),
+            Some(LOOK_MAX),
+            "the process was suspended"
+        );
         assert_eq!(silence.observe(5, 0, second), None);
     }
 }

@@ -1,7 +1,9 @@
-//! Reads a window of the outbox in pages, ahead of whoever publishes them.
+//! Reads a window of the outbox in pages, ahead of the publisher.
 //!
-//! The shape of the query keeps a page under a millisecond on millions of rows with a transaction open for hours: what was in progress in the
-//! first snapshot is looked up by its transaction, everything else lies between two bounds that are asked for once a window.
+//! The form of the query keeps a page below a millisecond, even with millions of rows and a
+//! transaction that is open for hours. Rows of transactions that were in progress in the first
+//! snapshot are looked up by their transaction. All other rows lie between two bounds that are
+//! queried once per window.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,57 +11,60 @@ use futures_util::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::sync::mpsc;
 
+use super::long_query::{backend, watched};
 use crate::{
     postgres::{CopyError, replication::Cell},
     relay::{
         RelayOptions,
-        debezium::{CopiedRow, Shape},
         error::Interruption,
-        ledger::{connect, within},
+        leadership::relay_store::{connect, within},
         position::{Snapshot, Window},
-        watched::{backend, watched},
+        row::table_layout::{CopiedRow, TableLayout},
     },
 };
 
-/// Rows a page: the time to plan and ask hides behind the publishing of as many. More were not faster and cost memory.
+/// Maximum number of rows per page. The time for planning and querying is hidden by the publishing
+/// of that many events. Larger pages were not faster and cost memory.
 const ROWS_MAX: usize = 1_000;
 
-/// Rows of the first page, before it is known how large they are.
+/// Number of rows of the first page, whose row sizes are unknown.
 const ROWS_FIRST: usize = 250;
 
-/// Bytes a page, about: three of them are held at most. A row that is larger goes alone.
+/// Approximate size of a page in bytes. At most three pages are in memory. A larger row is a page
+/// of its own.
 const BYTES_MAX: usize = 2 << 20;
 
-/// Has a page read in the order of the primary key. Without statistics (a table just loaded) the planner would rather sort all that is left
-/// for each page, which makes a drain quadratic.
-const PLAN: &str =
-    "set enable_sort = off; set enable_seqscan = off; set enable_bitmapscan = off; set max_parallel_workers_per_gather = 0; set jit = off";
+/// Makes the planner read a page in the order of the primary key. Without statistics (a table just
+/// loaded) it would sort all remaining rows for each page, which makes a drain quadratic.
+const PLAN: &str = "set enable_sort = off; set enable_seqscan = off; set enable_bitmapscan = off; \
+                    set max_parallel_workers_per_gather = 0; set jit = off";
 
-/// A database without an encoding sends text as it is stored. Otherwise one text that is not UTF-8 would end each reading of the
-/// table or the log, and it would not be known which event has it.
-pub(in crate::relay) const UNCHECKED_TEXT: &str =
-    "select set_config('client_encoding', 'SQL_ASCII', false) where current_setting('server_encoding') = 'SQL_ASCII'";
+/// Makes a database without an encoding send text as it is stored. Otherwise a single text that is
+/// not UTF-8 would fail every read of the table or the log, and its event could not be identified.
+pub(crate) const UNCHECKED_TEXT: &str = "select set_config('client_encoding', 'SQL_ASCII', false) \
+                                         where current_setting('server_encoding') = 'SQL_ASCII'";
 
 /// A connection that reads the outbox.
-pub(in crate::relay) struct Reader {
+pub(crate) struct Reader {
     options: RelayOptions,
-    shape: Shape,
+    table_layout: TableLayout,
     session: Option<PgConnection>,
     rows: usize,
     spares: Spares,
 }
 
-/// Rows of one page, as COPY writes them.
-pub(in crate::relay) struct Page {
+/// Rows of one page, in the format of COPY.
+pub(crate) struct Page {
     bytes: Vec<u8>,
     spares: Spares,
 }
 
-/// Buffers of pages that are done with: a page's memory is the next one's, and the allocator has nothing to keep.
+/// Buffers of dropped pages. They are reused for the next pages, so that the allocator does not
+/// accumulate memory.
 #[derive(Clone, Default)]
 struct Spares(Arc<Mutex<Vec<Vec<u8>>>>);
 
-/// Where the rows of a window lie that were not in progress in its first snapshot.
+/// Bounds of the rows of a window whose transactions were not in progress in its first snapshot.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
     low: i64,
@@ -67,22 +72,44 @@ struct Bounds {
 }
 
 impl Reader {
-    pub(in crate::relay) fn new(options: &RelayOptions, shape: &Shape) -> Self {
-        Self { options: options.clone(), shape: shape.clone(), session: None, rows: ROWS_FIRST, spares: Spares::default() }
+    pub(crate) fn new(options: &RelayOptions, table_layout: &TableLayout) -> Self {
+        Self {
+            options: options.clone(),
+            table_layout: table_layout.clone(),
+            session: None,
+            rows: ROWS_FIRST,
+            spares: Spares::default(),
+        }
     }
 
-    /// Sends the pages of a window in order, and ends; comes back for the next window.
+    /// Sends the pages of a window in order. Returns the reader for the next window.
     ///
     /// # Errors
-    /// A lost connection.
-    pub(super) async fn read(mut self, seen: Snapshot, window: Window, pages: mpsc::Sender<Page>) -> Result<Self, Interruption> {
-        let Some(bounds) = self.bounds(&seen, &window.to).await? else { return Ok(self) };
+    ///
+    /// Returns an interruption if the connection is lost.
+    pub(super) async fn read(
+        mut self,
+        seen: Snapshot,
+        window: Window,
+        pages: mpsc::Sender<Page>,
+    ) -> Result<Self, Interruption> {
+        let Some(bounds) = self.bounds(&seen, &window.to).await? else {
+            return Ok(self);
+        };
         let mut after = window.after;
         loop {
             let limit = self.rows;
-            let query = page_query(&self.options.quoted_table(), &self.shape.select_list(), &seen, &window.to, after, bounds, limit);
+            let query = page_query(
+                &self.options.quoted_table(),
+                &self.table_layout.select_list(),
+                &seen,
+                &window.to,
+                after,
+                bounds,
+                limit,
+            );
             let (page, whole) = self.copy(&query).await?;
-            let (rows, last) = page.measure(&self.shape)?;
+            let (rows, last) = page.measure(&self.table_layout)?;
             self.rows = rows_for(rows, page.bytes.len());
             let Some(last) = last else { return Ok(self) };
             after = last;
@@ -92,16 +119,21 @@ impl Reader {
         }
     }
 
-    /// The events with these numbers (ascending), in order, and how many of the numbers were looked up: large rows end a page early.
+    /// Returns the events with these numbers (ascending), in order, and the count of numbers that
+    /// were looked up. Large rows end a page early.
     ///
     /// # Errors
-    /// A lost connection.
-    pub(in crate::relay) async fn read_these(&mut self, seqs: &[i64]) -> Result<(Page, usize), Interruption> {
+    ///
+    /// Returns an interruption if the connection is lost.
+    pub(crate) async fn read_these(&mut self, seqs: &[i64]) -> Result<(Page, usize), Interruption> {
         let list: Vec<String> = seqs.iter().map(i64::to_string).collect();
-        let (columns, table) = (self.shape.select_list(), self.options.quoted_table());
-        let query = format!("select {columns} from {table} where seq = any (array[{}]::bigint[]) order by seq", list.join(","));
+        let (columns, table) = (self.table_layout.select_list(), self.options.quoted_table());
+        let query = format!(
+            "select {columns} from {table} where seq = any (array[{}]::bigint[]) order by seq",
+            list.join(",")
+        );
         let (page, whole) = self.copy(&query).await?;
-        let done = match page.measure(&self.shape)?.1 {
+        let done = match page.measure(&self.table_layout)?.1 {
             Some(last) if !whole => seqs.partition_point(|seq| *seq <= last),
             _ => seqs.len(),
         };
@@ -111,20 +143,41 @@ impl Reader {
     /// Sends every row that an exported snapshot sees.
     ///
     /// # Errors
-    /// A lost connection.
-    pub(in crate::relay) async fn read_existing(mut self, snapshot: String, pages: mpsc::Sender<Page>) -> Result<(), Interruption> {
-        let doing = "reading the rows that are there";
-        let (columns, table, order) = (self.shape.select_list(), self.options.quoted_table(), self.shape.natural_order());
+    ///
+    /// Returns an interruption if the connection is lost.
+    pub(crate) async fn read_existing(
+        mut self,
+        snapshot: String,
+        pages: mpsc::Sender<Page>,
+    ) -> Result<(), Interruption> {
+        let doing = "reading the existing rows";
+        let (columns, table, order) = (
+            self.table_layout.select_list(),
+            self.options.quoted_table(),
+            self.table_layout.natural_order(),
+        );
         let (spares, options) = (self.spares.clone(), self.options.clone());
         let session = self.session().await?;
-        let begin = format!("begin isolation level repeatable read read only; set transaction snapshot '{snapshot}'");
-        within(doing, sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *session)).await?;
-        // The order is the table's, whatever it selects.
-        let query = format!("copy (select {columns} from {table} as outbox order by {order}) to stdout (format binary)");
+        let begin = format!(
+            "begin isolation level repeatable read read only; set transaction snapshot '{snapshot}'"
+        );
+        within(
+            doing,
+            sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *session),
+        )
+        .await?;
+        // The rows are ordered by the table's columns, whatever the select list contains.
+        let query = format!(
+            "copy (select {columns} from {table} as outbox order by {order}) to stdout \
+             (format binary)"
+        );
         let backend = backend(session).await?;
-        // The first row comes once all of them are sorted.
+        // The first row arrives after all rows are sorted.
         let sorting = async {
-            let mut rows = session.copy_out_raw(&query).await.map_err(Interruption::sql(doing))?;
+            let mut rows = session
+                .copy_out_raw(&query)
+                .await
+                .map_err(Interruption::sql(doing))?;
             let first = rows.try_next().await.map_err(Interruption::sql(doing))?;
             Ok((rows, first))
         };
@@ -134,8 +187,13 @@ impl Reader {
             page.bytes.extend_from_slice(&row);
             if page.bytes.len() >= BYTES_MAX {
                 let mut next = spares.page();
-                next.bytes.extend_from_slice(&crate::postgres::copy_header());
-                if pages.send(std::mem::replace(&mut page, next)).await.is_err() {
+                next.bytes
+                    .extend_from_slice(&crate::postgres::copy_header());
+                if pages
+                    .send(std::mem::replace(&mut page, next))
+                    .await
+                    .is_err()
+                {
                     return Ok(());
                 }
             }
@@ -155,17 +213,31 @@ impl Reader {
             return Ok(session);
         }
         let mut session = connect(&self.options, "relay table").await?;
-        within("preparing the session", sqlx::raw_sql(PLAN).execute(&mut session)).await?;
-        within("preparing the session", sqlx::raw_sql(UNCHECKED_TEXT).execute(&mut session)).await?;
+        within(
+            "preparing the session",
+            sqlx::raw_sql(PLAN).execute(&mut session),
+        )
+        .await?;
+        within(
+            "preparing the session",
+            sqlx::raw_sql(UNCHECKED_TEXT).execute(&mut session),
+        )
+        .await?;
         Ok(session)
     }
 
-    /// None if the window holds no row at all.
-    async fn bounds(&mut self, seen: &Snapshot, to: &Snapshot) -> Result<Option<Bounds>, Interruption> {
+    /// Returns the bounds of a window. Returns `None` if the window contains no row.
+    async fn bounds(
+        &mut self,
+        seen: &Snapshot,
+        to: &Snapshot,
+    ) -> Result<Option<Bounds>, Interruption> {
         let sql = format!(
-            // Without `offset 0` the planner may look for the least seq along the primary key, past millions of older rows.
-            "select min(seq), max(seq) from (select seq from {} where xid >= '{}'::xid8 and xid < '{}'::xid8
-                and pg_visible_in_snapshot(xid, '{to}') offset 0) new_rows",
+            // Without `offset 0` the planner may look for the smallest seq along the primary key,
+            // past millions of older rows.
+            "select min(seq), max(seq) from (
+                 select seq from {} where xid >= '{}'::xid8 and xid < '{}'::xid8
+                 and pg_visible_in_snapshot(xid, '{to}') offset 0) new_rows",
             self.options.quoted_table(),
             seen.xmax(),
             to.xmax()
@@ -174,10 +246,19 @@ impl Reader {
         let options = self.options.clone();
         let session = self.session().await?;
         let backend = backend(session).await?;
-        // Not bounded in time: the first window of a large outbox is counted once, about half a second for five million rows.
-        let counting = async { sqlx::query(AssertSqlSafe(sql)).fetch_one(session).await.map_err(Interruption::sql(doing)) };
+        // Not limited in time: the first window of a large outbox is counted once, which takes
+        // about half a second for five million rows.
+        let counting = async {
+            sqlx::query(AssertSqlSafe(sql))
+                .fetch_one(session)
+                .await
+                .map_err(Interruption::sql(doing))
+        };
         let row = watched(&options, doing, backend, counting, None).await?;
-        let bound = |at: usize| row.try_get::<Option<i64>, _>(at).map_err(Interruption::sql(doing));
+        let bound = |at: usize| {
+            row.try_get::<Option<i64>, _>(at)
+                .map_err(Interruption::sql(doing))
+        };
         Ok(match bound(0)?.zip(bound(1)?) {
             Some((low, high)) => Some(Bounds { low, high }),
             None if seen.in_progress().is_empty() => None,
@@ -185,7 +266,8 @@ impl Reader {
         })
     }
 
-    /// One page, and whether it is all that was asked for: rows that are larger than expected are left for the next one.
+    /// Returns one page, and whether it contains all requested rows. If rows are larger than
+    /// expected, the rest is left to the next page.
     async fn copy(&mut self, query: &str) -> Result<(Page, bool), Interruption> {
         let doing = "reading the outbox";
         let statement = format!("copy ({query}) to stdout (format binary)");
@@ -195,7 +277,8 @@ impl Reader {
         while let Some(row) = within(doing, rows.try_next()).await? {
             page.bytes.extend_from_slice(&row);
             if page.bytes.len() >= BYTES_MAX {
-                // What the server still sends would have to be read: the connection is given up instead.
+                // The rest of the response would have to be read. The connection is dropped
+                // instead.
                 return Ok((page, false));
             }
         }
@@ -206,29 +289,34 @@ impl Reader {
 }
 
 impl Spares {
-    /// An empty page.
+    /// Returns an empty page.
     fn page(&self) -> Page {
         let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Page { bytes: spare.unwrap_or_default(), spares: self.clone() }
+        Page {
+            bytes: spare.unwrap_or_default(),
+            spares: self.clone(),
+        }
     }
 }
 
 impl Page {
-    /// The rows, to be decoded one by one.
+    /// Returns the rows, to decode them one by one.
     ///
     /// # Errors
-    /// When the server sent something else.
-    pub(in crate::relay) fn rows<'a>(
+    ///
+    /// Returns an interruption if the server sent something else.
+    pub(crate) fn rows<'a>(
         &'a self,
-        shape: &Shape,
-    ) -> Result<impl Iterator<Item = Result<CopiedRow<'a>, CopyError>> + Send + 'a, Interruption> {
-        shape.rows(&self.bytes).map_err(damaged)
+        table_layout: &TableLayout,
+    ) -> Result<impl Iterator<Item = Result<CopiedRow<'a>, CopyError>> + Send + 'a, Interruption>
+    {
+        table_layout.rows(&self.bytes).map_err(damaged)
     }
 
-    /// How many rows it has, and the last one's `seq`.
-    fn measure(&self, shape: &Shape) -> Result<(usize, Option<i64>), Interruption> {
+    /// Returns the number of rows and the `seq` of the last one.
+    fn measure(&self, table_layout: &TableLayout) -> Result<(usize, Option<i64>), Interruption> {
         let (mut count, mut last) = (0, None);
-        for row in self.rows(shape)? {
+        for row in self.rows(table_layout)? {
             count += 1;
             last = match row.map_err(damaged)?.seq() {
                 Cell::Binary(bytes) => bytes.try_into().ok().map(i64::from_be_bytes),
@@ -244,26 +332,39 @@ impl Drop for Page {
         let mut bytes = std::mem::take(&mut self.bytes);
         if bytes.capacity() <= 2 * BYTES_MAX {
             bytes.clear();
-            self.spares.0.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+            self.spares
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(bytes);
         }
     }
 }
 
-/// How a damaged page is told.
-pub(in crate::relay) fn damaged(error: CopyError) -> Interruption {
+/// Converts the error of a damaged page.
+pub(crate) fn damaged(error: CopyError) -> Interruption {
     Interruption::sql("reading the outbox")(sqlx::Error::Protocol(error.to_string()))
 }
 
-/// How many rows to ask for next, after a page of `rows` rows and `bytes`.
+/// Returns the number of rows to request next, after a page of `rows` rows and `bytes` bytes.
 fn rows_for(rows: usize, bytes: usize) -> usize {
     let fitting = BYTES_MAX / 2 / (bytes / rows.max(1)).max(1);
     fitting.clamp(1, ROWS_MAX)
 }
 
-fn page_query(table: &str, columns: &str, seen: &Snapshot, to: &Snapshot, after: i64, bounds: Bounds, limit: usize) -> String {
+fn page_query(
+    table: &str,
+    columns: &str,
+    seen: &Snapshot,
+    to: &Snapshot,
+    after: i64,
+    bounds: Bounds,
+    limit: usize,
+) -> String {
     let from = after.max(bounds.low - 1);
     let settled = format!(
-        "(select {columns} from {table} where seq > {from} and seq <= {high} and xid >= '{first}'::xid8 and xid < '{last}'::xid8
+        "(select {columns} from {table}
+          where seq > {from} and seq <= {high} and xid >= '{first}'::xid8 and xid < '{last}'::xid8
             and pg_visible_in_snapshot(xid, '{to}') order by seq limit {limit})",
         high = bounds.high,
         first = seen.xmax(),
@@ -274,8 +375,11 @@ fn page_query(table: &str, columns: &str, seen: &Snapshot, to: &Snapshot, after:
     }
     format!(
         "select * from (
-            select o.* from pg_snapshot_xip('{seen}') as then_in_progress (xid) cross join lateral
-                (select {columns} from {table} as outbox where outbox.xid = then_in_progress.xid and seq > {after} order by seq limit {limit}) o
+            select o.* from pg_snapshot_xip('{seen}') as then_in_progress (xid)
+                cross join lateral
+                (select {columns} from {table} as outbox
+                 where outbox.xid = then_in_progress.xid and seq > {after}
+                 order by seq limit {limit}) o
             where pg_visible_in_snapshot(then_in_progress.xid, '{to}')
             union all {settled}
         ) page order by seq limit {limit}"

@@ -1,92 +1,90 @@
 //! The table as a source, window by window.
 //!
-//! A window is what one snapshot sees and the one before it did not, in the order of `seq`. It loses nothing to gaps in the sequence or to late
-//! commits, does not wait for a transaction that stays open, and keeps each aggregate's order: if A took effect before B, every snapshot that sees
-//! B sees A, and A has the smaller number. A window is published only once the server has flushed the log beyond it: with synchronous_commit
-//! off a crash may undo what a snapshot has seen.
+//! A window contains the rows that one snapshot sees and the one before it did not, in the order of
+//! `seq`. Gaps in the sequence and late commits lose no event, and a window does not wait for open
+//! transactions. The order of each aggregate is kept: if A took effect before B, every snapshot
+//! that sees B sees A, and A has the smaller number.
+//!
+//! A window is published only once the server has flushed the log beyond it. With
+//! `synchronous_commit` off, a crash may undo commits that a snapshot has seen.
 
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    TableRow,
-    look::look,
     pages::{Page, Reader, damaged},
+    parked::release,
     publish,
+    server_snapshot::look,
 };
 use crate::{
     failpoint::{self, Step},
     postgres::Lsn,
     relay::{
         RelayOptions,
-        books::Books,
-        debezium::{Scratch, Shape},
         error::Interruption,
-        forward::Forwarder,
-        ledger::within,
-        observe::{Observer, Part},
-        parked,
+        leadership::relay_store::within,
+        monitor::metrics::{Component, RelayMetrics},
+        pipeline::{Pipeline, Stop},
         position::{Coverage, Witness},
+        row::{debezium::RowBuffer, native::TableRow, table_layout::TableLayout},
     },
 };
 
-/// Between two looks at how far the server has flushed.
+/// Interval between checks of the flushed position.
 const FLUSH_POLL: Duration = Duration::from_millis(2);
 
-/// Looks without success before the server is made to flush: a server whose writers do not wait for it may take 200 ms by itself.
+/// Number of unsuccessful checks before the relay makes the server flush. A server whose writers do
+/// not wait for the flush may take 200 ms by itself.
 const FLUSH_POLLS: u32 = 5;
 
-/// Events that the stream left out, looked up at once.
+/// Number of events missing from the stream that are looked up together.
 const MISSED_A_PAGE: usize = 500;
 
 /// Reads the outbox in windows.
-pub(in crate::relay) struct TableSource {
-    shape: Shape,
+pub(crate) struct TableSource {
+    table_layout: TableLayout,
     reader: Option<Reader>,
     coverage: Coverage,
-    /// The insert position of the last look: it was read before the next snapshot.
+    /// The insert position read for the last window. It precedes the next snapshot.
     insert: Option<Lsn>,
 }
 
-/// How a window ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::relay) enum WindowEnd {
-    /// It is published (or under way): this many events.
-    Done(u64),
-    Shutdown,
-}
-
 impl TableSource {
-    pub(in crate::relay) fn new(options: &RelayOptions, shape: &Shape) -> Self {
-        Self { shape: shape.clone(), reader: Some(Reader::new(options, shape)), coverage: Coverage::default(), insert: None }
+    pub(crate) fn new(options: &RelayOptions, table_layout: &TableLayout) -> Self {
+        Self {
+            table_layout: table_layout.clone(),
+            reader: Some(Reader::new(options, table_layout)),
+            coverage: Coverage::default(),
+            insert: None,
+        }
     }
 
-    /// Publishes what has become visible since the last window, or what is left of one that was interrupted.
+    /// Publishes the events that have become visible since the last window, or the rest of an
+    /// interrupted window. Returns their number. Some may still be in flight.
     ///
     /// # Errors
-    /// Whatever interrupts it.
-    pub(in crate::relay) async fn window(
+    ///
+    /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
+    pub(crate) async fn window(
         &mut self,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
-        observer: &Observer,
-        shutdown: &CancellationToken,
-    ) -> Result<WindowEnd, Interruption> {
-        observer.note(Part::Stream, "reading the table");
-        if books.progress.settled().window.is_none() {
-            let look = look(books.ledger.session()).await?;
+        pipeline: &mut Pipeline,
+        observer: &RelayMetrics,
+    ) -> Result<u64, Stop> {
+        observer.note(Component::Stream, "reading the table");
+        if pipeline.settled().window.is_none() {
+            let look = look(pipeline.connection()).await?;
             if let Some(before) = self.insert.replace(look.insert) {
                 self.coverage.note(before, &look.snapshot);
             }
             if look.flushed < look.insert {
-                wait_for_flush(books, look.insert).await?;
+                wait_for_flush(pipeline, look.insert).await?;
             }
-            books.progress.open_window(look.snapshot, look.insert);
+            pipeline.progress().open_window(look.snapshot, look.insert);
             failpoint::reached(Step::WindowOpened);
         }
-        let position = books.progress.settled();
+        let position = pipeline.settled();
         let window = position.window.clone().expect("a window is open");
         let events = if window.to == position.seen {
             0
@@ -95,125 +93,135 @@ impl TableSource {
             let reader = self.reader.take().expect("the last window gave it back");
             let reading = tokio::spawn(reader.read(position.seen.clone(), window.clone(), send));
             let mut events = 0;
-            while let Some(page) = next_page(&mut pages, forwarder, books).await? {
-                books.caught_up();
-                match publish_page(&page, &self.shape, forwarder, books, shutdown).await? {
-                    Some(published) => events += published,
-                    None => return Ok(WindowEnd::Shutdown),
-                }
+            while let Some(page) = next_page(&mut pages, pipeline).await? {
+                pipeline.caught_up();
+                events += publish_page(&page, &self.table_layout, pipeline).await?;
             }
-            let reader =
-                reading.await.map_err(|error| Interruption::sql("reading the outbox")(sqlx::Error::Io(std::io::Error::other(error))))?;
+            let reader = reading.await.map_err(|error| {
+                Interruption::sql("reading the outbox")(sqlx::Error::Io(std::io::Error::other(
+                    error,
+                )))
+            })?;
             self.reader = Some(reader?);
             events
         };
         if events > 0 {
             failpoint::reached(Step::WindowSent);
         }
-        books.progress.close_window(self.coverage.covered_by(&window.to));
+        pipeline
+            .progress()
+            .close_window(self.coverage.covered_by(&window.to));
         if events > 0 {
             observer.batch(events);
         }
-        Ok(WindowEnd::Done(events))
+        Ok(events)
     }
 }
 
-/// The next page, once it is read; `None` after the last. A window may take long to count, and the books are kept meanwhile.
-async fn next_page(pages: &mut mpsc::Receiver<Page>, forwarder: &mut Forwarder, books: &mut Books) -> Result<Option<Page>, Interruption> {
-    let lost = books.lost().clone();
+/// Returns the next page, or `None` after the last one. Counting a window may take long, so
+/// checkpoints are stored meanwhile.
+async fn next_page(
+    pages: &mut mpsc::Receiver<Page>,
+    pipeline: &mut Pipeline,
+) -> Result<Option<Page>, Stop> {
     loop {
         tokio::select! {
             biased;
             page = pages.recv() => return Ok(page),
-            () = lost.cancelled() => return Err(Interruption::LeaseLost),
-            () = books.due() => books.store(forwarder).await?,
+            due = pipeline.due() => due?,
         }
+        pipeline.tick().await?;
     }
 }
 
-/// Publishes a page; how many events it published, or none if `shutdown` came first.
+/// Publishes a page. Returns the number of its events that were not published before.
 async fn publish_page(
     page: &Page,
-    shape: &Shape,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &CancellationToken,
-) -> Result<Option<u64>, Interruption> {
+    table_layout: &TableLayout,
+    pipeline: &mut Pipeline,
+) -> Result<u64, Stop> {
     let (mut events, now) = (0, chrono::Utc::now().timestamp_micros());
-    for cells in page.rows(shape)? {
-        let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
-        let TableRow { xid, row } = match shape.event(&cells, now, &mut scratch) {
-            Err(error) if error.seq().is_some_and(|seq| books.progress.settled().gave_up(seq)) => {
-                books.progress.passed(error.seq().unwrap_or_default(), None);
+    for cells in page.rows(table_layout)? {
+        let (cells, mut scratch) = (cells.map_err(damaged)?, RowBuffer::default());
+        let TableRow { xid, row } = match table_layout.event(&cells, now, &mut scratch) {
+            Err(error)
+                if error
+                    .seq()
+                    .is_some_and(|seq| pipeline.settled().gave_up(seq)) =>
+            {
+                pipeline
+                    .progress()
+                    .passed(error.seq().unwrap_or_default(), None);
                 continue;
             }
             row => row?,
         };
-        if !books.progress.wants_row(xid, row.seq) {
-            books.progress.passed(row.seq, None);
+        if !pipeline.progress().wants_row(xid, row.seq) {
+            pipeline.progress().passed(row.seq, None);
             continue;
         }
-        if publish::publish(&row, forwarder, books, shutdown).await?.is_none() {
-            return Ok(None);
-        }
+        publish(&row, pipeline).await?;
         events += 1;
-        books.progress.passed(row.seq, Some(Witness { id: row.event.id, seq: row.seq, xid }));
-        books.cut_if_wanted(forwarder, false).await?;
+        pipeline.progress().passed(
+            row.seq,
+            Some(Witness {
+                id: row.event.id,
+                seq: row.seq,
+                xid,
+            }),
+        );
+        pipeline.end_batch_if_wanted(false).await?;
     }
-    if shutdown.is_cancelled() {
-        return Ok(None);
+    if pipeline.tick_if_due().await? {
+        release(pipeline).await?;
     }
-    if books.lost().is_cancelled() {
-        return Err(Interruption::LeaseLost);
-    }
-    if books.is_due() {
-        books.store(forwarder).await?;
-        if !parked::release(forwarder, books, shutdown).await? {
-            return Ok(None);
-        }
-    }
-    Ok(Some(events))
+    Ok(events)
 }
 
-/// Publishes events that the stream has not brought, out of their order; false if `shutdown` came first.
+/// Publishes events that the stream has left out, later than their order requires.
 ///
 /// # Errors
-/// Whatever interrupts it.
+///
+/// Returns [`Stop`] if the relay shuts down or the session is interrupted.
 pub(super) async fn publish_missed(
     options: &RelayOptions,
-    shape: &Shape,
+    table_layout: &TableLayout,
     seqs: &[i64],
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &CancellationToken,
-) -> Result<bool, Interruption> {
-    let mut reader = Reader::new(options, shape);
+    pipeline: &mut Pipeline,
+) -> Result<(), Stop> {
+    let mut reader = Reader::new(options, table_layout);
     let (mut rest, now) = (seqs, chrono::Utc::now().timestamp_micros());
     while !rest.is_empty() {
-        let (page, done) = reader.read_these(&rest[..rest.len().min(MISSED_A_PAGE)]).await?;
+        let (page, done) = reader
+            .read_these(&rest[..rest.len().min(MISSED_A_PAGE)])
+            .await?;
         rest = &rest[done..];
-        for cells in page.rows(shape)? {
-            let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
-            let row = shape.event(&cells, now, &mut scratch)?;
-            if publish::publish(&row.row, forwarder, books, shutdown).await?.is_none() {
-                return Ok(false);
-            }
-            books.progress.sent_late(row.xid, row.row.seq);
+        for cells in page.rows(table_layout)? {
+            let (cells, mut scratch) = (cells.map_err(damaged)?, RowBuffer::default());
+            let row = table_layout.event(&cells, now, &mut scratch)?;
+            publish(&row.row, pipeline).await?;
+            pipeline.progress().sent_late(row.xid, row.row.seq);
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Waits until the server has flushed its log up to `insert`.
-async fn wait_for_flush(books: &mut Books, insert: Lsn) -> Result<(), Interruption> {
+async fn wait_for_flush(pipeline: &mut Pipeline, insert: Lsn) -> Result<(), Interruption> {
     let doing = "waiting for the log to be flushed";
     for polls in 0.. {
-        let flushed = sqlx::query_scalar::<_, String>("select pg_current_wal_flush_lsn()::text").fetch_one(books.ledger.session());
-        if within(doing, flushed).await?.parse::<Lsn>().unwrap_or_default() >= insert {
+        let flushed = sqlx::query_scalar::<_, String>("select pg_current_wal_flush_lsn()::text")
+            .fetch_one(pipeline.connection());
+        if within(doing, flushed)
+            .await?
+            .parse::<Lsn>()
+            .unwrap_or_default()
+            >= insert
+        {
             break;
         }
         if polls == FLUSH_POLLS {
-            books.ledger.flush().await?;
+            pipeline.relay_store().flush().await?;
         }
         tokio::time::sleep(FLUSH_POLL).await;
     }

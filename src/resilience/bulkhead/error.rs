@@ -1,30 +1,30 @@
-//! What a caller gets when there is no place.
+//! Error of a call that got no slot.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-/// There is no place: the call was not made.
+/// The bulkhead had no free slot, so the call was not made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BulkheadError {
-    /// As many run and as many wait as may.
+    /// All slots and all places in the queue are taken.
     #[error("the bulkhead `{name}` is full: {concurrent_max} calls run and {queue_max} wait")]
     Full {
-        /// The bulkhead's name.
+        /// Name of the bulkhead.
         name: Arc<str>,
-        /// How many may run.
+        /// Maximum number of running calls.
         concurrent_max: usize,
-        /// How many may wait.
+        /// Maximum number of waiting calls.
         queue_max: usize,
     },
-    /// It waited for as long as a call may.
-    #[error("the bulkhead `{name}` had no place within {waited:?}: {concurrent_max} calls run")]
+    /// The call waited for the maximum time.
+    #[error("the bulkhead `{name}` had no free slot within {waited:?}: {concurrent_max} calls run")]
     Waited {
-        /// The bulkhead's name.
+        /// Name of the bulkhead.
         name: Arc<str>,
-        /// How many may run.
+        /// Maximum number of running calls.
         concurrent_max: usize,
-        /// How long it waited.
+        /// Time for which the call waited.
         waited: Duration,
     },
 }

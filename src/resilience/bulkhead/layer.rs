@@ -1,22 +1,25 @@
-//! The layer.
+//! tower layer of the bulkhead.
 
 use tower::Layer;
 
 use super::{Bulkhead, BulkheadService};
 
-/// Puts a [`Bulkhead`] around a service; see the [module](super) for when not to.
+/// Wraps a service in a [`Bulkhead`]; see the [module](super) for when not to use it.
 ///
-/// The error becomes a [`BoxError`](tower::BoxError): the service's own, or [`BulkheadError`](super::BulkheadError). The service has to be
-/// `Clone`; it is waited for to be ready once there is a place.
+/// The error becomes a [`BoxError`](tower::BoxError): that of the service, or
+/// [`BulkheadError`](super::BulkheadError). The service must be `Clone`. A call waits for the
+/// readiness of the service after it has got a slot.
 #[derive(Clone, Debug)]
 pub struct BulkheadLayer {
     bulkhead: Bulkhead,
 }
 
 impl BulkheadLayer {
-    /// Calls take their places from this bulkhead.
+    /// Creates a layer whose calls take their slots from this bulkhead.
     pub fn new(bulkhead: &Bulkhead) -> Self {
-        Self { bulkhead: bulkhead.clone() }
+        Self {
+            bulkhead: bulkhead.clone(),
+        }
     }
 }
 

@@ -1,28 +1,33 @@
-//! How many at once, and how many may wait.
+//! Limits of a bulkhead.
 
 use std::time::Duration;
 
-/// How many at once, and how many may wait for how long.
+/// Limits of a bulkhead.
 ///
-/// | | default | why |
+/// | | default | reason |
 /// |---|---|---|
-/// | `concurrent_max` | 10 | ten calls of 50 ms are 200 a second: enough for most, and a share that a service can lose |
-/// | `queue_max` | 10 | as many as run, so that a full queue means a wait of about one call |
-/// | `wait_max` | 1 s | who has waited for so long had better hear no than wait more |
+/// | `concurrent_max` | 10 | enough for most: ten calls of 50 ms each are 200 per second |
+/// | `queue_max` | 10 | equal to `concurrent_max`, so a full queue means a wait of about one call |
+/// | `wait_max` | 1 s | after this time, an error is more useful than a longer wait |
 ///
-/// Measure, then change: the number of calls at once is their rate times their duration (Little's law).
+/// Measure before you change them: the number of concurrent calls is their rate times their
+/// duration (Little's law).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BulkheadPolicy {
-    /// How many calls may run at once. 0 counts as 1.
+    /// Maximum number of running calls. 0 counts as 1.
     pub concurrent_max: usize,
-    /// How many may wait. 0: none, a call that finds no place is turned away.
+    /// Maximum number of waiting calls. With 0, a call without a free slot is rejected at once.
     pub queue_max: usize,
-    /// How long each may wait.
+    /// Maximum time that a call may wait.
     pub wait_max: Duration,
 }
 
 impl Default for BulkheadPolicy {
     fn default() -> Self {
-        Self { concurrent_max: 10, queue_max: 10, wait_max: Duration::from_secs(1) }
+        Self {
+            concurrent_max: 10,
+            queue_max: 10,
+            wait_max: Duration::from_secs(1),
+        }
     }
 }

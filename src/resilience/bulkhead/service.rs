@@ -1,4 +1,4 @@
-//! A call that takes a place.
+//! Call through a bulkhead.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -33,7 +33,7 @@ where
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
 
-    /// Always ready: who calls gets a place, or is told that there is none.
+    /// Always ready: each call waits for its own slot, or fails.
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
@@ -62,8 +62,13 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A bulkhead around a service that takes as long as it is told to.
-    fn sleeper(policy: BulkheadPolicy) -> (Bulkhead, impl Service<Duration, Response = (), Error = BoxError, Future: Send> + Clone + Send) {
+    /// Creates a bulkhead around a service that sleeps for the requested time.
+    fn sleeper(
+        policy: BulkheadPolicy,
+    ) -> (
+        Bulkhead,
+        impl Service<Duration, Response = (), Error = BoxError, Future: Send> + Clone + Send,
+    ) {
         let bulkhead = Bulkhead::new("stock", policy);
         let sleeps = service_fn(|time| async move {
             sleep(time).await;
@@ -82,28 +87,54 @@ mod tests {
         }
         tokio::task::yield_now().await;
         assert_eq!((bulkhead.running(), bulkhead.waiting()), (10, 10));
-        let error = service.oneshot(SECOND / 2).await.expect_err("it is full");
-        assert_eq!(error.downcast_ref(), Some(&BulkheadError::Full { name: "stock".into(), concurrent_max: 10, queue_max: 10 }));
-        assert_eq!(error.to_string(), "the bulkhead `stock` is full: 10 calls run and 10 wait");
+        let error = service
+            .oneshot(SECOND / 2)
+            .await
+            .expect_err("the bulkhead is full");
+        assert_eq!(
+            error.downcast_ref(),
+            Some(&BulkheadError::Full {
+                name: "stock".into(),
+                concurrent_max: 10,
+                queue_max: 10
+            })
+        );
+        assert_eq!(
+            error.to_string(),
+            "the bulkhead `stock` is full: 10 calls run and 10 wait"
+        );
         let ended = calls.join_all().await;
         assert!(ended.iter().all(Result::is_ok), "{ended:?}");
-        assert_eq!((bulkhead.running(), bulkhead.waiting(), bulkhead.rejected()), (0, 0, 1));
+        assert_eq!(
+            (bulkhead.running(), bulkhead.waiting(), bulkhead.rejected()),
+            (0, 0, 1)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_longer_than_the_longest_wait() {
-        let (bulkhead, service) = sleeper(BulkheadPolicy { concurrent_max: 1, ..Default::default() });
+        let (bulkhead, service) = sleeper(BulkheadPolicy {
+            concurrent_max: 1,
+            ..Default::default()
+        });
         let _long = tokio::spawn(service.clone().oneshot(60 * SECOND));
         tokio::task::yield_now().await;
         let began = Instant::now();
-        let error = service.oneshot(SECOND).await.expect_err("no place");
-        assert!(matches!(error.downcast_ref(), Some(BulkheadError::Waited { .. })), "{error}");
+        let error = service.oneshot(SECOND).await.expect_err("no free slot");
+        assert!(
+            matches!(error.downcast_ref(), Some(BulkheadError::Waited { .. })),
+            "{error}"
+        );
         assert_eq!((began.elapsed().as_secs(), bulkhead.waiting()), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn calls_that_are_dropped_give_back_their_place_and_their_turn() {
-        let (bulkhead, service) = sleeper(BulkheadPolicy { concurrent_max: 1, queue_max: 1, wait_max: 60 * SECOND });
+        let (bulkhead, service) = sleeper(BulkheadPolicy {
+            concurrent_max: 1,
+            queue_max: 1,
+            wait_max: 60 * SECOND,
+        });
         let running = tokio::spawn(service.clone().oneshot(60 * SECOND));
         let waiting = tokio::spawn(service.clone().oneshot(60 * SECOND));
         tokio::task::yield_now().await;
@@ -113,16 +144,22 @@ mod tests {
         running.abort();
         assert!(running.await.expect_err("aborted").is_cancelled());
         assert_eq!(bulkhead.running(), 0);
-        service.oneshot(SECOND).await.expect("a place is free");
+        service.oneshot(SECOND).await.expect("a slot is free");
     }
 
-    /// Who of these calls (arrival, duration in ms) is turned away, worked out by a plain simulation: `None` for who gets a place.
+    /// Simulates these calls (arrival, duration in ms). Returns for each call whether it gets a
+    /// slot.
     fn expected(calls: &[(u64, u64)], policy: BulkheadPolicy) -> Vec<bool> {
         let wait_max = policy.wait_max.as_millis() as u64;
-        // Ends of those that run; arrivals and durations of those that wait, in order.
+        // The ends of the running calls, and the indices of the waiting calls in order.
         let (mut running, mut served) = (Vec::<u64>::new(), vec![false; calls.len()]);
         let mut waiting: Vec<usize> = Vec::new();
-        for now in 0..=calls.iter().map(|(arrival, duration)| arrival + duration + wait_max).max().unwrap_or(0) {
+        for now in 0..=calls
+            .iter()
+            .map(|(arrival, duration)| arrival + duration + wait_max)
+            .max()
+            .unwrap_or(0)
+        {
             running.retain(|end| *end > now);
             while running.len() < policy.concurrent_max && !waiting.is_empty() {
                 let call = waiting.remove(0);
@@ -130,7 +167,11 @@ mod tests {
                 served[call] = true;
             }
             waiting.retain(|call| calls[*call].0 + wait_max > now);
-            for (call, (_, duration)) in calls.iter().enumerate().filter(|(_, (arrival, _))| *arrival == now) {
+            for (call, (_, duration)) in calls
+                .iter()
+                .enumerate()
+                .filter(|(_, (arrival, _))| *arrival == now)
+            {
                 if running.len() < policy.concurrent_max {
                     running.push(now + duration);
                     served[call] = true;
@@ -149,17 +190,29 @@ mod tests {
             pauses in proptest::collection::vec((1u64..20, 0u64..40), 1..40),
             concurrent_max in 1usize..4, queue_max in 0usize..4, wait in 0u64..30,
         ) {
-            // Arrivals, ends and last waits at different parts of a hundred: no two at once, so that their order is given.
+            // Arrivals, ends and last waits fall on different offsets within 100 ms. No two
+            // coincide, so their order is defined.
             let (mut calls, mut now) = (Vec::new(), 0);
             for (at, (pause, duration)) in pauses.iter().enumerate() {
                 now += pause * 100 + 1;
                 calls.push((now, duration * 100 + 43 + at as u64 % 2));
             }
-            let policy = BulkheadPolicy { concurrent_max, queue_max, wait_max: Duration::from_millis(wait * 100 + 57) };
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+            let policy = BulkheadPolicy {
+                concurrent_max,
+                queue_max,
+                wait_max: Duration::from_millis(wait * 100 + 57),
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .expect("a runtime");
             let served = runtime.block_on(async {
                 let (bulkhead, service) = sleeper(policy);
-                let (served, mut tasks) = (Arc::new(Mutex::new(vec![false; calls.len()])), JoinSet::new());
+                let (served, mut tasks) = (
+                    Arc::new(Mutex::new(vec![false; calls.len()])),
+                    JoinSet::new(),
+                );
                 for (call, (arrival, duration)) in calls.iter().copied().enumerate() {
                     let (service, served) = (service.clone(), served.clone());
                     tasks.spawn(async move {

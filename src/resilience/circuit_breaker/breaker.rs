@@ -1,4 +1,4 @@
-//! The handle: one circuit, shared by all who call one dependency.
+//! Handle of a circuit breaker: one circuit, shared by all callers of one dependency.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,10 +10,12 @@ use super::error::CircuitOpen;
 use super::policy::CircuitBreakerPolicy;
 use super::state::{Machine, Outcome, State, Ticket, Transition};
 
-/// How many transitions a slow subscriber may be behind. A circuit changes a few times a minute at most.
+/// Number of transitions that a slow subscriber may lag behind. A circuit changes at most a few
+/// times per minute.
 const TRANSITIONS_MAX: usize = 64;
 
-/// One circuit; cheap to clone. Keep one for each dependency and share it between its clients.
+/// Circuit of one dependency. Cheap to clone. Create one for each dependency and share it between
+/// its clients.
 #[derive(Clone)]
 pub struct CircuitBreaker(Arc<Inner>);
 
@@ -28,7 +30,7 @@ struct Circuit {
     counts: Counts,
 }
 
-/// What became of the calls since the breaker was made.
+/// Counters since the breaker was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
@@ -36,53 +38,64 @@ pub struct Counts {
     pub succeeded: u64,
     /// Calls that failed.
     pub failed: u64,
-    /// Calls that were dropped, or say nothing of the other side.
+    /// Calls that were dropped, or whose outcome carries no information about the dependency.
     pub ignored: u64,
-    /// Calls that were not made.
+    /// Calls that were rejected.
     pub rejected: u64,
-    /// Times it opened, from closed or half-open.
+    /// Transitions to open, from closed or half-open.
     pub opened: u64,
-    /// Times it became half-open: a first probe was let through.
+    /// Transitions to half-open, each with the first probe.
     pub half_opened: u64,
-    /// Times it closed again.
+    /// Transitions to closed.
     pub closed: u64,
 }
 
-/// The right to make one call. Say what came of it; dropped, it counts as nothing and frees its place.
+/// Permission for one call. Report the outcome with one of its methods. A dropped permit counts as
+/// ignored and releases its place.
 #[must_use = "a permit that is dropped at once counts no call"]
 pub struct Permit {
     breaker: CircuitBreaker,
-    /// Taken by whoever gives it back.
+    /// `None` once the permit has been returned.
     ticket: Option<Ticket>,
 }
 
-/// A subscription of a circuit's transitions.
+/// Subscription to a circuit's transitions.
 #[derive(Debug)]
 pub struct Transitions(broadcast::Receiver<Transition>);
 
 impl CircuitBreaker {
-    /// A closed circuit. The name is for logs, errors and metrics: the dependency's.
+    /// Creates a closed circuit. `name` appears in logs, errors and metrics; use the name of the
+    /// dependency.
     pub fn new(name: impl Into<Arc<str>>, policy: CircuitBreakerPolicy) -> Self {
-        let circuit = Circuit { machine: Machine::new(policy, Instant::now()), counts: Counts::default() };
-        Self(Arc::new(Inner { name: name.into(), circuit: Mutex::new(circuit), transitions: broadcast::Sender::new(TRANSITIONS_MAX) }))
+        let circuit = Circuit {
+            machine: Machine::new(policy, Instant::now()),
+            counts: Counts::default(),
+        };
+        Self(Arc::new(Inner {
+            name: name.into(),
+            circuit: Mutex::new(circuit),
+            transitions: broadcast::Sender::new(TRANSITIONS_MAX),
+        }))
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// How it stands. An open circuit stays [`Open`](State::Open) until the first call after its time.
+    /// Returns the state. An open circuit stays [`Open`](State::Open) until the first call after
+    /// its open time.
     pub fn state(&self) -> State {
         self.circuit().machine.state()
     }
 
-    /// What became of the calls so far.
+    /// Returns the counters.
     pub fn counts(&self) -> Counts {
         self.circuit().counts
     }
 
-    /// Subscribes to the transitions from now on: to log them, or to publish them as events.
+    /// Subscribes to transitions from now on, for instance to log them or to publish them as
+    /// events.
     ///
     /// # Examples
     ///
@@ -95,19 +108,23 @@ impl CircuitBreaker {
     /// for _ in 0..5 {
     ///     breaker.admit().unwrap().failed();
     /// }
-    /// let transition = transitions.next().await.unwrap(); // in a task of its own: while let Some(transition) = …
-    /// assert_eq!(format!("{} → {}: {}", transition.from, transition.to, transition.cause), "closed → open: 5 failures in a row");
+    /// // Usually in a task of its own, in a loop: while let Some(transition) = …
+    /// let transition = transitions.next().await.unwrap();
+    /// assert_eq!(
+    ///     format!("{} → {}: {}", transition.from, transition.to, transition.cause),
+    ///     "closed → open: 5 failures in a row"
+    /// );
     /// # }
     /// ```
     pub fn transitions(&self) -> Transitions {
         Transitions(self.0.transitions.subscribe())
     }
 
-    /// Asks for the right to make one call, for what is not a tower service.
+    /// Requests permission for one call, for code that is not a tower service.
     ///
     /// # Errors
     ///
-    /// [`CircuitOpen`] if it must not be made.
+    /// Returns [`CircuitOpen`] if the call must not be made.
     ///
     /// # Examples
     ///
@@ -129,10 +146,16 @@ impl CircuitBreaker {
         let changed = circuit.machine.elapse(now);
         self.tell(&mut circuit, changed);
         match circuit.machine.admit(now) {
-            Ok(ticket) => Ok(Permit { breaker: self.clone(), ticket: Some(ticket) }),
+            Ok(ticket) => Ok(Permit {
+                breaker: self.clone(),
+                ticket: Some(ticket),
+            }),
             Err(retry_after) => {
                 circuit.counts.rejected += 1;
-                Err(CircuitOpen { name: self.0.name.clone(), retry_after })
+                Err(CircuitOpen {
+                    name: self.0.name.clone(),
+                    retry_after,
+                })
             }
         }
     }
@@ -148,7 +171,8 @@ impl CircuitBreaker {
         self.tell(&mut circuit, changed);
     }
 
-    /// Within the lock, so that everybody hears the transitions in their order.
+    /// Counts, logs and sends a transition. The caller holds the lock, so that all subscribers
+    /// receive the transitions in order.
     fn tell(&self, circuit: &mut Circuit, changed: Option<Transition>) {
         let Some(transition) = changed else { return };
         let (name, Transition { from, to, cause }) = (self.name(), transition);
@@ -159,26 +183,29 @@ impl CircuitBreaker {
         };
         *count += 1;
         if to == State::Open {
-            tracing::warn!(breaker = name, %from, %to, %cause, "circuit opens");
+            tracing::warn!(breaker = name, %from, %to, %cause, "the circuit opened");
         } else {
-            tracing::info!(breaker = name, %from, %to, %cause, "circuit changes");
+            tracing::info!(breaker = name, %from, %to, %cause, "the circuit changed its state");
         }
-        // Nobody may be listening.
+        // An error only means that there is no subscriber.
         let _ = self.0.transitions.send(transition);
     }
 
     fn circuit(&self) -> MutexGuard<'_, Circuit> {
-        self.0.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .circuit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Permit {
-    /// The call did what it should.
+    /// Reports that the call succeeded.
     pub fn succeeded(self) {
         self.end(Outcome::Success);
     }
 
-    /// The call failed, and the other side is to blame.
+    /// Reports that the call failed because of the dependency.
     pub fn failed(self) {
         self.end(Outcome::Failure);
     }
@@ -191,11 +218,12 @@ impl Permit {
 }
 
 impl Transitions {
-    /// The next transition; `None` once the breaker is gone. A subscriber that is more than 64 behind misses the oldest.
+    /// Returns the next transition, or `None` if the breaker no longer exists. A subscriber that
+    /// lags more than 64 transitions behind misses the oldest.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when the future is dropped.
+    /// No transition is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<Transition> {
         loop {
             match self.0.recv().await {
@@ -219,12 +247,19 @@ impl Drop for Permit {
 
 impl fmt::Debug for Permit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Permit").field("breaker", &self.breaker.name()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Permit")
+            .field("breaker", &self.breaker.name())
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for CircuitBreaker {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("CircuitBreaker").field("name", &self.name()).field("state", &self.state()).finish_non_exhaustive()
+        formatter
+            .debug_struct("CircuitBreaker")
+            .field("name", &self.name())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
     }
 }

@@ -1,14 +1,15 @@
-//! The layer.
+//! tower layer of the circuit breaker.
 
 use tower::Layer;
 
 use super::super::{Classify, EveryError};
 use super::{CircuitBreaker, CircuitBreakerService};
 
-/// Puts a [`CircuitBreaker`] around a service; see the [module](super) for when not to.
+/// Wraps a service in a [`CircuitBreaker`]; see the [module](super) for when not to use it.
 ///
-/// The error becomes a [`BoxError`](tower::BoxError): the service's own, or [`CircuitOpen`](super::CircuitOpen). The service has to be
-/// `Clone`; it is waited for to be ready within the call, so that not becoming ready is a failure too.
+/// The error becomes a [`BoxError`](tower::BoxError): that of the service, or
+/// [`CircuitOpen`](super::CircuitOpen). The service must be `Clone`. Its readiness is awaited
+/// within the call, so a service that does not become ready counts as a failure.
 #[derive(Clone, Debug)]
 pub struct CircuitBreakerLayer<C = EveryError> {
     breaker: CircuitBreaker,
@@ -16,19 +17,26 @@ pub struct CircuitBreakerLayer<C = EveryError> {
 }
 
 impl CircuitBreakerLayer {
-    /// Counts every error as a failure and every response as a success.
+    /// Creates a layer that counts every error as a failure and every response as a success.
     pub fn new(breaker: &CircuitBreaker) -> Self {
-        Self { breaker: breaker.clone(), classify: EveryError }
+        Self {
+            breaker: breaker.clone(),
+            classify: EveryError,
+        }
     }
 }
 
 impl<C> CircuitBreakerLayer<C> {
-    /// Has `classify` say what an outcome counts as; a closure `|outcome: Result<&Response, &Error>| …` does.
+    /// Uses `classify` to decide how an outcome counts. A closure
+    /// `|outcome: Result<&Response, &Error>| …` implements it.
     pub fn classify<F, Response, Error>(self, classify: F) -> CircuitBreakerLayer<F>
     where
         F: Classify<Response, Error>,
     {
-        CircuitBreakerLayer { breaker: self.breaker, classify }
+        CircuitBreakerLayer {
+            breaker: self.breaker,
+            classify,
+        }
     }
 }
 

@@ -1,38 +1,45 @@
-//! Stop asking what does not answer, and find out gently when it does again.
+//! Circuit breaker: stops calls to a failing dependency, and probes for its recovery.
 //!
 //! ```text
-//!              5 failures in a row, or half of ≥ 20 calls within 30 s
-//!    ┌────────┐ ────────────────────────────────────────────────▶ ┌──────┐
-//!    │ closed │                                                   │ open │ every call fails at once: CircuitOpen
-//!    └────────┘ ◀───────┐                              ┌────────▶ └──────┘
-//!   every call passes   │ 2 successes                  │ a failure   │ after 30 s, with the next call
-//!                       │           ┌───────────┐      │             │
-//!                       └────────── │ half-open │ ─────┘ ◀───────────┘
-//!                                   └───────────┘ one call at a time passes, the others fail at once
+//!            5 failures in a row, or half of ≥ 20 calls within 30 s
+//!  ┌────────┐ ──────────────────────────────────────────────▶ ┌──────┐
+//!  │ closed │                                                 │ open │ every call fails
+//!  └────────┘ ◀───────┐                            ┌────────▶ └──────┘ with CircuitOpen
+//!   every call passes │ 2 successes                │ a failure   │ after 30 s, with the next call
+//!                     │          ┌───────────┐     │             │
+//!                     └───────── │ half-open │ ────┘ ◀───────────┘
+//!                                └───────────┘ one call passes at a time, the others fail at once
 //! ```
 //!
-//! [`CircuitBreaker`] is the handle: one for each dependency, shared by all its clients. It tells its [`State`], its [`Counts`] and, to
-//! whoever [subscribes](CircuitBreaker::transitions), each [`Transition`]; it logs them too. [`CircuitBreakerLayer`] puts it around a
-//! service; [`CircuitBreaker::admit`] is for what is not a service.
+//! [`CircuitBreaker`] is the handle. Create one for each dependency and share it between all its
+//! clients. It returns its [`State`] and its [`Counts`], sends each [`Transition`] to its
+//! [subscribers](CircuitBreaker::transitions), and logs the transitions. [`CircuitBreakerLayer`]
+//! wraps a service. [`CircuitBreaker::admit`] serves code that is not a service.
 //!
-//! An outcome counts in the phase in which its call began: what was sent before the circuit opened neither closes it nor keeps it open. A
-//! call that is dropped before its outcome is known, or panics, counts as nothing, and gives its place as a probe back.
+//! An outcome belongs to the phase of the start of its call. A call sent before the circuit opened
+//! neither closes it nor keeps it open. A call that panics, or is dropped before its outcome is
+//! known, counts as ignored and releases its place as a probe.
 //!
-//! # When not
+//! # When not to use it
 //!
-//! - For what cannot fail for long, or has no other side: a computation, a local cache.
-//! - Where the caller can do nothing but fail anyhow and the dependency does not suffer from being asked: the breaker adds an error
-//!   and hides the true one.
-//! - One breaker for many hosts or shards: one dead shard closes the door to the others. One for each.
-//! - Around an event handler whose failures come from its events: five bad events in a row are no outage. Classify them
-//!   [`Permanent`](super::Class::Permanent).
-//! - As a readiness check that takes the service out of rotation: whoever calls you has an open circuit next.
-//! - Without a timeout inside: a call that hangs is no failure.
+//! - For operations that cannot fail for long or call no other system: a computation, a local
+//!   cache.
+//! - If the caller can only fail anyway and calls do not harm the dependency: the breaker adds an
+//!   error and hides the original one.
+//! - One breaker for many hosts or shards: one failed shard would block all of them. Use one
+//!   breaker for each.
+//! - Around an event handler whose failures come from its events: five bad events in a row are not
+//!   an outage. Classify such errors as [`Permanent`](super::Class::Permanent).
+//! - As a readiness check that takes the service out of rotation: the circuits of its callers would
+//!   then open too.
+//! - Without a timeout inside: a call that hangs never counts as a failure.
 //!
 //! # Examples
 //!
 //! ```
-//! use tidings::resilience::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer, CircuitBreakerPolicy, CircuitOpen, State};
+//! use tidings::resilience::circuit_breaker::{
+//!     CircuitBreaker, CircuitBreakerLayer, CircuitBreakerPolicy, CircuitOpen, State,
+//! };
 //! use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -46,7 +53,7 @@
 //! }
 //! assert_eq!(breaker.state(), State::Open);
 //! let error = stock.ready().await?.call(()).await.unwrap_err();
-//! let open = error.downcast_ref::<CircuitOpen>().expect("nobody was asked");
+//! let open = error.downcast_ref::<CircuitOpen>().expect("the call was not made");
 //! assert_eq!(open.retry_after.as_secs(), 30); // an HTTP gateway's `Retry-After`
 //! # Ok(()) }
 //! ```

@@ -1,38 +1,39 @@
-//! When a circuit opens and when it closes.
+//! Policy of a circuit breaker: the conditions for opening and closing.
 
 use std::time::Duration;
 
-/// When a circuit opens and when it closes. A count of 0 counts as 1.
+/// Conditions for opening and closing a circuit. A count of 0 counts as 1.
 ///
-/// | | default | why |
+/// | | default | reason |
 /// |---|---|---|
-/// | `consecutive_failures` | 5 | a dependency that is down shows within five calls, and one hiccup's worth of failures is fewer |
-/// | `failure_rate` | 50 % of at least 20 calls within 30 s | one that fails every other call never fails five times in a row |
-/// | `open` | 30 s | longer than most restarts; shorter than anybody's patience |
-/// | `successes_to_close` | 2 | one may have met the one healthy replica |
-/// | `probes` | 1 | what has just come back gets one call at a time, not the whole crowd |
+/// | `consecutive_failures` | 5 | an outage shows within five calls |
+/// | `failure_rate` | half of ≥ 20 calls in 30 s | a partial failure may never fail five in a row |
+/// | `open` | 30 s | longer than most restarts |
+/// | `successes_to_close` | 2 | one probe may have reached the only healthy replica |
+/// | `probes` | 1 | a recovering dependency gets one call at a time rather than the full load |
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CircuitBreakerPolicy {
-    /// So many failures in a row open it; `None`: only the rate does.
+    /// Number of consecutive failures that opens the circuit. With `None`, only the rate opens it.
     pub consecutive_failures: Option<u32>,
-    /// So many failures among the calls of a while open it; `None`: only failures in a row do.
+    /// Failure rate that opens the circuit. With `None`, only consecutive failures open it.
     pub failure_rate: Option<FailureRate>,
-    /// How long it stays open. Afterwards the next call is a probe.
+    /// Time for which the circuit stays open. Afterwards the next call is a probe.
     pub open: Duration,
-    /// How many probes have to succeed, without one failing, to close it.
+    /// Number of probes that must succeed, without a failure between them, to close the circuit.
     pub successes_to_close: u32,
-    /// How many probes may be under way at once.
+    /// Maximum number of concurrent probes.
     pub probes: u32,
 }
 
-/// So many failures among the calls of a while.
+/// Failure rate within a time window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FailureRate {
-    /// The part of the calls that fails, from 0 to 1.
+    /// Fraction of failed calls, from 0 to 1.
     pub rate: f64,
-    /// The while: a sliding window in ten steps, so it forgets a tenth of itself at a time.
+    /// Length of the sliding window. It moves in ten steps, so a tenth of the calls is forgotten at
+    /// a time.
     pub window: Duration,
-    /// Below so many calls within the window a rate means nothing.
+    /// Minimum number of calls in the window. With fewer calls, the rate is ignored.
     pub calls_min: u32,
 }
 
@@ -50,13 +51,19 @@ impl Default for CircuitBreakerPolicy {
 
 impl Default for FailureRate {
     fn default() -> Self {
-        Self { rate: 0.5, window: Duration::from_secs(30), calls_min: 20 }
+        Self {
+            rate: 0.5,
+            window: Duration::from_secs(30),
+            calls_min: 20,
+        }
     }
 }
 
 impl FailureRate {
-    /// Whether so many failures among so many calls are too many.
+    /// Returns `true` if this number of failures reaches the rate.
     pub(super) fn is_reached(&self, calls: u32, failures: u32) -> bool {
-        failures > 0 && calls >= self.calls_min.max(1) && f64::from(failures) >= self.rate * f64::from(calls)
+        failures > 0
+            && calls >= self.calls_min.max(1)
+            && f64::from(failures) >= self.rate * f64::from(calls)
     }
 }

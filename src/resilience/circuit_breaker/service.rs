@@ -1,4 +1,4 @@
-//! A call through the circuit.
+//! Call through a circuit breaker.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -20,7 +20,11 @@ pub struct CircuitBreakerService<S, C> {
 
 impl<S, C> CircuitBreakerService<S, C> {
     pub(super) fn new(inner: S, breaker: CircuitBreaker, classify: C) -> Self {
-        Self { inner, breaker, classify }
+        Self {
+            inner,
+            breaker,
+            classify,
+        }
     }
 }
 
@@ -54,7 +58,11 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let Self { inner, breaker, classify } = self.clone();
+        let Self {
+            inner,
+            breaker,
+            classify,
+        } = self.clone();
         Box::pin(async move {
             let permit = breaker.admit()?;
             let outcome = inner.oneshot(request).await;
@@ -77,7 +85,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// What a request has its service do.
+    /// Behavior that a request demands of the test service.
     #[derive(Clone, Copy)]
     enum Do {
         Succeed,
@@ -91,19 +99,33 @@ mod tests {
             Do::Succeed => Ok(()),
             Do::Fail => Err("down".into()),
             Do::Hang => std::future::pending().await,
-            Do::RejectBelow => Err(BulkheadError::Full { name: "x".into(), concurrent_max: 1, queue_max: 1 }.into()),
+            Do::RejectBelow => Err(BulkheadError::Full {
+                name: "x".into(),
+                concurrent_max: 1,
+                queue_max: 1,
+            }
+            .into()),
         }
     }
 
-    fn circuit() -> (CircuitBreaker, impl Service<Do, Response = (), Error = BoxError, Future: Send> + Clone) {
+    fn circuit() -> (
+        CircuitBreaker,
+        impl Service<Do, Response = (), Error = BoxError, Future: Send> + Clone,
+    ) {
         let breaker = CircuitBreaker::new("stock", CircuitBreakerPolicy::default());
         let service = CircuitBreakerLayer::new(&breaker).layer(service_fn(done));
         (breaker, service)
     }
 
-    async fn fail_until_open(service: &(impl Service<Do, Response = (), Error = BoxError> + Clone)) {
+    async fn fail_until_open(
+        service: &(impl Service<Do, Response = (), Error = BoxError> + Clone),
+    ) {
         for _ in 0..5 {
-            service.clone().oneshot(Do::Fail).await.expect_err("it fails");
+            service
+                .clone()
+                .oneshot(Do::Fail)
+                .await
+                .expect_err("the call fails");
         }
     }
 
@@ -112,20 +134,49 @@ mod tests {
         let (breaker, service) = circuit();
         let mut transitions = breaker.transitions();
         fail_until_open(&service).await;
-        let error = service.clone().oneshot(Do::Succeed).await.expect_err("it is open");
-        assert_eq!(error.downcast_ref(), Some(&CircuitOpen { name: "stock".into(), retry_after: 30 * SECOND }));
+        let error = service
+            .clone()
+            .oneshot(Do::Succeed)
+            .await
+            .expect_err("the circuit is open");
+        assert_eq!(
+            error.downcast_ref(),
+            Some(&CircuitOpen {
+                name: "stock".into(),
+                retry_after: 30 * SECOND
+            })
+        );
         sleep(30 * SECOND).await;
-        assert_eq!(breaker.state(), State::Open, "until somebody calls");
+        assert_eq!(breaker.state(), State::Open, "until the next call");
         for _ in 0..2 {
-            service.clone().oneshot(Do::Succeed).await.expect("a probe passes");
+            service
+                .clone()
+                .oneshot(Do::Succeed)
+                .await
+                .expect("a probe passes");
         }
         let mut heard = Vec::new();
         for _ in 0..3 {
-            heard.push(transitions.next().await.expect("the breaker is there").cause);
+            heard.push(transitions.next().await.expect("the breaker exists").cause);
         }
-        assert_eq!(heard, [Cause::ConsecutiveFailures(5), Cause::OpenElapsed, Cause::ProbesSucceeded]);
+        assert_eq!(
+            heard,
+            [
+                Cause::ConsecutiveFailures(5),
+                Cause::OpenElapsed,
+                Cause::ProbesSucceeded
+            ]
+        );
         let counts = breaker.counts();
-        assert_eq!((counts.succeeded, counts.failed, counts.rejected, counts.opened), (2, 5, 1, 1));
+        assert_eq!(
+            (
+                counts.succeeded,
+                counts.failed,
+                counts.rejected,
+                counts.opened
+            ),
+            (2, 5, 1, 1)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -133,9 +184,17 @@ mod tests {
         let (breaker, service) = circuit();
         fail_until_open(&service).await;
         sleep(30 * SECOND).await;
-        timeout(SECOND, service.clone().oneshot(Do::Hang)).await.expect_err("it hangs");
-        assert_eq!((breaker.state(), breaker.counts().ignored), (State::HalfOpen, 1));
-        service.oneshot(Do::Succeed).await.expect("the place is free");
+        timeout(SECOND, service.clone().oneshot(Do::Hang))
+            .await
+            .expect_err("the call hangs");
+        assert_eq!(
+            (breaker.state(), breaker.counts().ignored),
+            (State::HalfOpen, 1)
+        );
+        service
+            .oneshot(Do::Succeed)
+            .await
+            .expect("the place of the probe is free");
     }
 
     #[tokio::test(start_paused = true)]
@@ -145,29 +204,60 @@ mod tests {
         sleep(30 * SECOND).await;
         let probe = tokio::spawn(service.clone().oneshot(Do::Hang));
         tokio::task::yield_now().await;
-        let error = service.clone().oneshot(Do::Succeed).await.expect_err("one at a time");
+        let error = service
+            .clone()
+            .oneshot(Do::Succeed)
+            .await
+            .expect_err("a probe is running");
         assert!(error.is::<CircuitOpen>(), "{error}");
         probe.abort();
-        assert!(probe.await.expect_err("it was aborted").is_cancelled());
-        service.oneshot(Do::Succeed).await.expect("the place is free");
+        assert!(
+            probe
+                .await
+                .expect_err("the task was aborted")
+                .is_cancelled()
+        );
+        service
+            .oneshot(Do::Succeed)
+            .await
+            .expect("the place of the probe is free");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_a_bulkhead_below_turns_away_is_no_failure() {
         let (breaker, service) = circuit();
         for _ in 0..100 {
-            service.clone().oneshot(Do::RejectBelow).await.expect_err("it is full");
+            service
+                .clone()
+                .oneshot(Do::RejectBelow)
+                .await
+                .expect_err("the bulkhead is full");
         }
-        assert_eq!((breaker.state(), breaker.counts().ignored), (State::Closed, 100));
+        assert_eq!(
+            (breaker.state(), breaker.counts().ignored),
+            (State::Closed, 100)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_permanent_error_shows_that_somebody_is_there() {
         let breaker = CircuitBreaker::new("stock", CircuitBreakerPolicy::default());
-        let not_found = |outcome: Result<&(), &BoxError>| if outcome.is_ok() { Class::Success } else { Class::Permanent };
-        let service = CircuitBreakerLayer::new(&breaker).classify(not_found).layer(service_fn(done));
+        let not_found = |outcome: Result<&(), &BoxError>| {
+            if outcome.is_ok() {
+                Class::Success
+            } else {
+                Class::Permanent
+            }
+        };
+        let service = CircuitBreakerLayer::new(&breaker)
+            .classify(not_found)
+            .layer(service_fn(done));
         for _ in 0..100 {
-            service.clone().oneshot(Do::Fail).await.expect_err("not found");
+            service
+                .clone()
+                .oneshot(Do::Fail)
+                .await
+                .expect_err("not found");
         }
         assert_eq!(breaker.state(), State::Closed);
     }

@@ -1,4 +1,4 @@
-//! The layer: what all calls share.
+//! tower layer of the retry: the settings that all calls share.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,9 +10,10 @@ use super::super::{Classify, EveryError};
 use super::Retry;
 use super::service::{Attempts, Cloned, RetryService};
 
-/// Tries a service's calls again; see the [module](super) for when not to.
+/// Retries the calls of a service; see the [module](super) for when not to use it.
 ///
-/// The service has to be `Clone`, and the request too unless [`repeat`](Self::repeat) says how to get another one.
+/// The service must be `Clone`. The request must be `Clone` too, unless [`repeat`](Self::repeat)
+/// sets another way to copy it.
 #[derive(Clone)]
 pub struct RetryLayer<C = EveryError, R = Cloned> {
     retry: Retry,
@@ -22,9 +23,15 @@ pub struct RetryLayer<C = EveryError, R = Cloned> {
 }
 
 impl RetryLayer {
-    /// Tries every call that fails again, within a budget of its own (see the [module](super)).
+    /// Creates a layer that retries every failed call, within its own budget (see the
+    /// [module](super)).
     pub fn new(retry: Retry) -> Self {
-        Self { retry, classify: EveryError, repeat: Cloned, budget: Arc::new(TpsBudget::default()) }
+        Self {
+            retry,
+            classify: EveryError,
+            repeat: Cloned,
+            budget: Arc::new(TpsBudget::default()),
+        }
     }
 }
 
@@ -35,23 +42,36 @@ impl Default for RetryLayer {
 }
 
 impl<C, R> RetryLayer<C, R> {
-    /// Has `classify` say which outcomes are tried again, instead of every error; a closure `|outcome: Result<&Response, &Error>| …` does.
+    /// Uses `classify` to decide which outcomes are retried. A closure
+    /// `|outcome: Result<&Response, &Error>| …` implements it. Defaults to every error.
     pub fn classify<F, Response, Error>(self, classify: F) -> RetryLayer<F, R>
     where
         F: Classify<Response, Error>,
     {
-        RetryLayer { retry: self.retry, classify, repeat: self.repeat, budget: self.budget }
+        RetryLayer {
+            retry: self.retry,
+            classify,
+            repeat: self.repeat,
+            budget: self.budget,
+        }
     }
 
-    /// Has `repeat` give the next attempt's request, `None` for one that must be sent once. Otherwise requests are cloned.
+    /// Uses `repeat` to create the request of the next attempt. It returns `None` for a request
+    /// that must be sent only once. By default, requests are cloned.
     pub fn repeat<F, Request>(self, repeat: F) -> RetryLayer<C, F>
     where
         F: super::Repeat<Request>,
     {
-        RetryLayer { retry: self.retry, classify: self.classify, repeat, budget: self.budget }
+        RetryLayer {
+            retry: self.retry,
+            classify: self.classify,
+            repeat,
+            budget: self.budget,
+        }
     }
 
-    /// Takes its retries from this budget: to share one between the clients of a dependency, or to have another size.
+    /// Takes the retries from this budget, to share one budget between the clients of a dependency
+    /// or to change its size.
     #[must_use]
     pub fn budget(self, budget: Arc<dyn Budget + Send + Sync>) -> Self {
         Self { budget, ..self }
@@ -64,13 +84,21 @@ impl<S, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
     type Service = RetryService<S, C, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let attempts = Attempts::new(self.retry, self.classify.clone(), self.repeat.clone(), self.budget.clone());
+        let attempts = Attempts::new(
+            self.retry,
+            self.classify.clone(),
+            self.repeat.clone(),
+            self.budget.clone(),
+        );
         RetryService::new(attempts, inner)
     }
 }
 
 impl<C, R> fmt::Debug for RetryLayer<C, R> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("RetryLayer").field("retry", &self.retry).finish_non_exhaustive()
+        formatter
+            .debug_struct("RetryLayer")
+            .field("retry", &self.retry)
+            .finish_non_exhaustive()
     }
 }

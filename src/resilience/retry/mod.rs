@@ -1,22 +1,26 @@
-//! Try again, a few times, with longer and longer waits.
+//! Retry of failed calls: a limited number of attempts with exponential backoff.
 //!
-//! The layer is tower's own `Retry`; what is added is the policy: [`Retry`] (how often, how long; pure), a [`Classify`](super::Classify) (which errors),
-//! a [`Repeat`] (which requests), and a budget. It has no error of its own: when it gives up, the caller gets the last attempt's.
+//! The layer is tower's own `Retry`. This module adds the policy: [`Retry`] (number of attempts and
+//! waits; pure), [`Classify`](super::Classify) (retried errors), [`Repeat`] (repeated requests),
+//! and a budget. The layer has no error type of its own: when it gives up, the caller receives the
+//! error of the last attempt.
 //!
-//! **The budget** bounds what retries add to an outage. Each success pays a fifth of a retry in, each retry takes one out; ten retries a
-//! second are free. So a dependency that fails every call gets at most ten more calls a second from one layer, and not three times
-//! the load. It is tower's token bucket ([`TpsBudget`]); one budget serves all clones of a layer and of its services.
+//! **The budget** limits the load that retries add during an outage. Each success adds a fifth of a
+//! retry, each retry removes one, and ten retries per second are free. A dependency that fails
+//! every call therefore receives at most ten additional calls per second from one layer, rather
+//! than three times the load. The budget is tower's token bucket ([`TpsBudget`]). All clones of a
+//! layer and of its services share one budget.
 //!
-//! # When not
+//! # When not to use it
 //!
-//! - For what is not idempotent: the first attempt may have done its work and lost only the answer. Have [`Repeat`] return `None`,
-//!   or send an idempotency key.
-//! - For permanent errors: without a classifier each error is tried again, a 400 included.
-//! - On several floors: three attempts in the gateway, the service and its database client are 27 queries. Retry where the failure is
-//!   understood, once.
-//! - Where a queue already does it: the handler of an event that fails is called again by whoever delivers it. Here, only what lasts
-//!   milliseconds.
-//! - Without a timeout inside: an attempt that hangs is never followed by another.
+//! - For requests that are not idempotent: the first attempt may have succeeded and only its
+//!   response was lost. Make [`Repeat`] return `None`, or send an idempotency key.
+//! - For permanent errors: without a classifier, every error is retried, including an HTTP 400.
+//! - On several levels: three attempts in each of the gateway, the service and its database client
+//!   are 27 queries. Retry once, where the failure is understood.
+//! - Where a queue already retries: a subscriber calls the handler of a failed event again. Inside
+//!   a handler, retry only for milliseconds.
+//! - Without a timeout inside: an attempt that hangs is never followed by another one.
 //!
 //! # Examples
 //!
@@ -34,13 +38,23 @@
 //! let calls = AtomicU32::new(0);
 //! let stock = service_fn(|article: &'static str| {
 //!     let call = calls.fetch_add(1, Ordering::Relaxed);
-//!     async move { if article == "unicorn" { Err(Refused::NotFound) } else if call < 2 { Err(Refused::Busy) } else { Ok(article.len()) } }
+//!     async move {
+//!         if article == "unicorn" {
+//!             Err(Refused::NotFound)
+//!         } else if call < 2 {
+//!             Err(Refused::Busy)
+//!         } else {
+//!             Ok(article.len())
+//!         }
+//!     }
 //! });
-//! let retrying = RetryLayer::new(Retry::default()).classify(|outcome: Result<&usize, &Refused>| match outcome {
-//!     Ok(_) => Class::Success,
-//!     Err(Refused::Busy) => Class::RateLimited { retry_after: Duration::from_secs(2) },
-//!     Err(Refused::NotFound) => Class::Permanent,
-//! });
+//! let retrying = RetryLayer::new(Retry::default()).classify(
+//!     |outcome: Result<&usize, &Refused>| match outcome {
+//!         Ok(_) => Class::Success,
+//!         Err(Refused::Busy) => Class::RateLimited { retry_after: Duration::from_secs(2) },
+//!         Err(Refused::NotFound) => Class::Permanent,
+//!     },
+//! );
 //! let stock = ServiceBuilder::new().layer(retrying).service(stock);
 //!
 //! assert_eq!(stock.clone().oneshot("bolt").await.unwrap(), 4); // the third attempt

@@ -1,25 +1,28 @@
-//! How often, and how long to wait: pure.
+//! Retry policy: number of attempts and waits between them. Pure.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use super::super::Class;
 
-/// Waits are never longer, whatever is configured: a tokio timer ends after about two years.
+/// Upper bound of a wait, because a tokio timer is limited to about two years.
 const WAIT_MAX: Duration = Duration::from_secs(86_400);
 
-/// How often a call is tried, and how long is waited in between.
+/// Number of attempts of a call, and the waits between them.
 ///
-/// | | default | why |
+/// | | default | reason |
 /// |---|---|---|
-/// | attempts | 3 | what two repeats do not cure is not a hiccup, but an outage: a circuit breaker's business |
-/// | first wait | 1 s | longer than a restarted connection, a leader election's first try, a garbage collection |
-/// | longest wait | 10 s | doubling ends there; a caller who waits longer has gone away |
-/// | jitter | half | a wait is between half of itself and all of it, so that callers who failed together do not return together |
-/// | within | unbounded | only the caller knows |
+/// | attempts | 3 | a failure that survives two retries is an outage: use a circuit breaker |
+/// | first wait | 1 s | longer than a reconnect, a leader election or a garbage collection |
+/// | longest wait | 10 s | the doubling ends there; few callers wait longer |
+/// | jitter | half | callers that failed together do not return together |
+/// | within | unbounded | only the caller knows its limit |
 ///
-/// A wait that a rate limit asks for is taken as asked (plus up to half of the backoff) if it is no longer than the longest wait;
-/// otherwise the retry gives up at once, since the answer is known.
+/// With jitter of one half, a wait is between half of its full length and the full length.
+///
+/// A wait that a rate limit requests is used as requested, plus up to half of the backoff, if it is
+/// no longer than the longest wait. Otherwise the retry gives up at once, because a retry within
+/// the longest wait would be refused.
 ///
 /// # Examples
 ///
@@ -27,8 +30,10 @@ const WAIT_MAX: Duration = Duration::from_secs(86_400);
 /// use std::time::Duration;
 /// use tidings::resilience::Retry;
 ///
-/// // Five attempts; waits of 50, 100, 200, 400 ms, each shortened by up to a half; no wait that would end after 2 s.
-/// let retry = Retry::exponential(5, Duration::from_millis(50)..Duration::from_secs(5)).within(Duration::from_secs(2));
+/// // Five attempts with waits of 50, 100, 200 and 400 ms, each shortened by up to a half.
+/// // No wait ends later than 2 s after the call began.
+/// let retry = Retry::exponential(5, Duration::from_millis(50)..Duration::from_secs(5))
+///     .within(Duration::from_secs(2));
 /// assert_eq!(retry.attempts(), 5);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,18 +45,18 @@ pub struct Retry {
     within: Option<Duration>,
 }
 
-/// What to do after an attempt.
+/// Decision after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Nothing: it succeeded.
+    /// The attempt succeeded.
     Done,
-    /// Try again after this wait.
+    /// Retry after this wait.
     Again(Duration),
-    /// Return the error, and why.
+    /// Return the outcome of the last attempt.
     GiveUp(Why),
 }
 
-/// Why a retry gives up.
+/// Reason for giving up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
     Permanent,
@@ -59,7 +64,7 @@ pub(super) enum Why {
     Attempts,
     /// The wait would end after the deadline.
     Deadline,
-    /// The other side wants to be left alone for longer than a wait may be.
+    /// The dependency requests a wait that exceeds the longest wait.
     RateLimit,
     Budget,
 }
@@ -71,60 +76,94 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// `attempts` in all, the first one included (0 counts as 1); the first wait is `waits.start`, each further one twice as long, up to
-    /// `waits.end`.
+    /// Creates a policy with `attempts` attempts, including the first one (0 counts as 1). The
+    /// first wait is `waits.start`. Each further wait is twice as long, up to `waits.end`.
     pub fn exponential(attempts: u32, waits: Range<Duration>) -> Self {
         let longest = waits.end.min(WAIT_MAX);
-        Self { attempts: attempts.max(1), first: waits.start.min(longest), longest, jitter: 0.5, within: None }
+        Self {
+            attempts: attempts.max(1),
+            first: waits.start.min(longest),
+            longest,
+            jitter: 0.5,
+            within: None,
+        }
     }
 
-    /// Which part of a wait is random, from 0 (none; for tests) to 1 (all of it: "full jitter"). Default 0.5.
+    /// Sets the random part of a wait, from 0 (none, for tests) to 1 (the whole wait, "full
+    /// jitter"). Defaults to 0.5.
     #[must_use]
     pub fn jitter(self, part: f64) -> Self {
-        Self { jitter: if part.is_nan() { 0.0 } else { part.clamp(0.0, 1.0) }, ..self }
+        Self {
+            jitter: if part.is_nan() {
+                0.0
+            } else {
+                part.clamp(0.0, 1.0)
+            },
+            ..self
+        }
     }
 
-    /// Begins no wait that would end later than `limit` after the call began. It does not interrupt an attempt: a
-    /// [timeout](super::super::timeout) does.
+    /// Starts no wait that would end later than `limit` after the call began. It does not interrupt
+    /// an attempt; use a [timeout](super::super::timeout) for that.
     #[must_use]
     #[doc(alias = "deadline")]
     pub fn within(self, limit: Duration) -> Self {
-        Self { within: Some(limit), ..self }
+        Self {
+            within: Some(limit),
+            ..self
+        }
     }
 
-    /// How many attempts a call has.
+    /// Returns the maximum number of attempts of a call.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// How long after its begin a call may still be tried again.
+    /// Returns the time after the start of a call within which a wait must end.
     pub(super) fn limit(&self) -> Option<Duration> {
         self.within
     }
 
-    /// What follows the attempt number `made`, of which `class` is known. `left` is the time to the deadline, `random` in `0..1`.
-    pub(super) fn next(&self, made: u32, class: Class, left: Option<Duration>, random: f64) -> Next {
+    /// Returns the decision after attempt number `made` with the outcome `class`. `left` is the
+    /// time to the deadline, `random` is in `0..1`.
+    pub(super) fn next(
+        &self,
+        made: u32,
+        class: Class,
+        left: Option<Duration>,
+        random: f64,
+    ) -> Next {
         let wait = match class {
             Class::Success => return Next::Done,
             Class::Permanent => return Next::GiveUp(Why::Permanent),
             Class::Rejected => return Next::GiveUp(Why::Rejected),
             _ if made >= self.attempts => return Next::GiveUp(Why::Attempts),
             Class::Transient => self.backoff(made, random),
-            Class::RateLimited { retry_after } if retry_after > self.longest => return Next::GiveUp(Why::RateLimit),
-            Class::RateLimited { retry_after } => retry_after.max(self.backoff(made, random)) + self.spread(made, random),
+            Class::RateLimited { retry_after } if retry_after > self.longest => {
+                return Next::GiveUp(Why::RateLimit);
+            }
+            Class::RateLimited { retry_after } => {
+                retry_after.max(self.backoff(made, random)) + self.spread(made, random)
+            }
         };
-        if left.is_some_and(|left| wait > left) { Next::GiveUp(Why::Deadline) } else { Next::Again(wait) }
+        if left.is_some_and(|left| wait > left) {
+            Next::GiveUp(Why::Deadline)
+        } else {
+            Next::Again(wait)
+        }
     }
 
-    /// The wait after the attempt number `made`, jitter included.
+    /// Returns the wait after attempt number `made`, including jitter.
     fn backoff(&self, made: u32, random: f64) -> Duration {
         let full = self.full(made);
         full - full.mul_f64(self.jitter * random.clamp(0.0, 1.0))
     }
 
-    /// What is added to a wait that many were told alike.
+    /// Returns the random time added to a requested wait, because many callers may have received
+    /// the same request.
     fn spread(&self, made: u32, random: f64) -> Duration {
-        self.full(made).mul_f64(self.jitter * random.clamp(0.0, 1.0) / 2.0)
+        self.full(made)
+            .mul_f64(self.jitter * random.clamp(0.0, 1.0) / 2.0)
     }
 
     fn full(&self, made: u32) -> Duration {
@@ -142,15 +181,30 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn class() -> impl Strategy<Value = Class> {
-        let limited = (0u64..20_000).prop_map(|millis| Class::RateLimited { retry_after: Duration::from_millis(millis) });
-        prop_oneof![Just(Class::Success), Just(Class::Transient), Just(Class::Permanent), Just(Class::Rejected), limited]
+        let limited = (0u64..20_000).prop_map(|millis| Class::RateLimited {
+            retry_after: Duration::from_millis(millis),
+        });
+        prop_oneof![
+            Just(Class::Success),
+            Just(Class::Transient),
+            Just(Class::Permanent),
+            Just(Class::Rejected),
+            limited
+        ]
     }
 
     #[test]
     fn by_default_there_are_three_attempts_with_waits_that_double_from_one_second_to_ten() {
         let retry = Retry::default().jitter(0.0);
         let next = |made| retry.next(made, Class::Transient, None, 0.9);
-        assert_eq!((next(1), next(2), next(3)), (Next::Again(SECOND), Next::Again(2 * SECOND), Next::GiveUp(Why::Attempts)));
+        assert_eq!(
+            (next(1), next(2), next(3)),
+            (
+                Next::Again(SECOND),
+                Next::Again(2 * SECOND),
+                Next::GiveUp(Why::Attempts)
+            )
+        );
         let patient = Retry::exponential(10, SECOND..10 * SECOND).jitter(0.0);
         let waits: Vec<_> = (1..8).map(|made| patient.full(made).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 10, 10, 10]);
@@ -159,7 +213,9 @@ mod tests {
     #[test]
     fn what_is_done_follows_from_the_class() {
         let retry = Retry::default();
-        let limited = |seconds| Class::RateLimited { retry_after: seconds * SECOND };
+        let limited = |seconds| Class::RateLimited {
+            retry_after: seconds * SECOND,
+        };
         let next = |class| retry.next(1, class, None, 0.0);
         assert_eq!(next(Class::Success), Next::Done);
         assert_eq!(next(Class::Permanent), Next::GiveUp(Why::Permanent));
@@ -173,17 +229,32 @@ mod tests {
         let retry = Retry::exponential(0, Duration::MAX..Duration::MAX);
         assert_eq!((retry.attempts(), retry.full(u32::MAX)), (1, WAIT_MAX));
         let reversed = Retry::exponential(u32::MAX, 5 * SECOND..SECOND).jitter(f64::NAN);
-        assert_eq!(reversed.next(9, Class::Transient, None, f64::INFINITY), Next::Again(SECOND));
+        assert_eq!(
+            reversed.next(9, Class::Transient, None, f64::INFINITY),
+            Next::Again(SECOND)
+        );
     }
 
     proptest! {
         #[test]
         fn a_wait_is_within_its_bounds_and_ends_before_the_deadline(
-            attempts in 1u32..20, first in 1u64..5_000, longest in 5_000u64..20_000, jitter in 0.0..=1.0f64,
-            made in 1u32..40, class in class(), left in proptest::option::of(0u64..30_000), random in 0.0..1.0f64,
+            attempts in 1u32..20,
+            first in 1u64..5_000,
+            longest in 5_000u64..20_000,
+            jitter in 0.0..=1.0f64,
+            made in 1u32..40,
+            class in class(),
+            left in proptest::option::of(0u64..30_000),
+            random in 0.0..1.0f64,
         ) {
-            let (first, longest, left) = (Duration::from_millis(first), Duration::from_millis(longest), left.map(Duration::from_millis));
-            let next = Retry::exponential(attempts, first..longest).jitter(jitter).next(made, class, left, random);
+            let (first, longest, left) = (
+                Duration::from_millis(first),
+                Duration::from_millis(longest),
+                left.map(Duration::from_millis),
+            );
+            let next = Retry::exponential(attempts, first..longest)
+                .jitter(jitter)
+                .next(made, class, left, random);
             if let Next::Again(wait) = next {
                 prop_assert!(made < attempts);
                 prop_assert!(left.is_none_or(|left| wait <= left));
@@ -196,9 +267,14 @@ mod tests {
                     }
                     Class::RateLimited { retry_after } => {
                         prop_assert!(wait >= retry_after);
-                        prop_assert!(wait.as_secs_f64() <= retry_after.as_secs_f64().max(backoff_max) + backoff_max / 2.0 + 1e-6);
+                        prop_assert!(
+                            wait.as_secs_f64()
+                                <= retry_after.as_secs_f64().max(backoff_max)
+                                    + backoff_max / 2.0
+                                    + 1e-6
+                        );
                     }
-                    other => prop_assert!(false, "{other:?} is tried again"),
+                    other => prop_assert!(false, "{other:?} is retried"),
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! One call's attempts: tower's retry service, with a policy that asks [`Retry`].
+//! Attempts of one call: tower's retry service with a policy based on [`Retry`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,46 +13,64 @@ use super::super::{Class, Classify};
 use super::Retry;
 use super::policy::{Next, Why};
 
-/// A service whose calls are tried again.
+/// Service whose calls are retried.
 pub type RetryService<S, C, R> = TowerRetry<Attempts<C, R>, S>;
 
-/// Which requests may be sent again, and until when.
+/// Creates the requests of further attempts, and sets the deadline of a request.
 ///
-/// A closure does for the first question: `|request: &reqwest::Request| request.try_clone()`.
+/// A closure implements the first part: `|request: &reqwest::Request| request.try_clone()`.
 pub trait Repeat<Request> {
-    /// The same request once more; `None` if it must be sent only once.
+    /// Returns a copy of the request, or `None` if the request must be sent only once.
     fn repeat(&self, request: &Request) -> Option<Request>;
 
-    /// When whoever made this request stops waiting; no wait ends later.
+    /// Returns the deadline of the caller of this request. No wait ends later.
     fn deadline(&self, _request: &Request) -> Option<Instant> {
         None
     }
 }
 
-/// Sends a clone of the request, every request.
+/// Repeats every request by cloning it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cloned;
 
-/// The attempts of one call, as tower's `Policy`.
+/// Attempts of one call, as tower's `Policy`.
 #[derive(Clone)]
 pub struct Attempts<C, R> {
     retry: Retry,
     classify: C,
     repeat: R,
     budget: Arc<dyn Budget + Send + Sync>,
-    /// Attempts that have ended. Zero in the service itself, which tower clones for each call.
+    /// Number of attempts that have ended. Zero in the service itself, which tower clones for each
+    /// call.
     made: u32,
     deadline: Option<Instant>,
 }
 
 impl<C, R> Attempts<C, R> {
-    pub(super) fn new(retry: Retry, classify: C, repeat: R, budget: Arc<dyn Budget + Send + Sync>) -> Self {
-        Self { retry, classify, repeat, budget, made: 0, deadline: None }
+    pub(super) fn new(
+        retry: Retry,
+        classify: C,
+        repeat: R,
+        budget: Arc<dyn Budget + Send + Sync>,
+    ) -> Self {
+        Self {
+            retry,
+            classify,
+            repeat,
+            budget,
+            made: 0,
+            deadline: None,
+        }
     }
 
     fn next(&self, class: Class) -> Next {
-        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        match self.retry.next(self.made, class, left, HasherRng::new().next_f64()) {
+        let left = self
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match self
+            .retry
+            .next(self.made, class, left, HasherRng::new().next_f64())
+        {
             Next::Done => {
                 self.budget.deposit();
                 Next::Done
@@ -73,16 +91,20 @@ where
 {
     type Future = Sleep;
 
-    fn retry(&mut self, _request: &mut Request, outcome: &mut Result<Response, Error>) -> Option<Sleep> {
+    fn retry(
+        &mut self,
+        _request: &mut Request,
+        outcome: &mut Result<Response, Error>,
+    ) -> Option<Sleep> {
         self.made += 1;
         match self.next(class_of(&self.classify, outcome)) {
             Next::Done => None,
             Next::Again(wait) => {
-                tracing::debug!(attempt = self.made, ?wait, "tries again");
+                tracing::debug!(attempt = self.made, ?wait, "a call is retried");
                 Some(sleep(wait))
             }
             Next::GiveUp(why) => {
-                tracing::debug!(attempt = self.made, ?why, "gives up");
+                tracing::debug!(attempt = self.made, ?why, "a call is not retried");
                 None
             }
         }
@@ -90,8 +112,14 @@ where
 
     fn clone_request(&mut self, request: &Request) -> Option<Request> {
         if self.made == 0 {
-            let limit = self.retry.limit().and_then(|limit| Instant::now().checked_add(limit));
-            self.deadline = [limit, self.repeat.deadline(request)].into_iter().flatten().min();
+            let limit = self
+                .retry
+                .limit()
+                .and_then(|limit| Instant::now().checked_add(limit));
+            self.deadline = [limit, self.repeat.deadline(request)]
+                .into_iter()
+                .flatten()
+                .min();
         }
         self.repeat.repeat(request)
     }
@@ -116,7 +144,11 @@ where
 
 impl<C, R> fmt::Debug for Attempts<C, R> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Attempts").field("retry", &self.retry).field("made", &self.made).finish_non_exhaustive()
+        formatter
+            .debug_struct("Attempts")
+            .field("retry", &self.retry)
+            .field("made", &self.made)
+            .finish_non_exhaustive()
     }
 }
 
@@ -133,12 +165,20 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Fails the first `failures` calls; answers with the number of the call.
-    fn flaky(failures: u32) -> impl Service<u32, Response = u32, Error = &'static str, Future: Send> + Clone {
+    /// Fails the first `failures` calls, then returns the number of the call.
+    fn flaky(
+        failures: u32,
+    ) -> impl Service<u32, Response = u32, Error = &'static str, Future: Send> + Clone {
         let calls = Arc::new(AtomicU32::new(0));
         service_fn(move |_: u32| {
             let call = calls.fetch_add(1, Ordering::Relaxed);
-            async move { if call < failures { Err("busy") } else { Ok(call + 1) } }
+            async move {
+                if call < failures {
+                    Err("busy")
+                } else {
+                    Ok(call + 1)
+                }
+            }
         })
     }
 
@@ -154,17 +194,42 @@ mod tests {
     async fn each_call_of_a_service_has_all_its_attempts() {
         let mut retried = RetryLayer::default().layer(flaky(6));
         for _ in 0..2 {
-            assert_eq!(retried.ready().await.expect("it is").call(0).await, Err("busy"));
+            assert_eq!(
+                retried
+                    .ready()
+                    .await
+                    .expect("the service is ready")
+                    .call(0)
+                    .await,
+                Err("busy")
+            );
         }
-        assert_eq!(retried.ready().await.expect("it is").call(0).await, Ok(7));
+        assert_eq!(
+            retried
+                .ready()
+                .await
+                .expect("the service is ready")
+                .call(0)
+                .await,
+            Ok(7)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_wait_begins_that_would_end_after_the_deadline() {
         let began = Instant::now();
-        let retry = Retry::exponential(10, SECOND..10 * SECOND).jitter(0.0).within(4 * SECOND);
-        assert_eq!(RetryLayer::new(retry).layer(flaky(9)).oneshot(0).await, Err("busy"));
-        assert_eq!(began.elapsed().as_secs(), 3, "1 s, 2 s, and not another 4 s");
+        let retry = Retry::exponential(10, SECOND..10 * SECOND)
+            .jitter(0.0)
+            .within(4 * SECOND);
+        assert_eq!(
+            RetryLayer::new(retry).layer(flaky(9)).oneshot(0).await,
+            Err("busy")
+        );
+        assert_eq!(
+            began.elapsed().as_secs(),
+            3,
+            "1 s, 2 s, and not another 4 s"
+        );
     }
 
     #[derive(Clone)]
@@ -183,8 +248,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_requests_own_deadline_is_kept_too() {
         let began = Instant::now();
-        let retry = Retry::exponential(10, SECOND..10 * SECOND).jitter(0.0).within(60 * SECOND);
-        let retried = RetryLayer::new(retry).repeat(Hurried(began + 2 * SECOND)).layer(flaky(9));
+        let retry = Retry::exponential(10, SECOND..10 * SECOND)
+            .jitter(0.0)
+            .within(60 * SECOND);
+        let retried = RetryLayer::new(retry)
+            .repeat(Hurried(began + 2 * SECOND))
+            .layer(flaky(9));
         assert_eq!(retried.oneshot(0).await, Err("busy"));
         assert_eq!(began.elapsed().as_secs(), 1);
     }
@@ -193,29 +262,71 @@ mod tests {
     async fn a_request_that_must_be_sent_once_is_sent_once() {
         let only_even = |request: &u32| request.is_multiple_of(2).then_some(*request);
         let mut retried = RetryLayer::default().repeat(only_even).layer(flaky(2));
-        assert_eq!(retried.ready().await.expect("it is").call(1).await, Err("busy"));
-        assert_eq!(retried.ready().await.expect("it is").call(2).await, Ok(3));
+        assert_eq!(
+            retried
+                .ready()
+                .await
+                .expect("the service is ready")
+                .call(1)
+                .await,
+            Err("busy")
+        );
+        assert_eq!(
+            retried
+                .ready()
+                .await
+                .expect("the service is ready")
+                .call(2)
+                .await,
+            Ok(3)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_outage_gets_no_more_retries_than_the_budget_and_success_fills_it_again() {
         let budget = Arc::new(TpsBudget::new(10 * SECOND, 1, 0.5));
         let calls = Arc::new(AtomicU32::new(0));
-        let (counted, retry) = (calls.clone(), Retry::exponential(5, Duration::from_millis(1)..Duration::from_millis(2)));
+        let (counted, retry) = (
+            calls.clone(),
+            Retry::exponential(5, Duration::from_millis(1)..Duration::from_millis(2)),
+        );
         let down = service_fn(move |up: bool| {
             counted.fetch_add(1, Ordering::Relaxed);
             async move { if up { Ok(()) } else { Err("down") } }
         });
         let mut retried = RetryLayer::new(retry).budget(budget).layer(down);
         for _ in 0..100 {
-            let _ = retried.ready().await.expect("it is").call(false).await;
+            let _ = retried
+                .ready()
+                .await
+                .expect("the service is ready")
+                .call(false)
+                .await;
         }
         let made = calls.swap(0, Ordering::Relaxed);
-        assert_eq!(made, 110, "a hundred calls and the ten retries of the reserve");
+        assert_eq!(
+            made, 110,
+            "a hundred calls and the ten retries of the reserve"
+        );
         for _ in 0..4 {
-            retried.ready().await.expect("it is").call(true).await.expect("it is up");
+            retried
+                .ready()
+                .await
+                .expect("the service is ready")
+                .call(true)
+                .await
+                .expect("the service is up");
         }
-        let _ = retried.ready().await.expect("it is").call(false).await;
-        assert_eq!(calls.load(Ordering::Relaxed), 4 + 1 + 2, "four successes pay for two retries");
+        let _ = retried
+            .ready()
+            .await
+            .expect("the service is ready")
+            .call(false)
+            .await;
+        assert_eq!(
+            calls.load(Ordering::Relaxed),
+            4 + 1 + 2,
+            "four successes pay for two retries"
+        );
     }
 }

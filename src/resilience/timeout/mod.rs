@@ -1,18 +1,21 @@
-//! An upper bound on one call: tower's own layer, which has all that is needed.
+//! Upper bound on the duration of one call: tower's own layer.
 //!
-//! A call that does not end in time is dropped and fails with [`Elapsed`], boxed. What it had begun elsewhere is not undone: the other side
-//! may have done it. So whatever is timed out and tried again has to be idempotent.
+//! A call that exceeds the limit is dropped and fails with [`Elapsed`], boxed. Work that it started
+//! elsewhere is not undone, so the dependency may have carried out the request. A call that times
+//! out and is retried must therefore be idempotent.
 //!
-//! There is no default: choose a little more than the dependency's 99.9th percentile, and less than what your own caller waits.
+//! There is no default. Choose a limit slightly above the dependency's 99.9th percentile and below
+//! the limit of your own caller.
 //!
-//! # When not
+//! # When not to use it
 //!
-//! - Around a database transaction that must be known to have committed or not: dropping `commit()` leaves that open.
-//! - Outside a [circuit breaker](super::circuit_breaker): a dropped call counts as nothing there, so a hanging dependency never opens it.
-//!   Inside it, a timeout is a failure like any other.
-//! - As the only bound on a call with retries: three attempts of 2 s with 3 s of waits are 9 s. Bound the whole with
-//!   [`Retry::within`](super::Retry::within).
-//! - For a streamed response: the time runs until the response begins, not until its body ends.
+//! - Around a database transaction whose outcome must be known: dropping `commit()` leaves the
+//!   outcome open.
+//! - Outside a [circuit breaker](super::circuit_breaker): the breaker ignores a dropped call, so a
+//!   hanging dependency never opens it. Inside the breaker, a timeout counts as a failure.
+//! - As the only limit of a call with retries: three attempts of 2 s with waits of 3 s take 9 s.
+//!   Limit the whole call with [`Retry::within`](super::Retry::within).
+//! - For a streamed response: the limit applies until the response begins, not until its body ends.
 //!
 //! # Examples
 //!
@@ -24,7 +27,9 @@
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() {
 //! let hangs = service_fn(|()| std::future::pending::<Result<(), BoxError>>());
-//! let bounded = ServiceBuilder::new().layer(TimeoutLayer::new(Duration::from_secs(2))).service(hangs);
+//! let bounded = ServiceBuilder::new()
+//!     .layer(TimeoutLayer::new(Duration::from_secs(2)))
+//!     .service(hangs);
 //!
 //! assert!(bounded.oneshot(()).await.unwrap_err().is::<Elapsed>());
 //! # }

@@ -1,4 +1,5 @@
-//! The machine against a naive model, and in a world in which everything comes late, twice or not at all.
+//! Tests of the machine against a naive model, and with messages that arrive late, twice or not at
+//! all.
 
 use std::collections::VecDeque;
 
@@ -8,7 +9,9 @@ use super::*;
 
 const OK: [&str; 6] = ["ok0", "ok1", "ok2", "ok3", "ok4", "ok5"];
 const NO: [&str; 6] = ["no0", "no1", "no2", "no3", "no4", "no5"];
-const UNDONE: [&str; 6] = ["undone0", "undone1", "undone2", "undone3", "undone4", "undone5"];
+const UNDONE: [&str; 6] = [
+    "undone0", "undone1", "undone2", "undone3", "undone4", "undone5",
+];
 const NOT_UNDONE: [&str; 6] = ["kept0", "kept1", "kept2", "kept3", "kept4", "kept5"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +31,10 @@ fn step(at: usize, undo: Undo, attempts: u32, pivot: bool) -> StepShape {
             Undo::Asked => ActionShape::Remote(vec![UNDONE[at], NOT_UNDONE[at]]),
         },
         timeout: Some(Duration::from_secs(10)),
-        retry: Some(Retry::exponential(attempts, Duration::from_secs(1)..Duration::from_secs(8))),
+        retry: Some(Retry::exponential(
+            attempts,
+            Duration::from_secs(1)..Duration::from_secs(8),
+        )),
         pivot,
         retired: false,
     }
@@ -42,7 +48,7 @@ fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, 0).expect("a time")
 }
 
-/// A run of a shape, and everything it sent: `(command, step, back)`.
+/// Run of a shape, with all commands sent: `(command, step, back)`.
 struct Run<'s> {
     shape: &'s Shape,
     progress: Progress,
@@ -52,7 +58,12 @@ struct Run<'s> {
 
 impl<'s> Run<'s> {
     fn start(shape: &'s Shape) -> Self {
-        let mut run = Self { shape, progress: shape.plan(), now: at(0), sent: Vec::new() };
+        let mut run = Self {
+            shape,
+            progress: shape.plan(),
+            now: at(0),
+            sent: Vec::new(),
+        };
         run.feed(Input::Start);
         run
     }
@@ -62,17 +73,21 @@ impl<'s> Run<'s> {
         loop {
             next = match next {
                 Next::Wait | Next::Ended => return,
-                Next::Call { .. } => self.shape.next(&mut self.progress, Input::Called(Ok(())), self.now),
+                Next::Call { .. } => {
+                    self.shape
+                        .next(&mut self.progress, Input::Called(Ok(())), self.now)
+                }
                 Next::Send { step, back } => {
                     let id = Uuid::from_u128(self.sent.len() as u128 + 1);
                     self.sent.push((id, step.parse().expect("a number"), back));
-                    self.shape.next(&mut self.progress, Input::Sent(id), self.now)
+                    self.shape
+                        .next(&mut self.progress, Input::Sent(id), self.now)
                 }
             };
         }
     }
 
-    /// A reply comes; whether it was awaited.
+    /// Delivers a reply. Returns `true` if it was awaited.
     fn reply(&mut self, event_type: &str, cause: Option<Uuid>) -> bool {
         let awaited = self.shape.awaits(&self.progress, event_type, cause);
         if awaited {
@@ -82,16 +97,18 @@ impl<'s> Run<'s> {
         awaited
     }
 
-    /// Time passes until something is due; false if nothing is.
+    /// Advances the time until the saga is due. Returns `false` if nothing is due.
     fn wait(&mut self) -> bool {
-        let Some(due) = self.shape.due_at(&self.progress, self.now) else { return false };
+        let Some(due) = self.shape.due_at(&self.progress, self.now) else {
+            return false;
+        };
         self.now = self.now.max(due);
         self.feed(Input::Due);
         true
     }
 }
 
-/// The services: each step's effect, and the commands on their way to it, in order.
+/// The services: the effect of each step, and the commands in transit to it, in order.
 struct Services {
     applied: Vec<bool>,
     on_the_way: Vec<VecDeque<(Uuid, bool)>>,
@@ -107,9 +124,11 @@ impl Services {
         self.delivered = run.sent.len();
     }
 
-    /// A service handles its next command, and agrees or refuses; a refusal has no effect.
+    /// Lets a service handle its next command and accept or refuse it. A refusal has no effect.
     fn handle(&mut self, step: usize, agrees: bool, undo: Undo) -> bool {
-        let Some((id, back)) = self.on_the_way[step].pop_front() else { return false };
+        let Some((id, back)) = self.on_the_way[step].pop_front() else {
+            return false;
+        };
         if agrees || (back && undo == Undo::Told) {
             self.applied[step] = !back;
         }
@@ -133,7 +152,8 @@ enum Happening {
 
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        4 => (0..6usize, prop::bool::weighted(0.8)).prop_map(|(step, agrees)| Happening::Handle { step, agrees }),
+        4 => (0..6usize, prop::bool::weighted(0.8))
+            .prop_map(|(step, agrees)| Happening::Handle { step, agrees }),
         4 => (any::<usize>(), any::<bool>()).prop_map(|(at, keep)| Happening::Deliver { at, keep }),
         1 => Just(Happening::Wait),
     ]
@@ -142,7 +162,9 @@ fn happening() -> impl Strategy<Value = Happening> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Whatever is late, lost for a while, repeated or overtaken: in the end all services have done their part or none has, and who cannot be sure is told.
+    /// If messages are late, temporarily lost, repeated or reordered, all services end up with
+    /// their effect or none does. A saga that cannot ensure this reports the steps that are not
+    /// undone.
     #[test]
     fn all_is_done_or_all_is_undone_or_it_is_said_what_is_not(
         steps in prop::collection::vec((undo(), 1..3u32), 1..6),
@@ -152,12 +174,21 @@ proptest! {
         end_agrees in any::<bool>(),
     ) {
         let shape = Shape {
-            steps: steps.iter().enumerate().map(|(at, (undo, attempts))| step(at, *undo, *attempts, pivot == Some(at))).collect(),
+            steps: steps
+                .iter()
+                .enumerate()
+                .map(|(at, (undo, attempts))| step(at, *undo, *attempts, pivot == Some(at)))
+                .collect(),
             within: within.map(Duration::from_secs),
         };
         let count = steps.len();
         let mut run = Run::start(&shape);
-        let mut services = Services { applied: vec![false; count], on_the_way: vec![VecDeque::new(); count], delivered: 0, replies: Vec::new() };
+        let mut services = Services {
+            applied: vec![false; count],
+            on_the_way: vec![VecDeque::new(); count],
+            delivered: 0,
+            replies: Vec::new(),
+        };
         for happening in happenings {
             let (ended, before) = (run.progress.status.is_end(), run.progress.clone());
             services.collect(&run);
@@ -167,7 +198,11 @@ proptest! {
                 }
                 Happening::Deliver { at, keep } if !services.replies.is_empty() => {
                     let at = at % services.replies.len();
-                    let (reply, cause) = if keep { services.replies[at] } else { services.replies.swap_remove(at) };
+                    let (reply, cause) = if keep {
+                        services.replies[at]
+                    } else {
+                        services.replies.swap_remove(at)
+                    };
                     run.reply(reply, Some(cause));
                 }
                 Happening::Deliver { .. } => {}
@@ -175,9 +210,12 @@ proptest! {
                     run.wait();
                 }
             }
-            prop_assert!(!ended || run.progress == before, "what has ended does not change");
+            prop_assert!(
+                !ended || run.progress == before,
+                "an ended saga does not change"
+            );
         }
-        // From here on nothing is lost: it comes to an end.
+        // From here on no message is lost, so the saga must end.
         for _ in 0..10_000 {
             services.collect(&run);
             if (0..count).any(|step| services.handle(step, end_agrees, steps[step].0)) {
@@ -194,22 +232,39 @@ proptest! {
         let progress = &run.progress;
         let undoable = |step: usize| steps[step].0 != Undo::None;
         match progress.status {
-            SagaStatus::Completed => prop_assert!(services.applied.iter().all(|applied| *applied), "all services have done their part"),
+            SagaStatus::Completed => prop_assert!(
+                services.applied.iter().all(|applied| *applied),
+                "all services have their effect"
+            ),
             SagaStatus::Compensated => {
-                let left: Vec<_> = (0..count).filter(|step| services.applied[*step] && undoable(*step)).collect();
+                let left: Vec<_> = (0..count)
+                    .filter(|step| services.applied[*step] && undoable(*step))
+                    .collect();
                 prop_assert!(left.is_empty(), "done and not undone: {left:?}");
             }
             SagaStatus::Failed if progress.pivoted => prop_assert!(progress.failure.is_some()),
             SagaStatus::Failed => {
-                let told: Vec<usize> = progress.failed_compensations.iter().map(|failed| failed.step.parse().expect("a number")).collect();
+                let told: Vec<usize> = progress
+                    .failed_compensations
+                    .iter()
+                    .map(|failed| failed.step.parse().expect("a number"))
+                    .collect();
                 prop_assert!(!told.is_empty());
-                prop_assert!((0..count).all(|step| !services.applied[step] || !undoable(step) || told.contains(&step)));
+                prop_assert!((0..count).all(|step| !services.applied[step]
+                    || !undoable(step)
+                    || told.contains(&step)));
             }
-            other => prop_assert!(false, "it has not ended: {other:?}"),
+            other => prop_assert!(false, "the saga has not ended: {other:?}"),
         }
-        // Forth in the plan's order, back in the reverse, and never back once the pivot is done.
+        // Forward in the planned order, compensation in reverse order, and no compensation after
+        // the pivot.
         let first = |back: bool| {
-            let mut steps: Vec<usize> = run.sent.iter().filter(|sent| sent.2 == back).map(|sent| sent.1).collect();
+            let mut steps: Vec<usize> = run
+                .sent
+                .iter()
+                .filter(|sent| sent.2 == back)
+                .map(|sent| sent.1)
+                .collect();
             steps.dedup();
             steps
         };
@@ -218,23 +273,36 @@ proptest! {
         prop_assert!(!progress.pivoted || first(true).is_empty());
     }
 
-    /// Replies in any order and number: only the one that a naive model waits for has an effect.
+    /// With replies in any order and number, only the reply that a naive model waits for has an
+    /// effect.
     #[test]
     fn late_repeated_and_overtaking_replies_change_nothing(
         undos in prop::collection::vec(undo(), 1..6),
-        replies in prop::collection::vec((0..6usize, 0..3usize, any::<bool>(), any::<usize>()), 0..60),
+        replies in prop::collection::vec(
+            (0..6usize, 0..3usize, any::<bool>(), any::<usize>()),
+            0..60,
+        ),
     ) {
-        let shape = Shape { steps: undos.iter().enumerate().map(|(at, undo)| step(at, *undo, 1, false)).collect(), within: None };
+        let shape = Shape {
+            steps: undos
+                .iter()
+                .enumerate()
+                .map(|(at, undo)| step(at, *undo, 1, false))
+                .collect(),
+            within: None,
+        };
         let mut run = Run::start(&shape);
-        // The model: forward until a refusal; then what is left to undo, last first.
+        // The model: forward until a refusal, then the steps left to undo, the last one first.
         let mut forward = Some(0);
         let mut to_undo: Vec<usize> = Vec::new();
         for (of, what, foreign, cause) in replies {
             let of = of % undos.len();
             let reply = [OK[of], NO[of], UNDONE[of]][what];
-            // Caused by a command of the same step, of any step, or of nobody that is known.
+            // The cause is a command of the same step, of any step, or unknown.
             let cause = foreign.then(|| run.sent[cause % run.sent.len()]);
-            let own = |step: usize, back: bool| cause.is_none_or(|(_, of, was_back)| of == step && was_back == back);
+            let own = |step: usize, back: bool| {
+                cause.is_none_or(|(_, of, was_back)| of == step && was_back == back)
+            };
             let awaited = match forward {
                 Some(step) => of == step && what < 2 && own(step, false),
                 None => to_undo.last() == Some(&of) && what == 2 && own(of, true),
@@ -244,7 +312,9 @@ proptest! {
                 (Some(step), true, 0) => forward = Some(step + 1),
                 (Some(step), true, _) => {
                     forward = None;
-                    to_undo = (0..step).filter(|step| undos[*step] == Undo::Asked).collect();
+                    to_undo = (0..step)
+                        .filter(|step| undos[*step] == Undo::Asked)
+                        .collect();
                 }
                 (None, true, _) => drop(to_undo.pop()),
                 _ => {}
@@ -264,7 +334,10 @@ proptest! {
 }
 
 fn shape(steps: Vec<StepShape>) -> Shape {
-    Shape { steps, within: None }
+    Shape {
+        steps,
+        within: None,
+    }
 }
 
 #[test]
@@ -273,12 +346,17 @@ fn a_reply_to_an_earlier_step_is_not_taken_for_one_of_the_same_type() {
     second.forth = ActionShape::Remote(vec![OK[0], NO[0]]);
     let shape = shape(vec![step(0, Undo::None, 3, false), second]);
     let mut run = Run::start(&shape);
-    // No answer in time: sent again. Both are answered.
+    // Without a reply in time, the command is sent again. Both commands are answered.
     run.wait();
     run.wait();
-    let [(first, ..), (second, ..)] = run.sent[..] else { panic!("sent twice") };
+    let [(first, ..), (second, ..)] = run.sent[..] else {
+        panic!("sent twice")
+    };
     assert!(run.reply(OK[0], Some(first)));
-    assert!(!run.reply(OK[0], Some(second)), "it answers the step before");
+    assert!(
+        !run.reply(OK[0], Some(second)),
+        "it replies to the previous step"
+    );
     let (third, ..) = run.sent[2];
     assert!(run.reply(OK[0], Some(third)));
     assert_eq!(run.progress.status, SagaStatus::Completed);
@@ -286,38 +364,71 @@ fn a_reply_to_an_earlier_step_is_not_taken_for_one_of_the_same_type() {
 
 #[test]
 fn a_step_that_does_not_answer_is_undone_too_and_one_that_refuses_is_not() {
-    let shape = shape(vec![step(0, Undo::Told, 1, false), step(1, Undo::Told, 1, false)]);
+    let shape = shape(vec![
+        step(0, Undo::Told, 1, false),
+        step(1, Undo::Told, 1, false),
+    ]);
     let mut silent = Run::start(&shape);
     silent.reply(OK[0], None);
     silent.wait();
-    assert_eq!((silent.progress.status, silent.progress.undone), (SagaStatus::Compensated, vec!["1".to_owned(), "0".to_owned()]));
+    assert_eq!(
+        (silent.progress.status, silent.progress.undone),
+        (
+            SagaStatus::Compensated,
+            vec!["1".to_owned(), "0".to_owned()]
+        )
+    );
     let mut refused = Run::start(&shape);
     refused.reply(OK[0], None);
     refused.reply(NO[1], None);
-    assert_eq!((refused.progress.status, refused.progress.undone), (SagaStatus::Compensated, vec!["0".to_owned()]));
+    assert_eq!(
+        (refused.progress.status, refused.progress.undone),
+        (SagaStatus::Compensated, vec!["0".to_owned()])
+    );
 }
 
 #[test]
 fn behind_the_pivot_a_refusal_is_tried_again_and_then_failed_and_a_person_can_let_it_go_on() {
-    let shape = shape(vec![step(0, Undo::Told, 1, true), step(1, Undo::Told, 2, false)]);
+    let shape = shape(vec![
+        step(0, Undo::Told, 1, true),
+        step(1, Undo::Told, 2, false),
+    ]);
     let mut run = Run::start(&shape);
     run.reply(OK[0], None);
     run.reply(NO[1], None);
-    assert_eq!(run.progress.status, SagaStatus::Running, "it has another attempt");
+    assert_eq!(
+        run.progress.status,
+        SagaStatus::Running,
+        "another attempt is left"
+    );
     run.wait();
     run.reply(NO[1], None);
     assert_eq!(run.progress.status, SagaStatus::Failed);
-    assert_eq!(run.progress.failure.as_ref().map(|failure| &*failure.step), Some("1"));
+    assert_eq!(
+        run.progress.failure.as_ref().map(|failure| &*failure.step),
+        Some("1")
+    );
     run.feed(Input::Abort);
-    assert_eq!(run.progress.status, SagaStatus::Failed, "nothing behind the pivot is undone");
+    assert_eq!(
+        run.progress.status,
+        SagaStatus::Failed,
+        "nothing is undone after the pivot"
+    );
     run.feed(Input::Retry);
     run.reply(OK[1], None);
-    assert_eq!((run.progress.status, run.progress.failure), (SagaStatus::Completed, None));
+    assert_eq!(
+        (run.progress.status, run.progress.failure),
+        (SagaStatus::Completed, None)
+    );
 }
 
 #[test]
 fn a_failed_compensation_is_recorded_the_others_run_and_a_person_can_have_it_tried_again() {
-    let shape = shape(vec![step(0, Undo::Told, 1, false), step(1, Undo::Asked, 2, false), step(2, Undo::None, 1, false)]);
+    let shape = shape(vec![
+        step(0, Undo::Told, 1, false),
+        step(1, Undo::Asked, 2, false),
+        step(2, Undo::None, 1, false),
+    ]);
     let mut run = Run::start(&shape);
     run.reply(OK[0], None);
     run.reply(OK[1], None);
@@ -325,23 +436,34 @@ fn a_failed_compensation_is_recorded_the_others_run_and_a_person_can_have_it_tri
     run.reply(NOT_UNDONE[1], None);
     run.wait();
     run.reply(NOT_UNDONE[1], None);
-    assert_eq!((run.progress.status, &run.progress.undone[..]), (SagaStatus::Failed, &["0".to_owned()][..]));
+    assert_eq!(
+        (run.progress.status, &run.progress.undone[..]),
+        (SagaStatus::Failed, &["0".to_owned()][..])
+    );
     assert_eq!(run.progress.failed_compensations.len(), 1);
     run.feed(Input::Retry);
     run.reply(UNDONE[1], None);
-    assert_eq!((run.progress.status, run.progress.failed_compensations.len()), (SagaStatus::Compensated, 0));
+    assert_eq!(
+        (run.progress.status, run.progress.failed_compensations.len()),
+        (SagaStatus::Compensated, 0)
+    );
 }
 
 #[test]
 fn the_whole_sagas_time_ends_before_the_pivot_only() {
-    let timed =
-        |pivot| Shape { steps: vec![step(0, Undo::Told, 1, pivot), step(1, Undo::Told, 9, false)], within: Some(Duration::from_secs(15)) };
+    let timed = |pivot| Shape {
+        steps: vec![step(0, Undo::Told, 1, pivot), step(1, Undo::Told, 9, false)],
+        within: Some(Duration::from_secs(15)),
+    };
     let (before, behind) = (timed(false), timed(true));
     let mut run = Run::start(&before);
     run.reply(OK[0], None);
     run.now = at(15);
     run.feed(Input::Due);
-    assert_eq!((run.progress.status, run.progress.undone.len()), (SagaStatus::Compensated, 2));
+    assert_eq!(
+        (run.progress.status, run.progress.undone.len()),
+        (SagaStatus::Compensated, 2)
+    );
     let mut run = Run::start(&behind);
     run.reply(OK[0], None);
     run.now = at(15);
@@ -351,28 +473,49 @@ fn the_whole_sagas_time_ends_before_the_pivot_only() {
 
 #[test]
 fn a_run_goes_on_with_the_steps_that_it_began_with_whatever_the_code_has_now() {
-    let old = shape(vec![step(0, Undo::Told, 1, false), step(1, Undo::Told, 1, false), step(2, Undo::None, 1, false)]);
-    // 1 is retired, 2 is gone, 3 is new and first.
-    let retired = StepShape { retired: true, ..step(1, Undo::Told, 1, false) };
-    let new = shape(vec![step(3, Undo::None, 1, false), step(0, Undo::Told, 1, false), retired]);
+    let old = shape(vec![
+        step(0, Undo::Told, 1, false),
+        step(1, Undo::Told, 1, false),
+        step(2, Undo::None, 1, false),
+    ]);
+    // Step 1 is retired, step 2 is removed, step 3 is new and comes first.
+    let retired = StepShape {
+        retired: true,
+        ..step(1, Undo::Told, 1, false)
+    };
+    let new = shape(vec![
+        step(3, Undo::None, 1, false),
+        step(0, Undo::Told, 1, false),
+        retired,
+    ]);
     let mut run = Run::start(&old);
     run.shape = &new;
     run.reply(OK[0], None);
-    assert_eq!(run.progress.current.as_ref().map(|current| &*current.step), Some("1"), "as it was planned");
+    assert_eq!(
+        run.progress.current.as_ref().map(|current| &*current.step),
+        Some("1"),
+        "the planned step"
+    );
     run.reply(OK[1], None);
-    assert_eq!((run.progress.status, &run.progress.done[..]), (SagaStatus::Completed, &["0".to_owned(), "1".to_owned()][..]));
+    assert_eq!(
+        (run.progress.status, &run.progress.done[..]),
+        (SagaStatus::Completed, &["0".to_owned(), "1".to_owned()][..])
+    );
     assert_eq!(new.plan().ahead, ["3", "0"]);
 }
 
 #[test]
 fn a_run_at_a_step_that_the_code_does_not_know_waits_for_code_that_does() {
-    let old = shape(vec![step(0, Undo::Told, 1, false), step(1, Undo::Told, 1, false)]);
+    let old = shape(vec![
+        step(0, Undo::Told, 1, false),
+        step(1, Undo::Told, 1, false),
+    ]);
     let new = shape(vec![step(1, Undo::Told, 1, false)]);
     let mut run = Run::start(&old);
     run.reply(OK[0], None);
     run.shape = &new;
     run.reply(NO[1], None);
-    // 0 is to be undone, and nobody knows how.
+    // Step 0 must be undone, and the code has no compensation for it.
     assert_eq!(run.progress.status, SagaStatus::Compensating);
     for _ in 0..3 {
         assert!(run.wait());
@@ -380,41 +523,70 @@ fn a_run_at_a_step_that_the_code_does_not_know_waits_for_code_that_does() {
     assert_eq!(run.progress.status, SagaStatus::Compensating);
     run.shape = &old;
     run.wait();
-    assert_eq!((run.progress.status, &run.progress.undone[..]), (SagaStatus::Compensated, &["0".to_owned()][..]));
+    assert_eq!(
+        (run.progress.status, &run.progress.undone[..]),
+        (SagaStatus::Compensated, &["0".to_owned()][..])
+    );
 }
 
 #[test]
 fn a_run_at_an_unknown_step_is_left_alone_though_its_time_is_over_and_nothing_is_given_up() {
     let within = Some(Duration::from_secs(15));
-    let old = Shape { steps: vec![step(0, Undo::Told, 1, false)], within };
-    let new = Shape { steps: vec![step(1, Undo::Told, 1, false)], within };
+    let old = Shape {
+        steps: vec![step(0, Undo::Told, 1, false)],
+        within,
+    };
+    let new = Shape {
+        steps: vec![step(1, Undo::Told, 1, false)],
+        within,
+    };
     let mut run = Run::start(&old);
     run.shape = &new;
     for _ in 0..5 {
         let before = run.now;
         assert!(run.wait());
-        assert!(run.now > before, "it is not looked at again at once");
-        assert_eq!((run.progress.status, run.progress.failure.is_none()), (SagaStatus::Running, true));
+        assert!(run.now > before, "it is not checked again at once");
+        assert_eq!(
+            (run.progress.status, run.progress.failure.is_none()),
+            (SagaStatus::Running, true)
+        );
     }
     run.shape = &old;
     run.wait();
-    assert_eq!(run.progress.status, SagaStatus::Compensated, "code that knows it finds its time over");
+    assert_eq!(
+        run.progress.status,
+        SagaStatus::Compensated,
+        "code that has the step finds the deadline passed"
+    );
 }
 
 #[test]
 fn what_happens_is_told_once_with_the_time_it_took() {
-    let shape = shape(vec![step(0, Undo::Told, 2, false), step(1, Undo::Asked, 1, false)]);
+    let shape = shape(vec![
+        step(0, Undo::Told, 2, false),
+        step(1, Undo::Asked, 1, false),
+    ]);
     let mut run = Run::start(&shape);
     run.wait();
     run.wait();
     run.reply(OK[0], None);
     run.reply(NO[1], None);
-    let done = |back, seconds| Happened::Done { step: "0".into(), back, took: TimeDelta::seconds(seconds) };
+    let done = |back, seconds| Happened::Done {
+        step: "0".into(),
+        back,
+        took: TimeDelta::seconds(seconds),
+    };
     let expected = [
         Happened::Begun,
-        Happened::TimedOut { step: "0".into(), back: false },
-        Happened::Retried { step: "0".into(), back: false },
-        // Ten seconds without an answer, and one until the second attempt.
+        Happened::TimedOut {
+            step: "0".into(),
+            back: false,
+        },
+        Happened::Retried {
+            step: "0".into(),
+            back: false,
+        },
+        // Ten seconds without a reply, and one until the second attempt.
         done(false, 11),
         done(true, 0),
         Happened::Ended(SagaStatus::Compensated),
@@ -424,10 +596,21 @@ fn what_happens_is_told_once_with_the_time_it_took() {
 
 #[test]
 fn progress_that_was_stored_before_it_knew_its_cause_can_be_read() {
-    let mut stored = serde_json::to_value(Run::start(&shape(vec![step(0, Undo::Told, 1, false)])).progress).expect("JSON");
+    let mut stored =
+        serde_json::to_value(Run::start(&shape(vec![step(0, Undo::Told, 1, false)])).progress)
+            .expect("JSON");
     let fields = stored.as_object_mut().expect("an object");
     assert!(fields.remove("cause").is_some() && !fields.contains_key("happened"));
-    assert!(fields["current"].as_object_mut().expect("an object").remove("began").is_some());
+    assert!(
+        fields["current"]
+            .as_object_mut()
+            .expect("an object")
+            .remove("began")
+            .is_some()
+    );
     let read: Progress = serde_json::from_value(stored).expect("still readable");
-    assert_eq!((read.cause, read.current.and_then(|current| current.began)), (Cause::default(), None));
+    assert_eq!(
+        (read.cause, read.current.and_then(|current| current.began)),
+        (Cause::default(), None)
+    );
 }

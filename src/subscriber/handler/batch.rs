@@ -1,13 +1,15 @@
-//! Several events at once.
+//! Batches: several events in one call of a handler.
 
 use super::{EventArgument, HandlerError, Meta};
 use crate::event::DomainEvent;
 use crate::subscriber::Delivery;
 
-/// Up to [`Subscriber::batch`](crate::subscriber::Subscriber::batch) events of one partition, each with its [`Meta`]; events of one aggregate in their order.
+/// Up to [`Subscriber::batch`](crate::subscriber::Subscriber::batch) events of one partition, each
+/// with its [`Meta`]. Events of one aggregate are in order.
 ///
-/// With an inbox all of them take effect by one transaction. If the handler fails, they are handled again one by one, so that one bad event costs only itself.
-/// Duplicates are taken out before.
+/// With an inbox, all events of a batch take effect in one transaction. If the handler fails, the
+/// events are handled again one by one, so that one bad event does not affect the others.
+/// Duplicates are removed from the batch before the handler runs.
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -26,27 +28,27 @@ use crate::subscriber::Delivery;
 pub struct Batch<E>(Vec<(E, Meta)>);
 
 impl<E> Batch<E> {
-    /// A batch of these, e.g. to call a handler in a test.
+    /// Creates a batch, for example to call a handler in a test.
     pub fn new(events: impl IntoIterator<Item = (E, Meta)>) -> Self {
         Self(events.into_iter().collect())
     }
 
-    /// The events.
+    /// Returns the events.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &E> {
         self.0.iter().map(|(event, _)| event)
     }
 
-    /// The events with what travels beside them.
+    /// Returns the events with their metadata.
     pub fn with_meta(&self) -> impl ExactSizeIterator<Item = (&E, &Meta)> {
         self.0.iter().map(|(event, meta)| (event, meta))
     }
 
-    /// How many there are: at least one.
+    /// Returns the number of events, which is at least one in a handler.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// True if there is none, which a handler never sees.
+    /// Returns `true` if the batch is empty, which never happens in a handler.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -68,6 +70,10 @@ impl<E: DomainEvent> EventArgument for Batch<E> {
     const BATCH: bool = true;
 
     fn decode(delivery: &Delivery) -> Result<Self, HandlerError> {
-        delivery.metas().map(|meta| Ok((meta.decode()?, meta))).collect::<Result<_, _>>().map(Self)
+        delivery
+            .metas()
+            .map(|meta| Ok((meta.decode()?, meta)))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }

@@ -1,4 +1,4 @@
-//! How a function becomes a handler.
+//! Conversion of async functions into handlers.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -7,32 +7,43 @@ use std::sync::Arc;
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::{Argument, EventArgument, HandlerError, IntoOutcome, Need};
-use crate::event::{DomainEvent, Envelope};
-use crate::subscriber::Delivery;
+use crate::{
+    event::{DomainEvent, Envelope},
+    subscriber::Delivery,
+};
 
-/// An async function that handles events. Not to be implemented by hand: functions of up to eight arguments do it.
+/// An async function that handles events. It is implemented for functions with up to eight
+/// arguments; do not implement it for other types.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler of events",
     label = "not a handler",
-    note = "a handler is an async function; its first argument is `Event<E>`, `Batch<E>` or `Tombstone<E>`, the others are `Meta`, `State<T>`, `Tx` or yours (`FromDelivery`)",
-    note = "it returns `Result<(), E>`, or `Result<impl IntoEvents, E>` to publish, where `E: Into<HandlerError>`; its future must be `Send`"
+    note = "a handler is an async function; its first argument is `Event<E>`, `Batch<E>` or \
+            `Tombstone<E>`, the others are `Meta`, `State<T>`, `Tx` or yours (`FromDelivery`)",
+    note = "it returns `Result<(), E>`, or `Result<impl IntoEvents, E>` to publish, where \
+            `E: Into<HandlerError>`; its future must be `Send`"
 )]
 pub trait Handler<Args, S>: Clone + Send + Sync + 'static {
-    /// What it handles.
+    /// The type of the events.
     type Event: DomainEvent;
-    /// Whether its subscriber must have an inbox.
+    /// Requirement for an inbox.
     type Inbox: Need;
-    /// Whether it takes several events at once.
+    /// True if the handler takes several events at once.
     const BATCH: bool;
-    /// Whether it takes tombstones of `Event`'s aggregate in place of events.
+    /// True if the handler takes tombstones of `Event`'s aggregate instead of events.
     const TOMBSTONE: bool;
 
-    /// Makes the arguments from the delivery and calls the function; the events to publish.
+    /// Extracts the arguments from the delivery and calls the function. Returns the events to
+    /// publish.
     ///
     /// # Errors
     ///
-    /// Those of an argument, of the function, or of an event that cannot be encoded.
-    fn call(self, delivery: Delivery, state: &Arc<S>) -> impl Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static;
+    /// Returns the error of an argument or of the function, or an error if an event cannot be
+    /// encoded.
+    fn call(
+        self,
+        delivery: Delivery,
+        state: &Arc<S>,
+    ) -> impl Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static;
 }
 
 macro_rules! or {
@@ -40,7 +51,8 @@ macro_rules! or {
     ($First:ty, $($Rest:ty),+) => { <$First as Need>::Or<or!($($Rest),+)> };
 }
 
-/// The state for the arguments after the event. Without any it is not touched: all threads would count its owners for each event.
+/// Returns the state for the arguments after the event. Without such arguments the state is not
+/// cloned, because all threads would update its reference count for each event.
 macro_rules! state {
     ($state:ident) => {
         ()
@@ -67,7 +79,11 @@ macro_rules! functions {
             const BATCH: bool = A0::BATCH;
             const TOMBSTONE: bool = A0::TOMBSTONE;
 
-            fn call(self, delivery: Delivery, _state: &Arc<S>) -> impl Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static {
+            fn call(
+                self,
+                delivery: Delivery,
+                _state: &Arc<S>,
+            ) -> impl Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static {
                 let _state = state!(_state $(, $A)*);
                 async move {
                     let event = A0::decode(&delivery)?;
@@ -88,29 +104,30 @@ functions!(A1 V1, A2 V2, A3 V3, A4 V4, A5 V5);
 functions!(A1 V1, A2 V2, A3 V3, A4 V4, A5 V5, A6 V6);
 functions!(A1 V1, A2 V2, A3 V3, A4 V4, A5 V5, A6 V6, A7 V7);
 
-/// The future of a handler whose type is forgotten.
-pub(in crate::subscriber) type Called = ReusableBoxFuture<'static, Result<Vec<Envelope>, HandlerError>>;
+/// The future of a handler, with its type erased.
+pub(crate) type Called = ReusableBoxFuture<'static, Result<Vec<Envelope>, HandlerError>>;
 
-/// A handler whose arguments are forgotten; it still needs the state.
-pub(in crate::subscriber) trait ErasedHandler<S>: Send + Sync {
-    fn call(&self, delivery: Delivery, state: &Arc<S>, spare: Option<Called>) -> Called;
+/// A handler with the types of its arguments erased. It still needs the state.
+pub(crate) trait ErasedHandler<S>: Send + Sync {
+    fn call(&self, delivery: Delivery, state: &Arc<S>, pool: Option<Called>) -> Called;
 
     fn name(&self) -> &'static str;
 }
 
-/// A handler together with the state.
-pub(in crate::subscriber) trait BoundHandler: Send + Sync {
-    /// `spare` is the future of another call that has ended: this one's takes its place in memory, if there is room.
-    fn call(&self, delivery: Delivery, spare: Option<Called>) -> Called;
+/// A handler with its state.
+pub(crate) trait BoundHandler: Send + Sync {
+    /// Calls the handler. `pool` is the future of a call that has ended; its allocation is reused
+    /// if it is large enough.
+    fn call(&self, delivery: Delivery, pool: Option<Called>) -> Called;
 
-    /// The path of the function, for logs.
+    /// Returns the path of the function, for logs.
     fn name(&self) -> &'static str;
 }
 
 struct Erased<H, Args>(H, PhantomData<fn() -> Args>);
 
-/// A function of deliveries that publishes by itself.
-pub(in crate::subscriber) struct Plain<F>(pub(in crate::subscriber) F);
+/// A function that takes deliveries and publishes events itself.
+pub(crate) struct Plain<F>(pub(crate) F);
 
 impl<F, Fut, S> ErasedHandler<S> for Plain<Arc<F>>
 where
@@ -118,9 +135,9 @@ where
     Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
     S: Send + Sync + 'static,
 {
-    fn call(&self, delivery: Delivery, _: &Arc<S>, spare: Option<Called>) -> Called {
+    fn call(&self, delivery: Delivery, _: &Arc<S>, pool: Option<Called>) -> Called {
         let called = (self.0)(delivery);
-        within(spare, async move { called.await.map(|()| Vec::new()) })
+        within(pool, async move { called.await.map(|()| Vec::new()) })
     }
 
     fn name(&self) -> &'static str {
@@ -128,8 +145,8 @@ where
     }
 }
 
-/// Forgets a handler's arguments.
-pub(in crate::subscriber) fn erase<H, Args, S>(handler: H) -> Box<dyn ErasedHandler<S>>
+/// Erases the types of a handler's arguments.
+pub(crate) fn erase<H, Args, S>(handler: H) -> Box<dyn ErasedHandler<S>>
 where
     H: Handler<Args, S>,
     Args: 'static,
@@ -139,8 +156,8 @@ where
 }
 
 impl<H: Handler<Args, S>, Args, S: Send + Sync + 'static> ErasedHandler<S> for Erased<H, Args> {
-    fn call(&self, delivery: Delivery, state: &Arc<S>, spare: Option<Called>) -> Called {
-        within(spare, self.0.clone().call(delivery, state))
+    fn call(&self, delivery: Delivery, state: &Arc<S>, pool: Option<Called>) -> Called {
+        within(pool, self.0.clone().call(delivery, state))
     }
 
     fn name(&self) -> &'static str {
@@ -148,12 +165,12 @@ impl<H: Handler<Args, S>, Args, S: Send + Sync + 'static> ErasedHandler<S> for E
     }
 }
 
-/// The future where the spare one was.
-fn within<F>(spare: Option<Called>, future: F) -> Called
+/// Stores the future in the allocation of the pool one, if there is one.
+fn within<F>(pool: Option<Called>, future: F) -> Called
 where
     F: Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static,
 {
-    match spare {
+    match pool {
         Some(mut called) => {
             called.set(future);
             called
@@ -163,8 +180,8 @@ where
 }
 
 impl<S: Send + Sync> BoundHandler for (Box<dyn ErasedHandler<S>>, Arc<S>) {
-    fn call(&self, delivery: Delivery, spare: Option<Called>) -> Called {
-        self.0.call(delivery, &self.1, spare)
+    fn call(&self, delivery: Delivery, pool: Option<Called>) -> Called {
+        self.0.call(delivery, &self.1, pool)
     }
 
     fn name(&self) -> &'static str {

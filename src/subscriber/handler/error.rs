@@ -1,20 +1,25 @@
-//! What a handler says when it cannot.
+//! Errors of handlers.
 
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use crate::event::{CodecError, EnvelopeError, InvalidEvent, VersionError};
-use crate::outbox::PublishError;
-use crate::postgres::errors::{cleaned, with_causes};
-use crate::postgres::session_fault::{ends_session, is_session_fault};
-use crate::subscriber::identity::Conflicting;
+use crate::{
+    event::{CodecError, EnvelopeError, InvalidEvent, VersionError},
+    outbox::PublishError,
+    postgres::{
+        errors::{cleaned, with_causes},
+        session_fault::{ends_session, is_session_fault},
+    },
+    subscriber::inbox::identity::Conflicting,
+};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Why an event was not handled, and what shall be done with it.
+/// Error of an event that was not handled, with a verdict on the next step.
 ///
-/// `?` on an error of sqlx, serde or the outbox picks the verdict; the functions here say it outright.
+/// The `?` operator chooses the verdict for errors of sqlx, serde and the outbox. The functions of
+/// this type set it explicitly.
 ///
 /// ```
 /// use std::time::Duration;
@@ -31,17 +36,20 @@ pub struct HandlerError {
     source: BoxError,
 }
 
-/// Why a payload is no event of the handler's type.
+/// Reason why a payload is not an event of the handler's type.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::subscriber) enum Undecodable {
-    /// The codec refuses it.
+pub(crate) enum Undecodable {
+    /// The codec rejects the payload.
     #[error(transparent)]
     Codec(CodecError),
-    /// The codec refuses it, and its first bytes are those of another format.
+    /// The codec rejects the payload, and its first bytes are those of another format.
     #[error("the value is {format}, which the event's codec does not read")]
-    Format { format: &'static str, source: CodecError },
-    /// There is none.
-    #[error("the event has no data, so it is no `{0}`")]
+    Format {
+        format: &'static str,
+        source: CodecError,
+    },
+    /// The record has no payload.
+    #[error("the event has no data, so it is not a `{0}`")]
     NoData(&'static str),
 }
 
@@ -50,108 +58,138 @@ pub(in crate::subscriber) enum Undecodable {
 #[error("{0}")]
 struct WaitsForCode(String);
 
-/// The time after which an event that waits for another version of the code is looked at again. That version does not wait for it.
-pub(in crate::subscriber) const CODE_PAUSE: Duration = Duration::from_secs(30);
+/// Pause before an event that waits for another version of the code is checked again. A member that
+/// runs that version does not wait for the pause.
+pub(crate) const CODE_PAUSE: Duration = Duration::from_secs(30);
 
-/// The event's version is newer than this code.
+/// Returns `true` if the version of the event is newer than this code supports.
 fn is_newer(error: &(dyn Error + 'static)) -> bool {
     matches!(error.downcast_ref(), Some(VersionError::Newer { .. }))
 }
 
-/// What shall be done with an event that was not handled.
+/// The next step for an event that was not handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Try again after a pause, as often as [`Retry`](crate::subscriber::Retry) says.
+    /// Try again after a pause, as often as [`Retry`](crate::subscriber::Retry) allows.
     Retry,
-    /// It will never work: the dead letter topic, at once.
+    /// The event can never be handled. Send it to the dead letters at once.
     DeadLetter,
-    /// It does not matter: done, without an effect.
+    /// The event is irrelevant. It counts as handled, without an effect.
     Skip,
-    /// Not yet: again after this long. Costs no attempt.
+    /// The event cannot be handled yet. Try again after this time. Costs no attempt.
     Snooze(Duration),
-    /// Something that every event needs is down (the database): consumption pauses and probes. Costs no attempt.
+    /// A dependency of all events is down, for example the database. The subscriber pauses and
+    /// probes. Costs no attempt.
     Unavailable,
 }
 
 impl HandlerError {
-    /// Try again after a pause.
+    /// Creates an error with the verdict [`Verdict::Retry`]: the event is tried again after a
+    /// pause.
     pub fn retry(source: impl Into<BoxError>) -> Self {
-        Self { verdict: Verdict::Retry, source: source.into() }
+        Self {
+            verdict: Verdict::Retry,
+            source: source.into(),
+        }
     }
 
-    /// It will never work.
+    /// Creates an error with the verdict [`Verdict::DeadLetter`]: the event can never be handled.
     pub fn dead_letter(source: impl Into<BoxError>) -> Self {
-        Self { verdict: Verdict::DeadLetter, source: source.into() }
+        Self {
+            verdict: Verdict::DeadLetter,
+            source: source.into(),
+        }
     }
 
-    /// It does not matter: the transaction is rolled back, and the event counts as handled.
+    /// Creates an error with the verdict [`Verdict::Skip`]: the transaction is rolled back, and the
+    /// event counts as handled.
     pub fn skip(source: impl Into<BoxError>) -> Self {
-        Self { verdict: Verdict::Skip, source: source.into() }
+        Self {
+            verdict: Verdict::Skip,
+            source: source.into(),
+        }
     }
 
-    /// Not yet: its aggregate waits.
+    /// Creates an error with the verdict [`Verdict::Snooze`]: the aggregate of the event waits.
     pub fn snooze(time: Duration, source: impl Into<BoxError>) -> Self {
-        Self { verdict: Verdict::Snooze(time), source: source.into() }
+        Self {
+            verdict: Verdict::Snooze(time),
+            source: source.into(),
+        }
     }
 
-    /// Something that every event needs is down.
+    /// Creates an error with the verdict [`Verdict::Unavailable`]: a dependency of all events is
+    /// down.
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
-        Self { verdict: Verdict::Unavailable, source: source.into() }
+        Self {
+            verdict: Verdict::Unavailable,
+            source: source.into(),
+        }
     }
 
-    /// Another version of the service's code handles it: it is set aside until then. Costs no attempt.
+    /// Creates an error for an event that another version of the service's code handles. The event
+    /// is parked until then and loses no attempt.
     pub(crate) fn wait_for_code(reason: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Snooze(CODE_PAUSE), source: WaitsForCode(reason.into()).into() }
+        Self {
+            verdict: Verdict::Snooze(CODE_PAUSE),
+            source: WaitsForCode(reason.into()).into(),
+        }
     }
 
-    /// True if the event waits for another version of the service's code.
+    /// Returns `true` if the event waits for another version of the service's code.
     pub(crate) fn waits_for_code(&self) -> bool {
         self.source.is::<WaitsForCode>()
     }
 
-    /// What shall be done.
+    /// Returns the verdict.
     pub fn verdict(&self) -> Verdict {
         self.verdict
     }
 
-    /// True if the event is of a version that newer code would read.
-    pub(in crate::subscriber) fn asks_for_newer_code(&self) -> bool {
+    /// Returns `true` if the version of the event requires newer code.
+    pub(crate) fn asks_for_newer_code(&self) -> bool {
         is_newer(&*self.source)
     }
 
-    /// A payload that is no such event, whatever handlers do.
-    pub(in crate::subscriber) fn undecodable(error: Undecodable) -> Self {
+    /// Creates an error for a payload that is not an event of the handler's type, regardless of the
+    /// handler.
+    pub(crate) fn undecodable(error: Undecodable) -> Self {
         Self::dead_letter(error)
     }
 
-    /// True if the payload cannot be decoded.
-    pub(in crate::subscriber) fn is_undecodable(&self) -> bool {
+    /// Returns `true` if the payload cannot be decoded.
+    pub(crate) fn is_undecodable(&self) -> bool {
         self.source.is::<Undecodable>()
     }
 
-    /// True if another event has the identity of this one.
-    pub(in crate::subscriber) fn is_conflicting(&self) -> bool {
+    /// Returns `true` if another event has the identity of this one.
+    pub(crate) fn is_conflicting(&self) -> bool {
         self.source.is::<Conflicting>()
     }
 
-    /// True if the attempt was cut off after a time: by a layer, by the handler, or by the server.
-    pub(in crate::subscriber) fn ran_out_of_time(&self) -> bool {
+    /// Returns `true` if the attempt timed out: in a layer, in the handler, or on the server.
+    pub(crate) fn ran_out_of_time(&self) -> bool {
         self.verdict == Verdict::Retry && is_time_out(&*self.source)
     }
 
-    /// True if it comes from a session of the database that can do no more work.
+    /// Returns `true` if the error comes from a database session that cannot be used any more.
     pub(crate) fn ends_session(&self) -> bool {
         ends_session(&*self.source)
     }
 
-    /// The same, to be waited out.
-    pub(in crate::subscriber) fn waited_out(self) -> Self {
-        Self { verdict: Verdict::Unavailable, ..self }
+    /// Returns the same error with the verdict [`Verdict::Unavailable`], so that the event loses no
+    /// attempt.
+    pub(crate) fn waited_out(self) -> Self {
+        Self {
+            verdict: Verdict::Unavailable,
+            ..self
+        }
     }
 
-    /// The error of a layer: a handler's own if it is one, otherwise a reason to try again.
-    pub(in crate::subscriber) fn from_layer(error: BoxError) -> Self {
+    /// Converts the error of a layer. A handler's own error keeps its verdict; most other errors
+    /// are retried.
+    pub(crate) fn from_layer(error: BoxError) -> Self {
         let error = match error.downcast::<Self>() {
             Ok(own) => return *own,
             Err(error) => error,
@@ -163,21 +201,27 @@ impl HandlerError {
         }
     }
 
-    /// The error and its causes in one line.
+    /// Returns the error and its causes in one line.
     pub(crate) fn chain(&self) -> String {
         with_causes(&*self.source)
     }
 }
 
-/// Whether the error, or a cause of it, is that a time limit has passed.
+/// Returns `true` if the error or one of its causes is a time-out.
 fn is_time_out(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         let is_one = error.is::<tower::timeout::error::Elapsed>()
             || error.is::<tokio::time::error::Elapsed>()
-            || error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+            || error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
             // `query_canceled`: a statement time-out.
-            || matches!(error.downcast_ref(), Some(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code == "57014"));
+            || matches!(
+                error.downcast_ref(),
+                Some(sqlx::Error::Database(error))
+                    if error.code().is_some_and(|code| code == "57014")
+            );
         if is_one {
             return true;
         }
@@ -186,7 +230,8 @@ fn is_time_out(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// When to come back if nothing was tried: a circuit was open or a bulkhead full. That is not the event's fault.
+/// Returns the pause if nothing was attempted because a circuit was open or a bulkhead was full.
+/// The event is not the cause then.
 fn turned_away(error: &(dyn Error + 'static)) -> Option<Duration> {
     #[cfg(feature = "resilience")]
     {
@@ -202,18 +247,20 @@ fn turned_away(error: &(dyn Error + 'static)) -> Option<Duration> {
     None
 }
 
-/// How long an event that was turned away waits at least.
+/// Minimum pause of an event that was rejected without an attempt.
 #[cfg(feature = "resilience")]
 const TURNED_AWAY_PAUSE: Duration = Duration::from_millis(100);
 
-/// What an error of Postgres means, by its SQLSTATE (PostgreSQL manual, appendix A).
+/// Returns the verdict for an error of Postgres by its SQLSTATE (PostgreSQL manual, appendix A).
 fn of_sqlstate(code: &str) -> Verdict {
     match code {
-        // Serialization failure, deadlock, lock not available: others were quicker.
+        // Serialization failure, deadlock, lock not available: a concurrent transaction won.
         "40001" | "40P01" | "55P03" => Verdict::Retry,
-        // The server is going down, starting, full, or not the primary any more.
+        // The server is shutting down, starting or not the primary any more, or the connection
+        // failed.
         code if is_session_fault(code) => Verdict::Unavailable,
         _ => match code.get(..2) {
+            // Insufficient resources, or a system error of the server.
             Some("53" | "58") => Verdict::Unavailable,
             // A value that does not fit its column will not fit the next time.
             Some("22") => Verdict::DeadLetter,
@@ -224,10 +271,14 @@ fn of_sqlstate(code: &str) -> Verdict {
 
 fn of_sqlx(error: &sqlx::Error) -> Verdict {
     match error {
-        sqlx::Error::Database(error) => error.code().map_or(Verdict::Retry, |code| of_sqlstate(&code)),
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
-            Verdict::Unavailable
-        }
+        sqlx::Error::Database(error) => error
+            .code()
+            .map_or(Verdict::Retry, |code| of_sqlstate(&code)),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => Verdict::Unavailable,
         _ => Verdict::Retry,
     }
 }
@@ -248,7 +299,10 @@ impl Error for HandlerError {
 
 impl From<sqlx::Error> for HandlerError {
     fn from(error: sqlx::Error) -> Self {
-        Self { verdict: of_sqlx(&error), source: cleaned(error).into() }
+        Self {
+            verdict: of_sqlx(&error),
+            source: cleaned(error).into(),
+        }
     }
 }
 
@@ -280,13 +334,18 @@ impl From<PublishError> for HandlerError {
     fn from(error: PublishError) -> Self {
         let verdict = match &error {
             PublishError::Database(source) => of_sqlx(source),
-            // Nobody's event can be published: a person migrates, and it goes on.
+            // No event can be published until an operator has migrated the database. Then all of
+            // them continue.
             PublishError::MissingTable { .. } | PublishError::Schema(_) => Verdict::Unavailable,
-            // The code is wrong, and the event is not: a corrected version handles it.
+            // The fault is in the code rather than in the event, so a corrected version can handle
+            // the event.
             PublishError::NoTransaction => Verdict::Retry,
             _ => Verdict::DeadLetter,
         };
-        Self { verdict, source: error.into() }
+        Self {
+            verdict,
+            source: error.into(),
+        }
     }
 }
 
@@ -331,16 +390,40 @@ mod tests {
     fn what_an_error_means_is_decided_by_its_kind() {
         let io = || std::io::Error::other("reset");
         for (error, verdict) in [
-            (HandlerError::from(sqlx::Error::Io(io())), Verdict::Unavailable),
-            (HandlerError::from(sqlx::Error::PoolTimedOut), Verdict::Unavailable),
+            (
+                HandlerError::from(sqlx::Error::Io(io())),
+                Verdict::Unavailable,
+            ),
+            (
+                HandlerError::from(sqlx::Error::PoolTimedOut),
+                Verdict::Unavailable,
+            ),
             (HandlerError::from(sqlx::Error::RowNotFound), Verdict::Retry),
-            (HandlerError::from(serde_json::from_str::<u8>("x").expect_err("no number")), Verdict::DeadLetter),
+            (
+                HandlerError::from(serde_json::from_str::<u8>("x").expect_err("no number")),
+                Verdict::DeadLetter,
+            ),
             (HandlerError::from(io()), Verdict::Retry),
-            (HandlerError::from(BoxError::from(sqlx::Error::PoolTimedOut)), Verdict::Unavailable),
-            (HandlerError::from(BoxError::from(HandlerError::skip("x"))), Verdict::Skip),
-            (HandlerError::from(PublishError::Database(sqlx::Error::Io(io()))), Verdict::Unavailable),
-            (HandlerError::from(PublishError::NoTransaction), Verdict::Retry),
-            (HandlerError::from(PublishError::BatchTooLarge { bytes: 2, max: 1 }), Verdict::DeadLetter),
+            (
+                HandlerError::from(BoxError::from(sqlx::Error::PoolTimedOut)),
+                Verdict::Unavailable,
+            ),
+            (
+                HandlerError::from(BoxError::from(HandlerError::skip("x"))),
+                Verdict::Skip,
+            ),
+            (
+                HandlerError::from(PublishError::Database(sqlx::Error::Io(io()))),
+                Verdict::Unavailable,
+            ),
+            (
+                HandlerError::from(PublishError::NoTransaction),
+                Verdict::Retry,
+            ),
+            (
+                HandlerError::from(PublishError::BatchTooLarge { bytes: 2, max: 1 }),
+                Verdict::DeadLetter,
+            ),
         ] {
             assert_eq!(error.verdict(), verdict, "{error:?}");
         }
@@ -349,13 +432,22 @@ mod tests {
     #[test]
     fn only_what_the_library_cannot_decode_is_undecodable() {
         let codec = || CodecError::decode::<u8>("no number");
-        let gzip = Undecodable::Format { format: "gzip data", source: codec() };
+        let gzip = Undecodable::Format {
+            format: "gzip data",
+            source: codec(),
+        };
         for undecodable in [Undecodable::Codec(codec()), gzip, Undecodable::NoData("u8")] {
             let error = HandlerError::undecodable(undecodable);
             assert!(error.is_undecodable() && error.verdict() == Verdict::DeadLetter);
-            assert!(HandlerError::from_layer(error.into()).is_undecodable(), "through layers too");
+            assert!(
+                HandlerError::from_layer(error.into()).is_undecodable(),
+                "through layers too"
+            );
         }
-        assert!(!HandlerError::from(codec()).is_undecodable(), "a handler's own decision counts");
+        assert!(
+            !HandlerError::from(codec()).is_undecodable(),
+            "a handler's own decision counts"
+        );
         assert!(!HandlerError::dead_letter("no").is_undecodable());
     }
 
@@ -363,10 +455,16 @@ mod tests {
     #[test]
     fn an_event_that_was_turned_away_comes_back_and_loses_no_attempt() {
         use crate::resilience::CircuitOpen;
-        let open = CircuitOpen { name: "warehouse".into(), retry_after: Duration::from_secs(3) };
+        let open = CircuitOpen {
+            name: "warehouse".into(),
+            retry_after: Duration::from_secs(3),
+        };
         let later = Verdict::Snooze(Duration::from_secs(3));
         assert_eq!(HandlerError::from(open.clone()).verdict(), later);
-        assert_eq!(HandlerError::from(BoxError::from(open.clone())).verdict(), later);
+        assert_eq!(
+            HandlerError::from(BoxError::from(open.clone())).verdict(),
+            later
+        );
         assert_eq!(HandlerError::from_layer(open.into()).verdict(), later);
     }
 

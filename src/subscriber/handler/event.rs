@@ -1,4 +1,4 @@
-//! The event a handler is for.
+//! The event as an argument of a handler.
 
 use std::ops::Deref;
 
@@ -7,7 +7,7 @@ use super::meta::decode;
 use crate::event::DomainEvent;
 use crate::subscriber::Delivery;
 
-/// The event, decoded: the first argument of a handler.
+/// A decoded event, as the first argument of a handler.
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -24,24 +24,26 @@ use crate::subscriber::Delivery;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event<E>(pub E);
 
-/// The first argument of a handler: [`Event<E>`](Event), [`Batch<E>`](super::Batch) or [`Tombstone<E>`](super::Tombstone).
+/// The first argument of a handler: [`Event<E>`](Event), [`Batch<E>`](super::Batch) or
+/// [`Tombstone<E>`](super::Tombstone).
 #[diagnostic::on_unimplemented(
     message = "the first argument of a handler is its event, and `{Self}` is none",
     label = "expected `Event<E>`, `Batch<E>` or `Tombstone<E>`"
 )]
 pub trait EventArgument: Sized + Send {
-    /// What it holds.
+    /// The type of the event.
     type Event: DomainEvent;
-    /// Whether it holds several.
+    /// True if the argument contains several events.
     const BATCH: bool;
-    /// Whether it is a deletion of `Event`'s aggregate in place of an event.
+    /// True if the argument is a deletion of `Event`'s aggregate instead of an event.
     const TOMBSTONE: bool = false;
 
-    /// The events of the delivery, decoded.
+    /// Decodes the events of the delivery.
     ///
     /// # Errors
     ///
-    /// A payload that is no such event, or of a version that this code does not know.
+    /// Returns an error if a payload is not such an event, or if its version is newer than this
+    /// code supports.
     fn decode(delivery: &Delivery) -> Result<Self, HandlerError>;
 }
 

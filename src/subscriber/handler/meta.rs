@@ -1,4 +1,4 @@
-//! What travels beside an event's data.
+//! Metadata of an event.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::error::Undecodable;
-use super::{FromDelivery, HandlerError};
-use crate::event::{DomainEvent, Envelope, VersionError, decode_version, headers};
-use crate::kafka::{Incoming, Malformed, Message, foreign_format};
-use crate::subscriber::Delivery;
+use super::{FromDelivery, HandlerError, error::Undecodable};
+use crate::{
+    event::{DomainEvent, Envelope, VersionError, decode_version, headers},
+    kafka::{Incoming, Malformed, Message},
+    subscriber::Delivery,
+};
 
-/// What travels beside an event's data: its id, what it is about, who caused it, where it stands. Cheap to clone.
+/// Metadata of an event: its id, aggregate, cause and position in Kafka. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Meta {
     message: Arc<Message>,
@@ -20,114 +21,137 @@ pub struct Meta {
 }
 
 impl Meta {
-    pub(in crate::subscriber) fn new(message: Arc<Message>, attempt: u32) -> Self {
+    pub(crate) fn new(message: Arc<Message>, attempt: u32) -> Self {
         Self { message, attempt }
     }
 
-    /// What a record says, at its first attempt.
+    /// Reads the metadata of a record, with attempt number 1.
     pub(crate) fn of_record(record: Incoming) -> Result<Self, Malformed> {
-        Message::read(record, None).map(|message| Self::new(Arc::new(message), 1)).map_err(|(malformed, _)| malformed)
+        Message::read(record, None)
+            .map(|message| Self::new(Arc::new(message), 1))
+            .map_err(|(malformed, _)| malformed)
     }
 
-    /// Which occurrence: unique within its [`source`](Self::source). A UUID if Tidings published it; other publishers have ids of other shapes, and where there is
-    /// none it is `partition/offset`.
+    /// Returns the id of the event, which is unique within its [`source`](Self::source). Events
+    /// that Tidings published have a UUID. Other publishers may use other formats. An event without
+    /// an id gets `partition/offset`.
     pub fn event_id(&self) -> Cow<'_, str> {
         self.message.id()
     }
 
-    /// Who published it (`ce_source`); `kafka:<topic>` if nobody says so.
+    /// Returns the publisher (`ce_source`). Defaults to `kafka:<topic>`.
     pub fn source(&self) -> Cow<'_, str> {
         self.message.source()
     }
 
-    /// What happened, e.g. `OrderPlaced`.
+    /// Returns the type of the event, for example `OrderPlaced`.
     pub fn event_type(&self) -> &str {
         self.message.event_type()
     }
 
-    /// The version of the payload's schema, as it was published.
+    /// Returns the version of the payload's schema with which the event was published.
     pub fn version(&self) -> u32 {
         self.message.version()
     }
 
-    /// What it happened to: the record's key.
+    /// Returns the id of the aggregate, which is the key of the record.
     pub fn aggregate_id(&self) -> Cow<'_, str> {
         self.message.aggregate_id()
     }
 
-    /// The kind of thing it happened to, if the record says so.
+    /// Returns the type of the aggregate, if the record contains it.
     pub fn aggregate_type(&self) -> Option<&str> {
         self.message.aggregate_type()
     }
 
-    /// When it happened: `ce_time`, or else the record's timestamp.
+    /// Returns the time of the event: `ce_time`, or otherwise the timestamp of the record.
     pub fn occurred_at(&self) -> DateTime<Utc> {
-        let said = self.message.time().and_then(|time| DateTime::parse_from_rfc3339(time).ok());
-        said.map(|time| time.to_utc()).or_else(|| DateTime::from_timestamp_millis(self.message.as_it_came().timestamp)).unwrap_or_default()
+        let said = self
+            .message
+            .time()
+            .and_then(|time| DateTime::parse_from_rfc3339(time).ok());
+        said.map(|time| time.to_utc())
+            .or_else(|| DateTime::from_timestamp_millis(self.message.as_it_came().timestamp))
+            .unwrap_or_default()
     }
 
-    /// Which conversation it belongs to.
+    /// Returns the correlation id, which all events of one business process share.
     pub fn correlation_id(&self) -> Option<&str> {
         Self::correlation_of(&self.message)
     }
 
-    pub(in crate::subscriber) fn correlation_of(message: &Message) -> Option<&str> {
-        message.header("ce_correlationid").or_else(|| message.header(headers::CORRELATION_ID))
+    pub(crate) fn correlation_of(message: &Message) -> Option<&str> {
+        message
+            .header("ce_correlationid")
+            .or_else(|| message.header(headers::CORRELATION_ID))
     }
 
-    /// The id of the event or command that caused it.
+    /// Returns the id of the event or command that caused this event.
     pub fn causation_id(&self) -> Option<&str> {
-        self.header("ce_causationid").or_else(|| self.header(headers::CAUSATION_ID))
+        self.header("ce_causationid")
+            .or_else(|| self.header(headers::CAUSATION_ID))
     }
 
-    /// The trace context, as W3C Trace Context writes it.
+    /// Returns the trace context in the format of W3C Trace Context.
     pub fn traceparent(&self) -> Option<&str> {
-        self.header(headers::TRACEPARENT).or_else(|| self.header("ce_traceparent"))
+        self.header(headers::TRACEPARENT)
+            .or_else(|| self.header("ce_traceparent"))
     }
 
-    /// What tracing systems add to the trace context.
+    /// Returns the vendor-specific part of the trace context.
     pub fn tracestate(&self) -> Option<&str> {
-        self.header(headers::TRACESTATE).or_else(|| self.header("ce_tracestate"))
+        self.header(headers::TRACESTATE)
+            .or_else(|| self.header("ce_tracestate"))
     }
 
-    /// A header of the record, if it is text. Without a header of this name, the CloudEvents extension attribute of this name (`ce_tenant` for `tenant`).
+    /// Returns a header of the record, if it is text. If there is no header with this name, returns
+    /// the CloudEvents extension attribute with this name (`ce_tenant` for `tenant`).
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.message.header(name).or_else(|| self.message.header(&format!("ce_{name}")))
+        self.message
+            .header(name)
+            .or_else(|| self.message.header(&format!("ce_{name}")))
     }
 
-    /// How often the event was tried, this attempt included: 1 for the first. Attempts from the detour, from retry topics and before a replay count.
+    /// Returns the number of this attempt, which is 1 for the first. Attempts while the event was
+    /// parked, from retry topics and before a replay are counted too.
     pub fn attempt(&self) -> u32 {
         self.attempt.saturating_add(self.message.attempts_before())
     }
 
-    /// The topic it was read from.
+    /// Returns the topic that the event was read from.
     pub fn topic(&self) -> &str {
         &self.message.as_it_came().topic
     }
 
-    /// The partition it was read from.
+    /// Returns the partition that the event was read from.
     pub fn partition(&self) -> i32 {
         self.message.as_it_came().partition
     }
 
-    /// Its place in the partition.
+    /// Returns the offset of the event in its partition.
     pub fn offset(&self) -> i64 {
         self.message.as_it_came().offset
     }
 
-    /// The data as it was published; none for a tombstone.
+    /// Returns the data as it was published. Returns `None` for a tombstone.
     pub fn data(&self) -> Option<&[u8]> {
         self.message.data()
     }
 
-    /// Marks an event as caused by this one, as [`Envelope::set_cause`] does.
+    /// Sets this event as the cause of another one, like [`Envelope::set_cause`].
     pub fn cause(&self, envelope: &mut Envelope) {
         let id = self.event_id().into_owned();
         let own = |envelope: &Envelope, name| envelope.headers.get(name).is_some();
         if !own(envelope, headers::CORRELATION_ID) {
-            envelope.headers.insert(headers::CORRELATION_ID, self.correlation_id().unwrap_or(&id));
+            envelope.headers.insert(
+                headers::CORRELATION_ID,
+                self.correlation_id().unwrap_or(&id),
+            );
         }
-        for (name, value) in [(headers::TRACEPARENT, self.traceparent()), (headers::TRACESTATE, self.tracestate())] {
+        for (name, value) in [
+            (headers::TRACEPARENT, self.traceparent()),
+            (headers::TRACESTATE, self.tracestate()),
+        ] {
             if let Some(value) = value.filter(|_| !own(envelope, name)) {
                 envelope.headers.insert(name, value);
             }
@@ -137,22 +161,23 @@ impl Meta {
         }
     }
 
-    /// The event, decoded: an older version is lifted before.
+    /// Decodes the event. An older version is upgraded first.
     ///
     /// # Errors
     ///
-    /// A [`HandlerError`] with the verdict `DeadLetter`: a tombstone, a newer version than this code knows, or a payload that is no such event.
+    /// Returns a [`HandlerError`] with the verdict `DeadLetter` for a tombstone, for a version that
+    /// is newer than this code supports, and for a payload that is not such an event.
     pub fn decode<E: DomainEvent>(&self) -> Result<E, HandlerError> {
         decode(&self.message)
     }
 }
 
-/// A record's event, decoded.
-pub(in crate::subscriber) fn decode<E: DomainEvent>(message: &Message) -> Result<E, HandlerError> {
+/// Decodes the event of a record.
+pub(crate) fn decode<E: DomainEvent>(message: &Message) -> Result<E, HandlerError> {
     let no_data = || HandlerError::undecodable(Undecodable::NoData(std::any::type_name::<E>()));
     let data = message.data().ok_or_else(no_data)?;
     decode_version(message.version(), data).map_err(|error| match error {
-        VersionError::Codec(source) => HandlerError::undecodable(match foreign_format(data) {
+        VersionError::Codec(source) => HandlerError::undecodable(match message.foreign_format() {
             Some(format) => Undecodable::Format { format, source },
             None => Undecodable::Codec(source),
         }),

@@ -1,35 +1,49 @@
-//! The handler: a plain async function whose arguments say what it needs.
+//! Handlers: plain async functions whose arguments declare their inputs.
 //!
-//! The first argument is the event, [`Event<E>`](Event), a [`Batch<E>`](Batch) of them, or a [`Tombstone<E>`](Tombstone), and says which records are routed here. The others are *extractors*:
-//! [`Meta`], [`State<T>`](State), [`Tx`], and yours by [`FromDelivery`]. It returns `Result<(), E>`, or `Result<impl IntoEvents, E>` to publish.
+//! The first argument is the event: [`Event<E>`](Event), a [`Batch<E>`](Batch) of events, or a
+//! [`Tombstone<E>`](Tombstone). It determines the records that are routed to the handler. The other
+//! arguments are *extractors*: [`Meta`], [`State<T>`](State), [`Tx`], and types that implement
+//! [`FromDelivery`]. A handler returns `Result<(), E>`, or `Result<impl IntoEvents, E>` to publish
+//! events.
 //!
-//! What a handler needs of its subscriber is part of its type. `Tx`, and events to publish, need an inbox ([`Needed`]): a subscriber without one does not compile.
+//! The requirements of a handler are part of its type. `Tx` and returned events need an inbox
+//! ([`Needed`]): a subscriber without one does not compile.
 
-mod argument;
+// One file per argument: `event`, `batch`, `tombstone`, `meta`, `state`, `tx` (with `savepoint`).
+// `extract` has the traits of arguments, `outcome` that of return values, `call` turns a function
+// into a handler, `router` calls the handlers of an event within its transaction, `delivery` is
+// their input, `error` their verdict, and `typestate` their requirements.
+
 mod batch;
 mod call;
+pub(crate) mod delivery;
 mod error;
 mod event;
+mod extract;
 mod meta;
-mod need;
 mod outcome;
+pub(crate) mod router;
 mod savepoint;
 mod state;
 mod tombstone;
 mod tx;
+mod typestate;
 
-pub use argument::{Argument, FromDelivery, ViaDelivery, ViaTransaction};
 pub use batch::Batch;
 pub use call::Handler;
-pub(super) use call::{BoundHandler, Called, ErasedHandler, Plain, erase};
-pub(super) use error::CODE_PAUSE;
+pub(crate) use call::{BoundHandler, Called, ErasedHandler, Plain, erase};
+pub(crate) use error::CODE_PAUSE;
 pub use error::{HandlerError, Verdict};
 pub use event::{Event, EventArgument};
+pub use extract::{Argument, FromDelivery, ViaDelivery, ViaTransaction};
 pub use meta::Meta;
-pub use need::{HasInbox, HasState, InboxReady, InboxState, MissingInbox, Need, Needed, NoInbox, NoState, NotNeeded, StateReady};
 pub use outcome::{IntoEvents, IntoOutcome};
 pub use savepoint::Savepoint;
 pub use state::{FromRef, State};
 pub use tombstone::Tombstone;
 pub use tx::Tx;
-pub(super) use tx::TxSlot;
+pub(crate) use tx::TxSlot;
+pub use typestate::{
+    HasInbox, HasState, InboxReady, InboxState, MissingInbox, Need, Needed, NoInbox, NoState,
+    NotNeeded, StateReady,
+};

@@ -1,11 +1,13 @@
-//! What a handler may return.
+//! Return types of handlers.
 
 use super::{HandlerError, Need, Needed, NotNeeded};
 use crate::event::{DomainEvent, Envelope, EnvelopeError};
 
-/// Events that a handler publishes by returning them: nothing, one event, an `Option`, a `Vec`, or a tuple of these.
+/// Events that a handler publishes by returning them: `()`, one event, an `Option`, a `Vec`, or a
+/// tuple of these.
 ///
-/// They are put into the outbox by the handler's own transaction, caused by the event it handled: correlation, causation and trace go on by themselves.
+/// The events are inserted into the outbox in the handler's transaction. The handled event is
+/// recorded as their cause, so correlation, causation and trace context continue automatically.
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -27,14 +29,15 @@ use crate::event::{DomainEvent, Envelope, EnvelopeError};
     note = "an event is a type with `#[derive(tidings::DomainEvent)]`"
 )]
 pub trait IntoEvents: Send {
-    /// Events need the outbox of the handler's transaction; `()` does not.
+    /// Requirement for an inbox. Events need the outbox of the handler's transaction; `()` does
+    /// not.
     type Inbox: Need;
 
-    /// Adds the envelopes of these events.
+    /// Appends the envelopes of these events.
     ///
     /// # Errors
     ///
-    /// An event that cannot be encoded, or has no usable id.
+    /// Returns an error if an event cannot be encoded or has no usable id.
     fn append_to(self, envelopes: &mut Vec<Envelope>) -> Result<(), EnvelopeError>;
 }
 
@@ -67,7 +70,8 @@ impl<T: IntoEvents> IntoEvents for Vec<T> {
     type Inbox = Needed;
 
     fn append_to(self, envelopes: &mut Vec<Envelope>) -> Result<(), EnvelopeError> {
-        self.into_iter().try_for_each(|events| events.append_to(envelopes))
+        self.into_iter()
+            .try_for_each(|events| events.append_to(envelopes))
     }
 }
 
@@ -90,21 +94,22 @@ tuples!(A, B);
 tuples!(A, B, C);
 tuples!(A, B, C, D);
 
-/// What a handler returns: `Result<T, E>` where `T` is [`IntoEvents`] and `E` can become a [`HandlerError`].
+/// The return type of a handler: `Result<T, E>`, where `T` implements [`IntoEvents`] and `E`
+/// converts into a [`HandlerError`].
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
     label = "expected `Result<(), E>` or `Result<impl IntoEvents, E>`",
     note = "`E` is `HandlerError` or what can become one by `Into<HandlerError>`"
 )]
 pub trait IntoOutcome: Send {
-    /// Whether the subscriber must have an inbox.
+    /// Requirement for an inbox.
     type Inbox: Need;
 
-    /// The events to publish, or why there are none.
+    /// Converts the result into the events to publish.
     ///
     /// # Errors
     ///
-    /// The handler's.
+    /// Returns the handler's error, or an error if an event cannot be encoded.
     fn into_outcome(self) -> Result<Vec<Envelope>, HandlerError>;
 }
 

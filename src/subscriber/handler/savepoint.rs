@@ -1,14 +1,17 @@
-//! A part of a handler's transaction that can be rolled back alone.
+//! Savepoints: parts of a handler's transaction that can be rolled back alone.
 
 use std::ops::{Deref, DerefMut};
 
 use sqlx::{PgConnection, PgTransaction};
 
 use super::tx::Publisher;
-use crate::event::{DomainEvent, EventId};
-use crate::outbox::PublishError;
+use crate::{
+    event::{DomainEvent, EventId},
+    outbox::PublishError,
+};
 
-/// A savepoint of a handler's transaction, from [`Tx::savepoint`](super::Tx::savepoint). It is rolled back when it is dropped.
+/// A savepoint in a handler's transaction, created by [`Tx::savepoint`](super::Tx::savepoint). It
+/// is rolled back when it is dropped.
 ///
 /// Use it like a connection: `sqlx::query(…).execute(&mut *savepoint)`.
 #[derive(Debug)]
@@ -19,24 +22,27 @@ pub struct Savepoint<'t> {
 }
 
 impl<'t> Savepoint<'t> {
-    pub(super) fn new(savepoint: PgTransaction<'t>, publisher: Publisher) -> Self {
-        Self { savepoint, publisher }
+    pub(crate) fn new(savepoint: PgTransaction<'t>, publisher: Publisher) -> Self {
+        Self {
+            savepoint,
+            publisher,
+        }
     }
 
-    /// Keeps what was done since it began, as a part of the transaction.
+    /// Commits the changes since the savepoint began as part of the transaction.
     ///
     /// # Errors
     ///
-    /// What the server says, for example that a statement has failed.
+    /// Returns the database's error, for example if a statement has failed.
     pub async fn commit(self) -> Result<(), sqlx::Error> {
         self.savepoint.commit().await
     }
 
-    /// Undoes what was done since it began. The transaction continues.
+    /// Rolls back the changes since the savepoint began. The transaction continues.
     ///
     /// # Errors
     ///
-    /// What the server says.
+    /// Returns the database's error.
     pub async fn rollback(self) -> Result<(), sqlx::Error> {
         self.savepoint.rollback().await
     }
@@ -45,7 +51,7 @@ impl<'t> Savepoint<'t> {
     ///
     /// # Errors
     ///
-    /// [`PublishError`].
+    /// Returns [`PublishError`] if the event is invalid or cannot be stored.
     pub async fn publish<E: DomainEvent>(&mut self, event: &E) -> Result<EventId, PublishError> {
         self.publisher.publish(&mut self.savepoint, event).await
     }

@@ -1,11 +1,12 @@
-//! What the application hands to its handlers.
+//! State of the application that handlers can access.
 
 use std::convert::Infallible;
 
 use super::{FromDelivery, HandlerError};
 use crate::subscriber::Delivery;
 
-/// A part of what [`Subscriber::state`](crate::subscriber::Subscriber::state) was given: all of it, or what [`FromRef`] makes of it.
+/// The value that was passed to [`Subscriber::state`](crate::subscriber::Subscriber::state), or a
+/// part of it that [`FromRef`] returns.
 ///
 /// ```
 /// use tidings::Outbox;
@@ -25,13 +26,13 @@ use crate::subscriber::Delivery;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State<T>(pub T);
 
-/// Takes a part out of the application's state.
+/// Extracts a part of the application's state.
 #[diagnostic::on_unimplemented(
     message = "there is no `{Self}` in the state `{T}`",
     note = "give the subscriber `.state(…)` of this type, or implement `FromRef<{T}>` for `{Self}`"
 )]
 pub trait FromRef<T> {
-    /// The part.
+    /// Returns the part.
     fn from_ref(state: &T) -> Self;
 }
 

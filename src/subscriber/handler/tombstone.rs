@@ -8,14 +8,19 @@ use super::{EventArgument, HandlerError, Meta};
 use crate::event::DomainEvent;
 use crate::subscriber::Delivery;
 
-/// A tombstone of an aggregate of `E`: a record with a key and a null value, which deletes the key on a compacted topic. The first argument of a handler, in place of
+/// A tombstone of an aggregate of `E`: a record with a key and a null value, which deletes the key
+/// on a compacted topic. It is the first argument of a handler, instead of
 /// [`Event<E>`](super::Event).
 ///
-/// Every record with a null value in a topic of `E`'s aggregate is one, whoever wrote it and whatever its headers say: [`Outbox::tombstone`](crate::Outbox::tombstone), Debezium, a
-/// producer without headers. A header `ce_aggregatetype` decides where several aggregates share a topic; without one, a tombstone of such a topic belongs to none.
+/// Every record with a null value in a topic of `E`'s aggregate is a tombstone, regardless of its
+/// producer and its headers. Producers are, for example,
+/// [`Outbox::tombstone`](crate::Outbox::tombstone), Debezium, or a producer that sets no headers.
+/// If several aggregates share a topic, the header `ce_aggregatetype` determines the aggregate. In
+/// such a topic, a tombstone without this header belongs to no aggregate.
 ///
-/// It is handled like an event: in the order of its aggregate, once with an inbox, retried, parked and dead as events are. Tombstones of an aggregate without a
-/// handler are skipped and counted.
+/// A tombstone is handled like an event: in the order of its aggregate and, with an inbox, once. It
+/// is retried, parked and sent to the dead letters like an event. Tombstones of an aggregate
+/// without a handler are skipped and counted.
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -25,7 +30,10 @@ use crate::subscriber::Delivery;
 /// # #[event(aggregate = "customer", id = "customer")]
 /// # struct CustomerChanged { customer: String }
 /// async fn forget(erased: Tombstone<CustomerChanged>, mut tx: Tx) -> Result<(), HandlerError> {
-///     sqlx::query("delete from customer where id = $1").bind(&*erased.aggregate_id()).execute(&mut *tx).await?;
+///     sqlx::query("delete from customer where id = $1")
+///         .bind(&*erased.aggregate_id())
+///         .execute(&mut *tx)
+///         .await?;
 ///     Ok(())
 /// }
 /// ```
@@ -35,27 +43,32 @@ pub struct Tombstone<E> {
 }
 
 impl<E: DomainEvent> Tombstone<E> {
-    /// The tombstone that this travels beside. In a test [`testing::tombstone`](crate::testing::tombstone) makes one.
+    /// Creates a tombstone with this metadata. In tests, use
+    /// [`testing::tombstone`](crate::testing::tombstone).
     pub fn new(meta: Meta) -> Self {
-        Self { meta, event: PhantomData }
+        Self {
+            meta,
+            event: PhantomData,
+        }
     }
 
-    /// The aggregate that is deleted: the record's key.
+    /// Returns the id of the deleted aggregate, which is the key of the record.
     pub fn aggregate_id(&self) -> Cow<'_, str> {
         self.meta.aggregate_id()
     }
 
-    /// The topic it was read from.
+    /// Returns the topic that it was read from.
     pub fn topic(&self) -> &str {
         self.meta.topic()
     }
 
-    /// A header, as [`Meta::header`] finds it.
+    /// Returns a header, see [`Meta::header`].
     pub fn header(&self, name: &str) -> Option<&str> {
         self.meta.header(name)
     }
 
-    /// The rest of what the record says. Its event type is `Tombstone` unless the publisher gave another.
+    /// Returns the remaining metadata of the record. Its event type is `Tombstone` unless the
+    /// publisher set another.
     pub fn meta(&self) -> &Meta {
         &self.meta
     }
@@ -65,13 +78,18 @@ impl<E: DomainEvent> Tombstone<E> {
 
 impl<E> Clone for Tombstone<E> {
     fn clone(&self) -> Self {
-        Self { meta: self.meta.clone(), event: PhantomData }
+        Self {
+            meta: self.meta.clone(),
+            event: PhantomData,
+        }
     }
 }
 
 impl<E> fmt::Debug for Tombstone<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tombstone").field("meta", &self.meta).finish()
+        f.debug_struct("Tombstone")
+            .field("meta", &self.meta)
+            .finish()
     }
 }
 

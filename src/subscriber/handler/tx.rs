@@ -1,4 +1,4 @@
-//! The transaction a handler shares with the inbox.
+//! The transaction that a handler shares with the inbox.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,14 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sqlx::{Connection as _, PgConnection, PgTransaction};
 
 use super::{HandlerError, Meta, Savepoint};
-use crate::event::{DomainEvent, Envelope, EventId, Headers};
-use crate::outbox::{Outbox, PublishError};
-use crate::postgres::SchemaName;
+use crate::{
+    event::{DomainEvent, Envelope, EventId, Headers},
+    outbox::{Outbox, PublishError},
+    postgres::SchemaName,
+};
 
-/// The Postgres transaction that also holds the event's inbox row: what the handler does by it happens once.
+/// The Postgres transaction that also contains the event's inbox row. All changes that the handler
+/// makes with it happen once.
 ///
-/// Use it like a connection: `sqlx::query(…).execute(&mut *tx)`. It is committed when the handler returns `Ok` and rolled back otherwise; there is no `commit` to forget.
-/// Its subscriber must have [`inbox`](crate::subscriber::Subscriber::inbox).
+/// Use it like a connection: `sqlx::query(…).execute(&mut *tx)`. It is committed if the handler
+/// returns `Ok` and rolled back otherwise; there is no `commit` method. The subscriber must have an
+/// [`inbox`](crate::subscriber::Subscriber::inbox).
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -23,7 +27,10 @@ use crate::postgres::SchemaName;
 /// # #[event(aggregate = "order", id = "order_id")]
 /// # struct OrderPlaced { order_id: i64 }
 /// async fn reserve(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
-///     sqlx::query("insert into reservation (order_id) values ($1)").bind(order.order_id).execute(&mut *tx).await?;
+///     sqlx::query("insert into reservation (order_id) values ($1)")
+///         .bind(order.order_id)
+///         .execute(&mut *tx)
+///         .await?;
 ///     Ok(())
 /// }
 /// ```
@@ -32,135 +39,191 @@ pub struct Tx {
     transaction: Option<PgTransaction<'static>>,
     slot: TxSlot,
     meta: Option<Meta>,
-    /// What is published by it bears these, unless it has its own.
+    /// Default headers of the events that are published with this transaction.
     carried: Headers,
-    /// A savepoint could not begin, and sqlx has rolled back.
+    /// True if a savepoint could not begin and sqlx has rolled back the transaction.
     is_over: bool,
 }
 
-/// Where the transaction is while no handler has it.
+/// Holds the transaction while no handler has it.
 #[derive(Clone, Debug)]
-pub(in crate::subscriber) struct TxSlot {
+pub(crate) struct TxSlot {
     transaction: Arc<Mutex<Option<PgTransaction<'static>>>>,
-    pub(in crate::subscriber) outbox: Outbox,
+    pub(crate) outbox: Outbox,
     schema: SchemaName,
     after_commit: AfterCommit,
 }
 
-/// What is to be done once the transaction is committed, and forgotten if it is not.
+/// Actions that run after the commit. They are dropped if the transaction is not committed.
 #[derive(Clone, Default)]
 struct AfterCommit(Arc<Mutex<Vec<Then>>>);
 
 type Then = Box<dyn FnOnce() + Send>;
 
-const HELD: &str = "there until it is dropped";
+const HELD: &str = "set until the drop";
 const OVER: &str = "the transaction is over, because a savepoint of it could not begin";
 
-/// What a transaction can be taken back by, once whoever it was lent to is done with it.
+/// Takes a lent transaction back after the callee has dropped it.
 #[derive(Debug)]
 pub(crate) struct Lent(TxSlot, Option<Meta>);
 
 impl Lent {
-    /// The transaction; none if it was kept.
+    /// Returns the transaction. Returns `None` if the callee kept it.
     pub(crate) fn take(&self) -> Option<Tx> {
         let transaction = self.0.take()?;
-        Some(Tx { transaction: Some(transaction), slot: self.0.clone(), meta: self.1.clone(), carried: Headers::new(), is_over: false })
+        Some(Tx {
+            transaction: Some(transaction),
+            slot: self.0.clone(),
+            meta: self.1.clone(),
+            carried: Headers::new(),
+            is_over: false,
+        })
     }
 
-    /// The transaction is committed.
+    /// Runs the actions that wait for the commit.
     pub(crate) fn committed(&self) {
         self.0.committed();
     }
 }
 
 impl TxSlot {
-    pub(in crate::subscriber) fn new(transaction: PgTransaction<'static>, outbox: Outbox, schema: SchemaName) -> Self {
+    pub(crate) fn new(
+        transaction: PgTransaction<'static>,
+        outbox: Outbox,
+        schema: SchemaName,
+    ) -> Self {
         let transaction = Arc::new(Mutex::new(Some(transaction)));
-        Self { transaction, outbox, schema, after_commit: AfterCommit::default() }
+        Self {
+            transaction,
+            outbox,
+            schema,
+            after_commit: AfterCommit::default(),
+        }
     }
 
     /// Lends the transaction to a handler.
-    pub(in crate::subscriber) fn lend(&self, meta: Meta) -> Result<Tx, HandlerError> {
-        let transaction =
-            self.take().ok_or_else(|| HandlerError::dead_letter("the handler asks for two `Tx`: there is one transaction"))?;
-        Ok(Tx { transaction: Some(transaction), slot: self.clone(), meta: Some(meta), carried: Headers::new(), is_over: false })
+    pub(crate) fn lend(&self, meta: Meta) -> Result<Tx, HandlerError> {
+        let transaction = self.take().ok_or_else(|| {
+            HandlerError::dead_letter("the handler takes two `Tx`, but there is one transaction")
+        })?;
+        Ok(Tx {
+            transaction: Some(transaction),
+            slot: self.clone(),
+            meta: Some(meta),
+            carried: Headers::new(),
+            is_over: false,
+        })
     }
 
-    /// The transaction, if it is here: nobody kept it.
-    pub(in crate::subscriber) fn take(&self) -> Option<PgTransaction<'static>> {
-        self.transaction.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Returns the transaction. Returns `None` if it is lent out.
+    pub(crate) fn take(&self) -> Option<PgTransaction<'static>> {
+        self.transaction
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
-    /// The transaction is committed.
-    pub(in crate::subscriber) fn committed(&self) {
-        let all = std::mem::take(&mut *self.after_commit.0.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Runs the actions that wait for the commit.
+    pub(crate) fn committed(&self) {
+        let all = std::mem::take(
+            &mut *self
+                .after_commit
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         all.into_iter().for_each(|then| then());
     }
 }
 
 impl Tx {
-    /// A transaction of its own, to call a handler in a test. It is rolled back when it is dropped.
+    /// Begins a separate transaction, to call a handler in a test. It is rolled back when it is
+    /// dropped.
     ///
     /// # Errors
     ///
-    /// Why there is no transaction.
+    /// Returns the database's error if the transaction cannot begin.
     pub async fn begin(pool: &sqlx::PgPool) -> Result<Self, sqlx::Error> {
         Ok(Self::of(pool.begin().await?, &SchemaName::default()))
     }
 
-    /// A transaction that belongs to no delivery.
+    /// Creates a value for a transaction that belongs to no delivery.
     pub(crate) fn of(transaction: PgTransaction<'static>, schema: &SchemaName) -> Self {
         let outbox = Outbox::new().schema(schema.as_str());
         let (empty, after_commit) = Default::default();
-        let slot = TxSlot { transaction: empty, outbox, schema: schema.clone(), after_commit };
-        Self { transaction: Some(transaction), slot, meta: None, carried: Headers::new(), is_over: false }
+        let slot = TxSlot {
+            transaction: empty,
+            outbox,
+            schema: schema.clone(),
+            after_commit,
+        };
+        Self {
+            transaction: Some(transaction),
+            slot,
+            meta: None,
+            carried: Headers::new(),
+            is_over: false,
+        }
     }
 
-    /// To be kept while this is given to somebody else.
+    /// Returns a handle with which the caller takes the transaction back after lending it to a
+    /// callee.
     pub(crate) fn lent_again(&self) -> Lent {
         Lent(self.slot.clone(), self.meta.clone())
     }
 
-    /// The transaction itself.
+    /// Returns the transaction itself.
     pub(crate) fn into_inner(mut self) -> Option<PgTransaction<'static>> {
         self.transaction.take()
     }
 
-    /// Has what is published by it bear these headers, unless it has its own.
+    /// Sets default headers for the events that are published with this transaction.
     pub(crate) fn carry(&mut self, headers: Headers) {
         self.carried = headers;
     }
 
-    /// Does this once the transaction is committed, and never if it is not.
+    /// Runs `then` after the transaction is committed, and never if it is not committed.
     pub(crate) fn after_commit(&self, then: impl FnOnce() + Send + 'static) {
-        self.slot.after_commit.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(then));
+        self.slot
+            .after_commit
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Box::new(then));
     }
 
-    /// The schema of inbox and outbox.
+    /// Returns the schema of the inbox and the outbox.
     pub(crate) fn schema(&self) -> &SchemaName {
         &self.slot.schema
     }
 
-    /// Publishes an envelope as it is.
-    pub(crate) async fn publish_as_it_is(&mut self, envelope: &Envelope) -> Result<EventId, PublishError> {
+    /// Publishes an envelope without changing it.
+    pub(crate) async fn publish_as_it_is(
+        &mut self,
+        envelope: &Envelope,
+    ) -> Result<EventId, PublishError> {
         let outbox = self.slot.outbox.clone();
         outbox.publish_envelope(self, envelope).await
     }
 
-    /// Publishes an event by this transaction, caused by the one that is handled. The same as returning it, where the order of several matters or ids are needed.
+    /// Publishes an event in this transaction, with the handled event as its cause. It has the same
+    /// effect as returning the event. Use it if the order of several events matters or if their ids
+    /// are needed.
     ///
     /// # Errors
     ///
-    /// [`PublishError`].
+    /// Returns [`PublishError`] if the event is invalid or cannot be stored.
     pub async fn publish<E: DomainEvent>(&mut self, event: &E) -> Result<EventId, PublishError> {
         let publisher = self.publisher();
         publisher.publish(self, event).await
     }
 
-    /// Begins a savepoint: what is done by it can be rolled back without the rest of the transaction.
+    /// Begins a savepoint. The changes made with it can be rolled back without the rest of the
+    /// transaction.
     ///
-    /// It is kept by [`Savepoint::commit`], and rolled back when it is dropped. Put one around a statement that may fail: Postgres commits nothing of a transaction in
-    /// which a statement failed outside of one.
+    /// [`Savepoint::commit`] keeps the changes. If the savepoint is dropped, they are rolled back.
+    /// Use a savepoint around a statement that may fail: after a statement has failed outside of a
+    /// savepoint, Postgres does not commit the transaction.
     ///
     /// ```
     /// # use serde::{Deserialize, Serialize};
@@ -171,7 +234,10 @@ impl Tx {
     /// # struct OrderPlaced { order_id: i64 }
     /// async fn reserve(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
     ///     let mut savepoint = tx.savepoint().await?;
-    ///     let first = sqlx::query("insert into reservation (order_id) values ($1)").bind(order.order_id).execute(&mut *savepoint).await;
+    ///     let first = sqlx::query("insert into reservation (order_id) values ($1)")
+    ///         .bind(order.order_id)
+    ///         .execute(&mut *savepoint)
+    ///         .await;
     ///     match first {
     ///         Ok(_) => savepoint.commit().await?,
     ///         Err(_) => savepoint.rollback().await?,
@@ -182,14 +248,15 @@ impl Tx {
     ///
     /// # Errors
     ///
-    /// What the server says, for example that the transaction has failed already. The transaction is over then: using it again panics, which is a failed attempt, because
-    /// its statements would be committed one by one.
+    /// Returns the database's error, for example if the transaction has failed already. The
+    /// transaction is over then, and using it again panics, which is a failed attempt. Without the
+    /// panic, later statements would be committed one by one.
     pub async fn savepoint(&mut self) -> Result<Savepoint<'_>, sqlx::Error> {
         let publisher = self.publisher();
         match self.transaction.as_mut().expect(HELD).begin().await {
             Ok(savepoint) => Ok(Savepoint::new(savepoint, publisher)),
             Err(error) => {
-                // sqlx has rolled all of the transaction back.
+                // sqlx has rolled back the whole transaction.
                 self.is_over = true;
                 Err(error)
             }
@@ -197,21 +264,30 @@ impl Tx {
     }
 
     fn publisher(&self) -> Publisher {
-        Publisher { outbox: self.slot.outbox.clone(), carried: self.carried.clone(), meta: self.meta.clone() }
+        Publisher {
+            outbox: self.slot.outbox.clone(),
+            carried: self.carried.clone(),
+            meta: self.meta.clone(),
+        }
     }
 }
 
-/// Publishes as the handler's own: caused by the event that is handled.
+/// Publishes events for a handler, with the handled event as their cause.
 #[derive(Clone, Debug)]
-pub(super) struct Publisher {
+pub(crate) struct Publisher {
     outbox: Outbox,
     carried: Headers,
     meta: Option<Meta>,
 }
 
 impl Publisher {
-    pub(super) async fn publish<E: DomainEvent>(&self, connection: &mut PgConnection, event: &E) -> Result<EventId, PublishError> {
-        let mut envelope = Envelope::of(event).map_err(|error| PublishError::envelope(event.event_type(), error))?;
+    pub(crate) async fn publish<E: DomainEvent>(
+        &self,
+        connection: &mut PgConnection,
+        event: &E,
+    ) -> Result<EventId, PublishError> {
+        let mut envelope = Envelope::of(event)
+            .map_err(|error| PublishError::envelope(event.event_type(), error))?;
         for (name, value) in self.carried.iter() {
             if envelope.headers.get(name).is_none() {
                 envelope.headers.insert(name, value);
@@ -249,8 +325,12 @@ impl std::fmt::Debug for AfterCommit {
 }
 
 impl Drop for Tx {
-    /// Gives the transaction back, for the next handler or the commit.
+    /// Returns the transaction to its slot, for the next handler or the commit.
     fn drop(&mut self) {
-        *self.slot.transaction.lock().unwrap_or_else(PoisonError::into_inner) = self.transaction.take();
+        *self
+            .slot
+            .transaction
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = self.transaction.take();
     }
 }

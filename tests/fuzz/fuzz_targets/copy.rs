@@ -1,4 +1,4 @@
-//! Any bytes for `tidings::fuzzing::copy`, which must return.
+//! Fuzz target: `tidings::fuzzing::copy` must return for any bytes.
 //!
 //! `cargo +nightly fuzz run --fuzz-dir tests/fuzz copy -- -max_total_time=60`
 #![no_main]

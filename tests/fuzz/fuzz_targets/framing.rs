@@ -1,4 +1,4 @@
-//! Any bytes for `tidings::fuzzing::framing`, which must return.
+//! Fuzz target: `tidings::fuzzing::framing` must return for any bytes.
 //!
 //! `cargo +nightly fuzz run --fuzz-dir tests/fuzz framing -- -max_total_time=60`
 #![no_main]

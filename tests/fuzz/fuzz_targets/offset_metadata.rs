@@ -1,4 +1,4 @@
-//! Any bytes for `tidings::fuzzing::offset_metadata`, which must return.
+//! Fuzz target: `tidings::fuzzing::offset_metadata` must return for any bytes.
 //!
 //! `cargo +nightly fuzz run --fuzz-dir tests/fuzz offset_metadata -- -max_total_time=60`
 #![no_main]

@@ -1,4 +1,5 @@
-//! Any bytes as a message of the replication stream: the decoder and the row reader must answer, never panic.
+//! Fuzz target: the decoder and the row reader must return for any message of the replication
+//! stream and never panic.
 //!
 //! `cargo +nightly fuzz run --fuzz-dir tests/fuzz pgoutput -- -max_total_time=60`
 #![no_main]

@@ -1,4 +1,4 @@
-//! Any bytes for `tidings::fuzzing::position_journal`, which must return.
+//! Fuzz target: `tidings::fuzzing::position_journal` must return for any bytes.
 //!
 //! `cargo +nightly fuzz run --fuzz-dir tests/fuzz position_journal -- -max_total_time=60`
 #![no_main]

@@ -1,4 +1,4 @@
-//! Any bytes for `tidings::fuzzing::record`, which must return.
+//! Fuzz target: `tidings::fuzzing::record` must return for any bytes.
 //!
 //! `cargo +nightly fuzz run --fuzz-dir tests/fuzz record -- -max_total_time=60`
 #![no_main]

@@ -1,4 +1,4 @@
-//! Standard streams that cannot be written: a full disk, a reader that has ended, a reader that hangs.
+//! Standard streams that cannot be written: a full disk, a closed reader, a blocked reader.
 
 use std::fs::File;
 use std::io::{Read, Write, pipe};
@@ -6,13 +6,17 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use super::{against, ended, eventually, get, relay_name, signal, tidings};
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::services::{TestDatabase, migrated_database};
 
-/// What a pipe holds on Linux unless its owner changes it.
+/// Default capacity of a pipe on Linux, in bytes.
 const PIPE_BYTES: usize = 64 << 10;
 
 fn full_disk() -> Stdio {
-    File::options().write(true).open("/dev/full").expect("Linux has it").into()
+    File::options()
+        .write(true)
+        .open("/dev/full")
+        .expect("`/dev/full` exists")
+        .into()
 }
 
 fn without_reader() -> Stdio {
@@ -41,27 +45,56 @@ async fn a_closed_pipe_ends_a_command_quietly_and_a_full_disk_with_an_error() {
     let database = migrated_database().await;
     for arguments in COMMANDS {
         let run = |stdout: Stdio| {
-            let child = against(&database, arguments).stdout(stdout).stderr(Stdio::piped()).spawn();
-            let output = child.and_then(Child::wait_with_output).expect("the binary runs");
-            (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+            let child = against(&database, arguments)
+                .stdout(stdout)
+                .stderr(Stdio::piped())
+                .spawn();
+            let output = child
+                .and_then(Child::wait_with_output)
+                .expect("the binary runs");
+            (
+                output.status.code(),
+                String::from_utf8(output.stderr).expect("text"),
+            )
         };
-        assert_eq!(run(without_reader()), (Some(0), String::new()), "{arguments:?}");
+        assert_eq!(
+            run(without_reader()),
+            (Some(0), String::new()),
+            "{arguments:?}"
+        );
         let (code, error) = run(full_disk());
-        assert!(code == Some(1) && error.contains("cannot write the result to stdout: No space"), "{arguments:?}: {code:?} {error}");
+        assert!(
+            code == Some(1) && error.contains("cannot write the result to stdout: No space"),
+            "{arguments:?}: {code:?} {error}"
+        );
     }
 }
 
 #[test]
 fn an_error_that_cannot_be_printed_keeps_its_exit_code() {
     for stderr in [full_disk, without_reader] {
-        let code = |arguments: &[&str]| tidings(arguments).stderr(stderr()).status().expect("the binary runs").code();
+        let code = |arguments: &[&str]| {
+            tidings(arguments)
+                .stderr(stderr())
+                .status()
+                .expect("the binary runs")
+                .code()
+        };
         assert_eq!(code(&["no-such-command"]), Some(2));
         assert_eq!(code(&["relay"]), Some(2), "neither a database nor brokers");
-        assert_eq!(code(&["migrate", "--database-url", "postgres://ann@127.0.0.1:1/shop"]), Some(1));
+        assert_eq!(
+            code(&[
+                "migrate",
+                "--database-url",
+                "postgres://ann@127.0.0.1:1/shop"
+            ]),
+            Some(1)
+        );
     }
 }
 
-/// A relay whose stderr the test chooses, so that its address must be known.
+/// A relay whose stderr is chosen by the test. Its admin address is chosen in advance, because its
+/// log cannot be read.
 struct Blind {
     child: Child,
     admin: String,
@@ -70,29 +103,63 @@ struct Blind {
 
 impl Blind {
     fn start(database: &TestDatabase, stderr: Stdio) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-        let (admin, topic) = (free.to_string(), format!("cli-{}", uuid::Uuid::now_v7().simple()));
+        let free = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("a free port");
+        let (admin, topic) = (
+            free.to_string(),
+            format!("cli-{}", uuid::Uuid::now_v7().simple()),
+        );
         let name = relay_name();
-        let arguments = ["relay", "--name", &name, "--create-topics", "--topic", &topic, "--listen", &admin, "--log-level", "debug"];
-        let child = against(database, &arguments).stderr(stderr).spawn().expect("the binary starts");
-        Self { child, admin, topic }
+        let arguments = [
+            "relay",
+            "--name",
+            &name,
+            "--create-topics",
+            "--topic",
+            &topic,
+            "--listen",
+            &admin,
+            "--log-level",
+            "debug",
+        ];
+        let child = against(database, &arguments)
+            .stderr(stderr)
+            .spawn()
+            .expect("the binary starts");
+        Self {
+            child,
+            admin,
+            topic,
+        }
     }
 
     async fn publishes(&self, database: &TestDatabase) {
-        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '{}')";
-        sqlx::query(insert).execute(&database.pool).await.expect("an event can be inserted");
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('order', '1', 'T', '{}')";
+        sqlx::query(insert)
+            .execute(&database.pool)
+            .await
+            .expect("an event can be inserted");
         let published = format!("topic=\"{}\"", self.topic);
-        eventually("the event is published", || self.metric(&published).filter(|count| *count == 1));
+        eventually("the event is published", || {
+            self.metric(&published).filter(|count| *count == 1)
+        });
     }
 
     fn metric(&self, name: &str) -> Option<u64> {
         let text = get(&self.admin, "/metrics")?;
-        text.lines().find(|line| line.contains(name) && !line.starts_with('#'))?.rsplit(' ').next()?.parse().ok()
+        text.lines()
+            .find(|line| line.contains(name) && !line.starts_with('#'))?
+            .rsplit(' ')
+            .next()?
+            .parse()
+            .ok()
     }
 
     fn stop(mut self) -> Option<i32> {
         signal(&self.child, "TERM");
-        self.child.wait().expect("it ends").code()
+        self.child.wait().expect("the process ends").code()
     }
 }
 
@@ -109,7 +176,11 @@ async fn a_relay_delivers_and_counts_the_lines_that_it_cannot_log() {
         let database = migrated_database().await;
         let relay = Blind::start(&database, stderr());
         relay.publishes(&database).await;
-        assert!(relay.metric("tidings_log_lines_dropped_total").is_some_and(|count| count > 0));
+        assert!(
+            relay
+                .metric("tidings_log_lines_dropped_total")
+                .is_some_and(|count| count > 0)
+        );
         assert_eq!(relay.stop(), Some(0));
     }
 }
@@ -118,10 +189,16 @@ async fn a_relay_delivers_and_counts_the_lines_that_it_cannot_log() {
 async fn a_relay_delivers_and_ends_while_the_reader_of_its_log_hangs() {
     let database = migrated_database().await;
     let (mut reader, mut writer) = pipe().expect("a pipe");
-    writer.write_all(&vec![b'\n'; PIPE_BYTES]).expect("it fits");
+    writer
+        .write_all(&vec![b'\n'; PIPE_BYTES])
+        .expect("the pipe has room");
     let relay = Blind::start(&database, writer.into());
     relay.publishes(&database).await;
-    assert_eq!(relay.metric("tidings_log_lines_dropped_total"), Some(0), "they wait");
+    assert_eq!(
+        relay.metric("tidings_log_lines_dropped_total"),
+        Some(0),
+        "they wait"
+    );
     assert_eq!(relay.stop(), Some(0));
     let mut log = String::new();
     reader.read_to_string(&mut log).expect("text");
@@ -131,7 +208,11 @@ async fn a_relay_delivers_and_ends_while_the_reader_of_its_log_hangs() {
 #[test]
 fn a_panic_of_the_reader_of_a_list_is_not_one_of_the_command() {
     let mut command = Command::new("sh");
-    command.args(["-c", r#""$0" --help | head -n 1 && "$0" --help >&- 2>&-"#, env!("CARGO_BIN_EXE_tidings")]);
+    command.args([
+        "-c",
+        r#""$0" --help | head -n 1 && "$0" --help >&- 2>&-"#,
+        env!("CARGO_BIN_EXE_tidings"),
+    ]);
     let (code, text, error) = ended(command);
     assert_eq!((code, text.lines().count(), error.as_str()), (0, 1, ""));
 }

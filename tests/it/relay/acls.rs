@@ -1,4 +1,4 @@
-//! The rights in Kafka that docs/operating.md lists are enough, and each of them is needed.
+//! The Kafka rights documented in docs/operating.md are sufficient, and each of them is required.
 
 use std::{
     io::{Read as _, Write as _},
@@ -9,14 +9,13 @@ use std::{
 use dev_services::{Kafka, KafkaOptions};
 use tidings::relay::{Delivery, RelayOptions};
 
-use super::{
-    operator::insert,
-    records::{Reader, create_topic},
-    running::{Place, Running},
-};
-use crate::services::{TestDatabase, migrated_database, own_kafka};
+use super::operator::insert;
+use crate::support::records::{Reader, create_topic};
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database, own_kafka};
 
-/// One operation that is allowed on resources of a kind, by name or prefix. Numbers are those of the protocol.
+/// One allowed operation on resources of one kind, selected by name or prefix. The numbers are
+/// those of the Kafka protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Right {
     kind: u8,
@@ -25,56 +24,98 @@ struct Right {
     operation: u8,
 }
 
-/// The rights in the page's block that begins with `# title`, an operation each.
+/// Returns the rights in the documented block that begins with `# title`, one per operation.
 fn documented(title: &str, topic: &str) -> Vec<Right> {
     let page = include_str!("../../../docs/operating.md");
-    let block = page.split("```sh\n").skip(1).find(|block| block.starts_with(&format!("# {title}"))).expect("the page has the block");
-    let block = block.split("```").next().expect("it ends");
+    let block = page
+        .split("```sh\n")
+        .skip(1)
+        .find(|block| block.starts_with(&format!("# {title}")))
+        .expect("the page has the block");
+    let block = block.split("```").next().expect("the process ends");
     let mut rights = Vec::new();
-    for line in block.lines().filter(|line| line.starts_with("kafka-acls.sh")) {
+    for line in block
+        .lines()
+        .filter(|line| line.starts_with("kafka-acls.sh"))
+    {
         let words: Vec<&str> = line.split_whitespace().collect();
         let after = |option: &'static str| given(&words, option);
         let (kind, name) = match (after("--topic").next(), after("--transactional-id").next()) {
             (Some("order"), _) => (2, topic),
             (Some(name), _) => (2, name),
             (None, Some(name)) => (5, name),
-            (None, None) => panic!("a right on something else: {line}"),
+            (None, None) => panic!("unexpected resource: {line}"),
         };
         let prefixed = after("--resource-pattern-type").next() == Some("prefixed");
         let operation = |word| match word {
             "Read" => 3,
             "Write" => 4,
             "Create" => 5,
-            other => panic!("another operation: {other}"),
+            other => panic!("unexpected operation: {other}"),
         };
-        rights.extend(after("--operation").map(|word| Right { kind, name: name.to_owned(), prefixed, operation: operation(word) }));
+        rights.extend(after("--operation").map(|word| Right {
+            kind,
+            name: name.to_owned(),
+            prefixed,
+            operation: operation(word),
+        }));
     }
     assert!(!rights.is_empty(), "{block}");
     rights
 }
 
-/// What is given with an option, each time.
+/// Returns every value that is given with an option.
 fn given<'w>(words: &'w [&'w str], option: &'static str) -> impl Iterator<Item = &'w str> {
-    words.windows(2).filter(move |pair| pair[0] == option).map(|pair| pair[1])
+    words
+        .windows(2)
+        .filter(move |pair| pair[0] == option)
+        .map(|pair| pair[1])
 }
 
-/// Asks a broker for one thing (`CreateAcls` and `DeleteAcls`, version 1), as whoever comes without a name.
+/// Sends a `CreateAcls` or `DeleteAcls` request, version 1, to a broker without authentication.
 fn ask(brokers: &str, api: i16, right: &Right) {
-    let text = |text: &str| [&i16::try_from(text.len()).expect("short").to_be_bytes()[..], text.as_bytes()].concat();
+    let text = |text: &str| {
+        [
+            &i16::try_from(text.len())
+                .expect("the length fits")
+                .to_be_bytes()[..],
+            text.as_bytes(),
+        ]
+        .concat()
+    };
     let pattern = if right.prefixed { 4 } else { 3 };
     let resource = [vec![right.kind], text(&right.name), vec![pattern]].concat();
     let allowed = [text("User:relay"), text("*"), vec![right.operation, 3]].concat();
     let header = [api.to_be_bytes(), 1i16.to_be_bytes()].concat();
-    let request = [header, 7i32.to_be_bytes().to_vec(), text("test"), 1i32.to_be_bytes().to_vec(), resource, allowed].concat();
-    let mut stream = TcpStream::connect(brokers).expect("connected");
-    stream.write_all(&i32::try_from(request.len()).expect("short").to_be_bytes()).expect("sent");
-    stream.write_all(&request).expect("sent");
+    let request = [
+        header,
+        7i32.to_be_bytes().to_vec(),
+        text("test"),
+        1i32.to_be_bytes().to_vec(),
+        resource,
+        allowed,
+    ]
+    .concat();
+    let mut stream = TcpStream::connect(brokers).expect("the connection succeeds");
+    stream
+        .write_all(
+            &i32::try_from(request.len())
+                .expect("the length fits")
+                .to_be_bytes(),
+        )
+        .expect("the request is sent");
+    stream.write_all(&request).expect("the request is sent");
     let mut size = [0; 4];
-    stream.read_exact(&mut size).expect("answered");
+    stream.read_exact(&mut size).expect("the broker answers");
     let mut answer = vec![0; u32::from_be_bytes(size) as usize];
-    stream.read_exact(&mut answer).expect("answered");
-    // After the request's number and a throttle time: how many results, and the first one's error.
-    assert_eq!((&answer[..4], &answer[8..14]), (&7i32.to_be_bytes()[..], &[0, 0, 0, 1, 0, 0][..]), "{right:?}");
+    stream.read_exact(&mut answer).expect("the broker answers");
+    // The response begins with the correlation id and a throttle time. The number of results and
+    // the error code of the first result follow.
+    assert_eq!(
+        (&answer[..4], &answer[8..14]),
+        (&7i32.to_be_bytes()[..], &[0, 0, 0, 1, 0, 0][..]),
+        "{right:?}"
+    );
 }
 
 fn allow(brokers: &str, right: &Right) {
@@ -85,7 +126,7 @@ fn forbid(brokers: &str, right: &Right) {
     ask(brokers, 31, right);
 }
 
-/// A broker that gives a relay's principal only the rights that a test gives to it.
+/// A broker that grants the relay's principal only the rights that the test adds.
 struct Guarded {
     _kafka: Kafka,
     database: TestDatabase,
@@ -95,36 +136,66 @@ struct Guarded {
 }
 
 async fn guarded(title: &str, delivery: Delivery) -> Guarded {
-    // Who comes by the second listener has a name and no rights but those that are given to it.
+    // Clients of the second listener authenticate. They have only the rights that are granted to
+    // their name.
     let options = KafkaOptions::new()
         .proxied(true)
-        .set("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:SASL_PLAINTEXT")
+        .set(
+            "listener.security.protocol.map",
+            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:SASL_PLAINTEXT",
+        )
         .set("sasl.enabled.mechanisms", "PLAIN")
         .set(
             "listener.name.proxied.plain.sasl.jaas.config",
-            "org.apache.kafka.common.security.plain.PlainLoginModule required user_relay=\"secret\";",
+            "org.apache.kafka.common.security.plain.PlainLoginModule required \
+             user_relay=\"secret\";",
         )
-        .set("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+        .set(
+            "authorizer.class.name",
+            "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        )
         .set("super.users", "User:ANONYMOUS");
     let kafka = own_kafka(options).await;
     let database = migrated_database().await;
-    let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
+    let place = Place {
+        brokers: kafka.brokers(),
+        ..Place::new(&database)
+    };
     create_topic(&place.brokers, &place.topic, 1).await;
-    let mut options = RelayOptions { delivery, ..place.options() };
+    let mut options = RelayOptions {
+        delivery,
+        ..place.options()
+    };
     options.topics.create = false;
     options.kafka.brokers = kafka.proxied_brokers();
-    for (key, value) in
-        [("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanisms", "PLAIN"), ("sasl.username", "relay"), ("sasl.password", "secret")]
-    {
+    for (key, value) in [
+        ("security.protocol", "SASL_PLAINTEXT"),
+        ("sasl.mechanisms", "PLAIN"),
+        ("sasl.username", "relay"),
+        ("sasl.password", "secret"),
+    ] {
         options.kafka.properties.insert(key.into(), value.into());
     }
     let rights = documented(title, &place.topic);
-    Guarded { _kafka: kafka, database, place, options, rights }
+    Guarded {
+        _kafka: kafka,
+        database,
+        place,
+        options,
+        rights,
+    }
 }
 
 async fn each_right_is_needed_and_all_are_enough(title: &str, delivery: Delivery) {
-    let Guarded { _kafka, database, place, options, rights } = guarded(title, delivery).await;
-    // Right after right, with a message for what is missing; the last one makes it work.
+    let Guarded {
+        _kafka,
+        database,
+        place,
+        options,
+        rights,
+    } = guarded(title, delivery).await;
+    // With all rights the relay works. Without any single one it publishes nothing and names the
+    // resource in its check.
     let mut reader = place.reader();
     insert(&database.pool, 1..=1).await;
     rights.iter().for_each(|right| allow(&place.brokers, right));
@@ -132,17 +203,26 @@ async fn each_right_is_needed_and_all_are_enough(title: &str, delivery: Delivery
     reader.until_distinct(1);
     relay.stop().await;
     let mut published = 1;
-    // The topic of positions is there by now.
+    // The topic of positions exists now, so the right to create it (operation 5) is not needed any
+    // more.
     for right in rights.iter().filter(|right| right.operation != 5) {
         forbid(&place.brokers, right);
         published += 1;
         insert(&database.pool, published..=published).await;
         let relay = Running::start(options.clone());
-        let resource = if right.kind == 5 { "tidings.relay.".to_owned() } else { right.name.clone() };
+        let resource = if right.kind == 5 {
+            "tidings.relay.".to_owned()
+        } else {
+            right.name.clone()
+        };
         relay.says("kafka", &resource).await;
-        assert_eq!(reader.read_to_the_end().len() as i64, published - 1, "without {right:?}");
+        assert_eq!(
+            reader.read_to_the_end().len() as i64,
+            published - 1,
+            "without {right:?}"
+        );
         allow(&place.brokers, right);
-        reader.until_distinct(usize::try_from(published).expect("few"));
+        reader.until_distinct(usize::try_from(published).expect("the number fits"));
         relay.stop().await;
     }
     assert_eq!(reader.read_to_the_end().len() as i64, published);
@@ -158,65 +238,120 @@ async fn a_relay_that_delivers_at_least_once_needs_exactly_the_documented_rights
     each_right_is_needed_and_all_are_enough("at least once", Delivery::AtLeastOnce).await;
 }
 
-async fn a_right_that_is_revoked_stops_events_until_it_is_given_back(title: &str, delivery: Delivery) {
-    let Guarded { _kafka, database, place, options, rights } = guarded(title, delivery).await;
+async fn a_right_that_is_revoked_stops_events_until_it_is_given_back(
+    title: &str,
+    delivery: Delivery,
+) {
+    let Guarded {
+        _kafka,
+        database,
+        place,
+        options,
+        rights,
+    } = guarded(title, delivery).await;
     rights.iter().for_each(|right| allow(&place.brokers, right));
     let (mut reader, relay, mut published) = (place.reader(), Running::start(options), 1);
     insert(&database.pool, 1..=1).await;
     reader.until_distinct(1);
-    // The others are needed at the start only.
+    // The other rights are needed only at the start.
     for right in rights.iter().filter(|right| right.operation == 4) {
         forbid(&place.brokers, right);
         published += 1;
         insert(&database.pool, published..=published).await;
-        let resource = if right.kind == 5 { "tidings.relay." } else { &right.name };
+        let resource = if right.kind == 5 {
+            "tidings.relay."
+        } else {
+            &right.name
+        };
         relay.says("kafka", resource).await;
         allow(&place.brokers, right);
-        reader.until_distinct(usize::try_from(published).expect("few"));
+        reader.until_distinct(usize::try_from(published).expect("the number fits"));
     }
     relay.stop().await;
     let delivered = reader.read_to_the_end().len() as i64;
-    assert!(delivered == published || delivery == Delivery::AtLeastOnce && delivered > published, "{delivered} of {published}");
+    assert!(
+        delivered == published || delivery == Delivery::AtLeastOnce && delivered > published,
+        "{delivered} of {published}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_that_is_revoked_while_a_relay_delivers_exactly_once_stops_it_with_a_message_until_it_is_back() {
-    a_right_that_is_revoked_stops_events_until_it_is_given_back("exactly once", Delivery::ExactlyOnce).await;
+async fn a_right_that_is_revoked_while_a_relay_delivers_exactly_once_stops_it_with_a_message_until_it_is_back()
+ {
+    a_right_that_is_revoked_stops_events_until_it_is_given_back(
+        "exactly once",
+        Delivery::ExactlyOnce,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_that_is_revoked_while_a_relay_delivers_at_least_once_stops_it_with_a_message_until_it_is_back() {
-    a_right_that_is_revoked_stops_events_until_it_is_given_back("at least once", Delivery::AtLeastOnce).await;
+async fn a_right_that_is_revoked_while_a_relay_delivers_at_least_once_stops_it_with_a_message_until_it_is_back()
+ {
+    a_right_that_is_revoked_stops_events_until_it_is_given_back(
+        "at least once",
+        Delivery::AtLeastOnce,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_may_be_described_and_not_written_stops_its_own_events_until_it_may() {
-    for (title, delivery) in [("exactly once", Delivery::ExactlyOnce), ("at least once", Delivery::AtLeastOnce)] {
-        let Guarded { _kafka, database, place, mut options, rights } = guarded(title, delivery).await;
+    for (title, delivery) in [
+        ("exactly once", Delivery::ExactlyOnce),
+        ("at least once", Delivery::AtLeastOnce),
+    ] {
+        let Guarded {
+            _kafka,
+            database,
+            place,
+            mut options,
+            rights,
+        } = guarded(title, delivery).await;
         let topic = |kind: &str| format!("{}-{kind}", place.topic);
         options.topic = topic("{aggregatetype}");
-        let right = |kind, operation| Right { kind: 2, name: topic(kind), prefixed: false, operation };
+        let right = |kind, operation| Right {
+            kind: 2,
+            name: topic(kind),
+            prefixed: false,
+            operation,
+        };
         for kind in ["good", "poor"] {
             create_topic(&place.brokers, &topic(kind), 1).await;
         }
         const WRITE: u8 = 4;
         const DESCRIBE: u8 = 8;
-        rights.iter().chain(&[right("good", WRITE), right("poor", DESCRIBE)]).for_each(|right| allow(&place.brokers, right));
+        rights
+            .iter()
+            .chain(&[right("good", WRITE), right("poor", DESCRIBE)])
+            .for_each(|right| allow(&place.brokers, right));
         let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-                      select kind, 'a', 'T', json_build_object('n', n) from generate_series(1, 3) n, unnest(array['poor', 'good']) kind";
-        sqlx::raw_sql(insert).execute(&database.pool).await.expect("inserted");
+                      select kind, 'a', 'T', json_build_object('n', n) \
+                      from generate_series(1, 3) n, unnest(array['poor', 'good']) kind";
+        sqlx::raw_sql(insert)
+            .execute(&database.pool)
+            .await
+            .expect("the insert succeeds");
         let relay = Running::start(options);
         Reader::new(&place.brokers, &topic("good")).until_distinct(3);
         let waiting = "select count(*) from tidings.parked where waits_for like '%-poor'";
         let until = Instant::now() + Duration::from_secs(120);
-        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&database.pool).await.expect("counted") < 3 {
-            assert!(Instant::now() < until, "its events are not set aside");
+        while sqlx::query_scalar::<_, i64>(waiting)
+            .fetch_one(&database.pool)
+            .await
+            .expect("the query succeeds")
+            < 3
+        {
+            assert!(Instant::now() < until, "its events are not parked");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         allow(&place.brokers, &right("poor", WRITE));
         let mut poor = Reader::new(&place.brokers, &topic("poor"));
         poor.until_distinct(3);
         relay.stop().await;
-        assert_eq!(super::parked::numbers(poor.read_to_the_end(), "a"), [1, 2, 3]);
+        assert_eq!(
+            super::parked::numbers(poor.read_to_the_end(), "a"),
+            [1, 2, 3]
+        );
     }
 }

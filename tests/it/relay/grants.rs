@@ -1,4 +1,4 @@
-//! The grants that docs/managed-postgres.md lists are enough, and each of them is needed.
+//! The grants documented in docs/managed-postgres.md are sufficient, and each of them is required.
 
 use sqlx::{AssertSqlSafe, PgPool};
 use tidings::{
@@ -6,38 +6,67 @@ use tidings::{
     relay::{DebeziumOutbox, Delivery, OnUndeliverable, SourceKind},
 };
 
-use super::{
-    records::create_topic,
-    running::{Place, Running},
-};
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::records::create_topic;
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database};
 
-/// A role of one test, and the statements of the page's block that begins with `-- title`, which have been run for it.
+/// Creates a role for one test and executes the documented statements of the block that begins with
+/// `-- title`. Returns the role and the statements.
 async fn granted(title: &str, database: &TestDatabase, place: &Place) -> (String, Vec<String>) {
     let role = format!("r{}", uuid::Uuid::now_v7().simple());
-    let named = |statement: String| statement.replace("publication tidings ", &format!("publication {} ", place.slot()));
-    let all: Vec<String> = statements_for(title, &role, database).into_iter().map(named).collect();
+    let named = |statement: String| {
+        statement.replace(
+            "publication tidings ",
+            &format!("publication {} ", place.slot()),
+        )
+    };
+    let all: Vec<String> = statements_for(title, &role, database)
+        .into_iter()
+        .map(named)
+        .collect();
     for sql in &all {
         run(&database.pool, sql.clone()).await;
     }
     (role, all)
 }
 
-/// The statements of the page's block that begins with `-- title`, for this role and database.
+/// Returns the statements of the documented block that begins with `-- title`, with this role and
+/// database.
 pub(crate) fn statements_for(title: &str, role: &str, database: &TestDatabase) -> Vec<String> {
     let page = include_str!("../../../docs/managed-postgres.md");
-    let block = page.split("```sql\n").skip(1).find(|block| block.starts_with(&format!("-- {title}"))).expect("the page has the block");
-    let block = block.split("```").next().expect("it ends");
-    let lines: Vec<&str> =
-        block.lines().filter(|line| !line.starts_with("--")).map(|line| line.split("  --").next().unwrap_or_default()).collect();
+    let block = page
+        .split("```sql\n")
+        .skip(1)
+        .find(|block| block.starts_with(&format!("-- {title}")))
+        .expect("the page has the block");
+    let block = block.split("```").next().expect("the process ends");
+    let lines: Vec<&str> = block
+        .lines()
+        .filter(|line| !line.starts_with("--"))
+        .map(|line| line.split("  --").next().unwrap_or_default())
+        .collect();
     let named = |text: &str| {
         let text = text.replace("'…'", "'secret'");
-        // Whole words: roles are called `app` and `relay` there, and so is a table.
-        let text = text.replace("database shop", &format!("database \"{}\"", name_of(database)));
-        let text = text.replace("role app ", &format!("role {role} ")).replace("role relay ", &format!("role {role} "));
-        text.replace(" to app", &format!(" to {role}")).replace(" to relay", &format!(" to {role}")).trim().to_owned()
+        // Replace whole words, because the page uses `app` and `relay` as names of roles and also
+        // of a table.
+        let text = text.replace(
+            "database shop",
+            &format!("database \"{}\"", name_of(database)),
+        );
+        let text = text
+            .replace("role app ", &format!("role {role} "))
+            .replace("role relay ", &format!("role {role} "));
+        text.replace(" to app", &format!(" to {role}"))
+            .replace(" to relay", &format!(" to {role}"))
+            .trim()
+            .to_owned()
     };
-    lines.join("\n").split(';').map(named).filter(|statement| !statement.is_empty()).collect()
+    lines
+        .join("\n")
+        .split(';')
+        .map(named)
+        .filter(|statement| !statement.is_empty())
+        .collect()
 }
 
 fn name_of(database: &TestDatabase) -> &str {
@@ -45,7 +74,10 @@ fn name_of(database: &TestDatabase) -> &str {
 }
 
 pub(crate) async fn run(pool: &PgPool, sql: String) {
-    sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    sqlx::raw_sql(AssertSqlSafe(sql.clone()))
+        .execute(pool)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
 fn as_role(database: &TestDatabase, role: &str) -> String {
@@ -55,7 +87,12 @@ fn as_role(database: &TestDatabase, role: &str) -> String {
     url.to_string()
 }
 
-async fn relay_as(database: &TestDatabase, place: &Place, role: &str, source: SourceKind) -> Running {
+async fn relay_as(
+    database: &TestDatabase,
+    place: &Place,
+    role: &str,
+    source: SourceKind,
+) -> Running {
     let mut options = place.options();
     options.database = postgres::Settings::parse(&as_role(database, role)).expect("a URL");
     options.source = source;
@@ -63,14 +100,24 @@ async fn relay_as(database: &TestDatabase, place: &Place, role: &str, source: So
 }
 
 async fn insert(pool: &PgPool, n: u32) {
-    let sql = format!("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '{n}')");
+    let sql = format!(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+         values ('order', '1', 'T', '{n}')"
+    );
     run(pool, sql).await;
 }
 
 async fn each_grant_is_needed_and_all_are_enough(title: &str, source: SourceKind) {
     let database = migrated_database().await;
-    // A database that gives nothing away by itself.
-    run(&database.pool, format!("revoke all on database \"{}\" from public", name_of(&database))).await;
+    // Revoke the default privileges of `public`.
+    run(
+        &database.pool,
+        format!(
+            "revoke all on database \"{}\" from public",
+            name_of(&database)
+        ),
+    )
+    .await;
     let place = Place::new(&database);
     create_topic(&place.brokers, &place.topic, 1).await;
     let (role, all) = granted(title, &database, &place).await;
@@ -85,17 +132,36 @@ async fn each_grant_is_needed_and_all_are_enough(title: &str, source: SourceKind
     reader.until_distinct(2);
     relay.stop().await;
     for grant in all.iter().filter(|sql| sql.starts_with("grant")) {
-        run(&database.pool, grant.replacen("grant", "revoke", 1).replace(" to ", " from ")).await;
-        let refusal = relay_as(&database, &place, &role, source).await.refusal().await;
-        assert!(refusal.contains("permission denied") && refusal.contains("tidings check"), "without {grant}: {refusal}");
+        run(
+            &database.pool,
+            grant
+                .replacen("grant", "revoke", 1)
+                .replace(" to ", " from "),
+        )
+        .await;
+        let refusal = relay_as(&database, &place, &role, source)
+            .await
+            .refusal()
+            .await;
+        assert!(
+            refusal.contains("permission denied") && refusal.contains("tidings check"),
+            "without {grant}: {refusal}"
+        );
         run(&database.pool, grant.clone()).await;
     }
     if source == SourceKind::Wal {
         run(&database.pool, format!("alter role {role} noreplication")).await;
-        let refusal = relay_as(&database, &place, &role, source).await.refusal().await;
+        let refusal = relay_as(&database, &place, &role, source)
+            .await
+            .refusal()
+            .await;
         assert!(refusal.contains("REPLICATION"), "{refusal}");
     }
-    run(&database.pool, format!("drop owned by {role}; drop role {role}")).await;
+    run(
+        &database.pool,
+        format!("drop owned by {role}; drop role {role}"),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,11 +177,16 @@ async fn a_relay_that_streams_needs_exactly_the_documented_grants() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     let database = migrated_database().await;
-    let table = "create table public.outboxevent (id uuid primary key default gen_random_uuid(), aggregatetype text, aggregateid text, type text, payload text)";
-    // A database that gives nothing away by itself.
+    let table = "create table public.outboxevent (id uuid primary key default gen_random_uuid(), \
+        aggregatetype text, aggregateid text, type text, payload text)";
+    // Revoke the default privileges of `public`.
     run(
         &database.pool,
-        format!("revoke all on database \"{}\" from public; revoke all on schema public from public; {table}", name_of(&database)),
+        format!(
+            "revoke all on database \"{}\" from public; revoke all on schema public \
+            from public; {table}",
+            name_of(&database)
+        ),
     )
     .await;
     let place = Place::new(&database);
@@ -125,10 +196,13 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     options.database = postgres::Settings::parse(&as_role(&database, &role)).expect("a URL");
     options.debezium = Some(DebeziumOutbox::new("public", "outboxevent"));
     options.undeliverable.policy = OnUndeliverable::Stop;
-    // Positions in the database alone: without its row a relay begins.
+    // Positions are in the database alone, so a relay whose row is deleted makes a first start.
     options.delivery = Delivery::AtLeastOnce;
     let insert = async |n: u32| {
-        let sql = format!("insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '{n}')");
+        let sql = format!(
+            "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) \
+             values ('order', '1', 'T', '{n}')"
+        );
         run(&database.pool, sql).await;
     };
     insert(1).await;
@@ -140,15 +214,29 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     reader.until_distinct(2);
     relay.stop().await;
     for grant in all.iter().filter(|sql| sql.starts_with("grant")) {
-        // Its walsender may not have ended yet.
-        let begins = "delete from tidings.relay; select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name";
+        // The walsender of the relay may still be running.
+        let begins = "delete from tidings.relay; select pg_terminate_backend(active_pid, 5000), \
+            pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name";
         run(&database.pool, format!("{begins} = '{}'", place.slot())).await;
-        run(&database.pool, grant.replacen("grant", "revoke", 1).replace(" to ", " from ")).await;
+        run(
+            &database.pool,
+            grant
+                .replacen("grant", "revoke", 1)
+                .replace(" to ", " from "),
+        )
+        .await;
         let refusal = Running::start(options.clone()).refusal().await;
-        assert!(refusal.contains("permission denied"), "without {grant}: {refusal}");
+        assert!(
+            refusal.contains("permission denied"),
+            "without {grant}: {refusal}"
+        );
         run(&database.pool, grant.clone()).await;
     }
-    run(&database.pool, format!("drop owned by {role}; drop role {role}")).await;
+    run(
+        &database.pool,
+        format!("drop owned by {role}; drop role {role}"),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,27 +246,49 @@ async fn a_publisher_needs_exactly_the_documented_grants() {
     let (role, all) = granted("publisher", &database, &place).await;
     let pool = database.pool_as(&role).await;
     let event = tidings::Outbox::new();
-    for (grant, works) in
-        all.iter().filter(|sql| sql.starts_with("grant") && !sql.contains("connect")).map(|sql| (Some(sql), false)).chain([(None, true)])
+    for (grant, works) in all
+        .iter()
+        .filter(|sql| sql.starts_with("grant") && !sql.contains("connect"))
+        .map(|sql| (Some(sql), false))
+        .chain([(None, true)])
     {
         if let Some(grant) = grant {
-            run(&database.pool, grant.replacen("grant", "revoke", 1).replace(" to ", " from ")).await;
+            run(
+                &database.pool,
+                grant
+                    .replacen("grant", "revoke", 1)
+                    .replace(" to ", " from "),
+            )
+            .await;
         }
-        let mut tx = pool.begin().await.expect("begun");
-        let published = event.publish(&mut tx, &super::history::Moved { account: "a".into(), version: 1 }).await;
+        let mut tx = pool.begin().await.expect("a transaction begins");
+        let published = event
+            .publish(
+                &mut tx,
+                &crate::support::history::Moved {
+                    account: "a".into(),
+                    version: 1,
+                },
+            )
+            .await;
         assert_eq!(published.is_ok(), works, "{grant:?}: {published:?}");
         drop(tx);
         if let Some(grant) = grant {
             run(&database.pool, grant.clone()).await;
         }
     }
-    // And no more: neither order nor completeness can be forged, nothing can be read.
+    // Nothing more is granted: the role can forge neither order nor completeness, and it can read
+    // nothing.
     for forbidden in [
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) overriding system value values ('a', 'b', 'c', 1)",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) \
+         overriding system value values ('a', 'b', 'c', 1)",
         "select * from tidings.outbox",
         "delete from tidings.outbox",
     ] {
-        assert!(sqlx::raw_sql(forbidden).execute(&pool).await.is_err(), "{forbidden}");
+        assert!(
+            sqlx::raw_sql(forbidden).execute(&pool).await.is_err(),
+            "{forbidden}"
+        );
     }
     drop(pool);
 }
@@ -190,9 +300,17 @@ async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
     let (role, _) = granted("publisher", &database, &place).await;
     let (pool, outbox) = (database.pool_as(&role).await, tidings::Outbox::new());
     let works = async || -> Result<bool, tidings::PublishError> {
-        let mut tx = pool.begin().await.map_err(tidings::PublishError::Database)?;
-        let event = super::history::Moved { account: "a".into(), version: 1 };
-        let id = outbox.publish_after(&mut tx, &event, std::time::Duration::from_secs(60)).await?;
+        let mut tx = pool
+            .begin()
+            .await
+            .map_err(tidings::PublishError::Database)?;
+        let event = crate::support::history::Moved {
+            account: "a".into(),
+            version: 1,
+        };
+        let id = outbox
+            .publish_after(&mut tx, &event, std::time::Duration::from_secs(60))
+            .await?;
         outbox.cancel(&mut tx, id).await
     };
     let grants = statements_for("scheduler", &role, &database);
@@ -200,14 +318,23 @@ async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
         assert!(works().await.is_err(), "before {sql}");
         run(&database.pool, sql.clone()).await;
     }
-    assert!(works().await.expect("all are enough"));
+    assert!(works().await.expect("all grants together are sufficient"));
     for grant in &grants {
-        run(&database.pool, grant.replacen("grant", "revoke", 1).replace(" to ", " from ")).await;
+        run(
+            &database.pool,
+            grant
+                .replacen("grant", "revoke", 1)
+                .replace(" to ", " from "),
+        )
+        .await;
         assert!(works().await.is_err(), "without {grant}");
         run(&database.pool, grant.clone()).await;
     }
     assert!(
-        sqlx::raw_sql("select payload from tidings.scheduled").execute(&pool).await.is_err(),
-        "and no more: what is scheduled is not read"
+        sqlx::raw_sql("select payload from tidings.scheduled")
+            .execute(&pool)
+            .await
+            .is_err(),
+        "nothing more is granted: scheduled events cannot be read"
     );
 }

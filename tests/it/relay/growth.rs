@@ -1,4 +1,4 @@
-//! A topic gets more partitions.
+//! Adding partitions to a topic.
 
 use std::{
     collections::HashMap,
@@ -17,14 +17,14 @@ use rdkafka::{
 };
 use sqlx::PgPool;
 
-use super::{
-    history::{Verdict, committed, expected, judge, with_accounts, write_concurrently},
-    records::{Record, grow_topic},
-    running::{Place, Running},
+use crate::support::history::{
+    Verdict, committed, expected, judge, with_accounts, write_concurrently,
 };
-use crate::services::TestDatabase;
+use crate::support::records::{Record, grow_topic};
+use crate::support::running::{Place, Running};
+use crate::support::services::TestDatabase;
 
-/// A consumer group of one member that remembers what it has read, in that order, and commits it.
+/// A consumer group of one member that commits records and keeps them in the order of reading.
 struct Group {
     name: String,
     stop: Arc<AtomicBool>,
@@ -42,14 +42,21 @@ impl Group {
             .set("topic.metadata.refresh.interval.ms", "300")
             .create()
             .expect("a consumer");
-        consumer.subscribe(&[&place.topic]).expect("subscribed");
-        let (stop, read) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        consumer
+            .subscribe(&[&place.topic])
+            .expect("the subscription succeeds");
+        let (stop, read) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(Mutex::new(Vec::new())),
+        );
         let thread = std::thread::spawn({
             let (stop, read) = (stop.clone(), read.clone());
             move || {
                 while !stop.load(Ordering::Relaxed) {
-                    let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else { continue };
-                    read.lock().expect("whole").push(Record {
+                    let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else {
+                        continue;
+                    };
+                    read.lock().expect("the lock is not poisoned").push(Record {
                         partition: message.partition(),
                         key: message.key().unwrap_or_default().to_vec(),
                         value: message.payload().map(<[u8]>::to_vec),
@@ -61,44 +68,63 @@ impl Group {
                 let _ = consumer.commit_consumer_state(CommitMode::Sync);
             }
         });
-        Self { name: name.to_owned(), stop, read, thread }
+        Self {
+            name: name.to_owned(),
+            stop,
+            read,
+            thread,
+        }
     }
 
     fn stop(self) -> Vec<Record> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("ends well");
-        self.read.lock().expect("whole").clone()
+        self.thread.join().expect("the relay ends without an error");
+        self.read.lock().expect("the lock is not poisoned").clone()
     }
 
     async fn until(&self, records: usize) {
         for _ in 0..6_000 {
-            if self.read.lock().expect("whole").len() >= records {
+            if self.read.lock().expect("the lock is not poisoned").len() >= records {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("{} of {records} records", self.read.lock().expect("whole").len());
+        panic!(
+            "{} of {records} records",
+            self.read.lock().expect("the lock is not poisoned").len()
+        );
     }
 }
 
 async fn pinned(pool: &PgPool) -> i32 {
-    sqlx::query_scalar("select partitions from tidings.relay_topic").fetch_one(pool).await.expect("asked")
+    sqlx::query_scalar("select partitions from tidings.relay_topic")
+        .fetch_one(pool)
+        .await
+        .expect("the query succeeds")
 }
 
-/// A database with eight accounts, and a relay that has published so many transactions of two writers.
+/// Returns a database with eight accounts and a relay that has published this number of
+/// transactions of each of two writers.
 async fn met(transactions: usize) -> (TestDatabase, Place, Running) {
     let (database, place) = with_accounts(8).await;
     let relay = place.start();
     write_concurrently(&database.pool, 2, 8, transactions).await;
-    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    place
+        .reader()
+        .until_distinct(expected(&committed(&database.pool).await));
     let known = "select count(*) from tidings.relay_topic";
-    while sqlx::query_scalar::<_, i64>(known).fetch_one(&database.pool).await.expect("asked") == 0 {
+    while sqlx::query_scalar::<_, i64>(known)
+        .fetch_one(&database.pool)
+        .await
+        .expect("the query succeeds")
+        == 0
+    {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     (database, place, relay)
 }
 
-/// The name of a group that has read a record or more and reads no further.
+/// Returns the name of a group that has read at least one record and then stopped.
 async fn stopped_group(place: &Place) -> String {
     let group = Group::start(place, &format!("{}-slow", place.name));
     group.until(1).await;
@@ -121,19 +147,32 @@ async fn a_topic_grows_under_writers_and_readers_and_no_event_is_lost_repeated_o
         }
     });
     for partitions in ["7", "11"] {
-        let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", partitions]);
-        assert!(code == 0 && text.contains(&format!("spread over {partitions} partitions")), "{text}");
+        let (code, text) =
+            place.command(&["topics", "grow", &place.topic, "--partitions", partitions]);
+        assert!(
+            code == 0 && text.contains(&format!("spread over {partitions} partitions")),
+            "{text}"
+        );
     }
     assert_eq!(pinned(&database.pool).await, 11);
-    writing.await.expect("writers end well");
+    writing.await.expect("the writers end without an error");
     write_concurrently(&database.pool, 2, 8, 40).await;
     let committed = committed(&database.pool).await;
     group.until(expected(&committed)).await;
     relay.stop().await;
     let read = group.stop();
     let verdict = judge(&committed, &read);
-    assert_eq!(Verdict { in_two_partitions: 0, ..verdict }, Verdict::default());
-    assert!(read.iter().any(|record| record.partition >= 7), "the new partitions are used");
+    assert_eq!(
+        Verdict {
+            in_two_partitions: 0,
+            ..verdict
+        },
+        Verdict::default()
+    );
+    assert!(
+        read.iter().any(|record| record.partition >= 7),
+        "the new partitions are used"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,12 +180,36 @@ async fn a_group_that_does_not_read_is_waited_for_by_name_and_in_the_end_everyth
     let (database, place, relay) = met(10).await;
     let name = stopped_group(&place).await;
     write_concurrently(&database.pool, 2, 8, 30).await;
-    let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "8", "--timeout", "8s"]);
-    assert!(code == 1 && text.contains(&name) && text.contains("--no-wait-for"), "{text}");
-    assert_eq!((pinned(&database.pool).await, place.reader().partitions()), (4, 4));
+    let (code, text) = place.command(&[
+        "topics",
+        "grow",
+        &place.topic,
+        "--partitions",
+        "8",
+        "--timeout",
+        "8s",
+    ]);
+    assert!(
+        code == 1 && text.contains(&name) && text.contains("--no-wait-for"),
+        "{text}"
+    );
+    assert_eq!(
+        (pinned(&database.pool).await, place.reader().partitions()),
+        (4, 4)
+    );
     write_concurrently(&database.pool, 2, 8, 10).await;
-    place.reader().until_distinct(expected(&committed(&database.pool).await));
-    let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "8", "--no-wait-for", &name]);
+    place
+        .reader()
+        .until_distinct(expected(&committed(&database.pool).await));
+    let (code, text) = place.command(&[
+        "topics",
+        "grow",
+        &place.topic,
+        "--partitions",
+        "8",
+        "--no-wait-for",
+        &name,
+    ]);
     assert_eq!(code, 0, "{text}");
     let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "6"]);
     assert!(code == 3 && text.contains("cannot shrink"), "{text}");
@@ -158,25 +221,60 @@ async fn a_group_that_does_not_read_is_waited_for_by_name_and_in_the_end_everyth
 async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
     let (database, place, relay) = met(10).await;
     let name = stopped_group(&place).await;
-    let far = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) select 'account', 'far', 'T', to_json(n) from generate_series(1, 12000) n";
-    sqlx::raw_sql(far).execute(&database.pool).await.expect("inserted");
+    let far = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        select 'account', 'far', 'T', to_json(n) from generate_series(1, 12000) n";
+    sqlx::raw_sql(far)
+        .execute(&database.pool)
+        .await
+        .expect("the insert succeeds");
     let mut reader = place.reader();
     let before = expected(&committed(&database.pool).await) + 12_000;
     reader.until_distinct(before);
-    let mut command = place.prepared(&["topics", "grow", &place.topic, "--partitions", "8", "--timeout", "6s"]);
-    let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let mut command = place.prepared(&[
+        "topics",
+        "grow",
+        &place.topic,
+        "--partitions",
+        "8",
+        "--timeout",
+        "6s",
+    ]);
+    let mut child = command
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
     let held = "select count(*) from tidings.relay_topic where hold is not null";
     let mut flowing = 0;
-    while child.try_wait().expect("asked").is_none() {
-        assert_eq!(sqlx::query_scalar::<_, i64>(held).fetch_one(&database.pool).await.expect("asked"), 0);
+    while child
+        .try_wait()
+        .expect("the process can be polled")
+        .is_none()
+    {
+        assert_eq!(
+            sqlx::query_scalar::<_, i64>(held)
+                .fetch_one(&database.pool)
+                .await
+                .expect("the query succeeds"),
+            0
+        );
         flowing += 1;
-        let one = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('account', 'flowing', 'T', to_json($1))";
-        sqlx::query(one).bind(flowing as i64).execute(&database.pool).await.expect("inserted");
+        let one = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('account', 'flowing', 'T', to_json($1))";
+        sqlx::query(one)
+            .bind(flowing as i64)
+            .execute(&database.pool)
+            .await
+            .expect("the insert succeeds");
         reader.until_distinct(before + flowing);
     }
-    let ended = child.wait_with_output().expect("it ends");
+    let ended = child.wait_with_output().expect("the process ends");
     let text = String::from_utf8(ended.stderr).expect("UTF-8");
-    assert!(ended.status.code() == Some(1) && text.contains("nothing is held back yet") && text.contains(&name), "{text}");
+    assert!(
+        ended.status.code() == Some(1)
+            && text.contains("nothing is held back yet")
+            && text.contains(&name),
+        "{text}"
+    );
     assert!(flowing > 1, "events flow meanwhile");
     relay.stop().await;
 }
@@ -184,40 +282,80 @@ async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ended_by_the_relay() {
     let (database, place, relay) = met(10).await;
-    // A group that keeps the command waiting.
+    // This group keeps the command waiting.
     let name = stopped_group(&place).await;
     write_concurrently(&database.pool, 2, 8, 30).await;
     let held = "select count(*) from tidings.relay_topic where hold_acknowledged";
     let interrupted = async |timeout: &str| {
-        let mut command = place.prepared(&["topics", "grow", &place.topic, "--partitions", "8", "--timeout", timeout]);
-        let mut child = command.stdout(Stdio::null()).spawn().expect("the binary starts");
-        while sqlx::query_scalar::<_, i64>(held).fetch_one(&database.pool).await.expect("asked") == 0 {
-            assert_eq!(child.try_wait().expect("asked"), None, "the command waits");
+        let mut command = place.prepared(&[
+            "topics",
+            "grow",
+            &place.topic,
+            "--partitions",
+            "8",
+            "--timeout",
+            timeout,
+        ]);
+        let mut child = command
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        while sqlx::query_scalar::<_, i64>(held)
+            .fetch_one(&database.pool)
+            .await
+            .expect("the query succeeds")
+            == 0
+        {
+            assert_eq!(
+                child.try_wait().expect("the process can be polled"),
+                None,
+                "the command waits"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        child.kill().expect("killed");
-        child.wait().expect("gone");
+        child.kill().expect("the kill succeeds");
+        child.wait().expect("the process ends");
     };
     interrupted("5m").await;
     let (_, text) = place.command(&["topics", "list"]);
-    assert!(text.contains("is being grown") && text.contains("holds back what goes to it"), "{text}");
+    assert!(
+        text.contains("is being grown") && text.contains("holds back its events"),
+        "{text}"
+    );
     let (_, text) = place.command(&["status"]);
-    assert!(text.contains(&format!("topic {} is being grown", place.topic)) && text.contains("--abort"), "{text}");
+    assert!(
+        text.contains(&format!("topic {} is being grown", place.topic)) && text.contains("--abort"),
+        "{text}"
+    );
     let (code, text) = place.command(&["topics", "grow", &place.topic, "--abort"]);
-    assert!(code == 0 && text.contains("the hold is ended"), "{text}");
+    assert!(code == 0 && text.contains("the hold has ended"), "{text}");
     write_concurrently(&database.pool, 2, 8, 10).await;
-    place.reader().until_distinct(expected(&committed(&database.pool).await));
-    // Nobody ends it: the relay does.
+    place
+        .reader()
+        .until_distinct(expected(&committed(&database.pool).await));
+    // No operator ends the hold, so the relay ends it.
     interrupted("10s").await;
     write_concurrently(&database.pool, 2, 8, 10).await;
-    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    place
+        .reader()
+        .until_distinct(expected(&committed(&database.pool).await));
     assert_eq!(pinned(&database.pool).await, 4);
     interrupted("5m").await;
-    let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "8", "--no-wait-for", &name]);
-    assert!(code == 0 && text.contains("goes on"), "{text}");
+    let (code, text) = place.command(&[
+        "topics",
+        "grow",
+        &place.topic,
+        "--partitions",
+        "8",
+        "--no-wait-for",
+        &name,
+    ]);
+    assert!(code == 0 && text.contains("hold resumed"), "{text}");
     assert_eq!(pinned(&database.pool).await, 8);
     write_concurrently(&database.pool, 2, 8, 10).await;
-    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    place
+        .reader()
+        .until_distinct(expected(&committed(&database.pool).await));
     relay.stop().await;
 }
 
@@ -226,12 +364,24 @@ async fn a_topic_that_somebody_grew_is_shown_with_the_command_that_uses_its_part
     let (database, place, relay) = met(10).await;
     grow_topic(&place.brokers, &place.topic, 6).await;
     let (code, text) = place.command(&["topics", "list"]);
-    assert!(code == 0 && text.contains(&format!("`tidings topics grow {} --partitions 6`", place.topic)), "{text}");
+    assert!(
+        code == 0
+            && text.contains(&format!(
+                "`tidings topics grow {} --partitions 6`",
+                place.topic
+            )),
+        "{text}"
+    );
     let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "6"]);
     assert_eq!(code, 0, "{text}");
     write_concurrently(&database.pool, 2, 8, 20).await;
-    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    place
+        .reader()
+        .until_distinct(expected(&committed(&database.pool).await));
     let (_, text) = place.command(&["topics", "list", "--json"]);
-    assert!(text.contains("\"partitions\": 6") && text.contains("\"partitions_in_kafka\": 6"), "{text}");
+    assert!(
+        text.contains("\"partitions\": 6") && text.contains("\"partitions_in_kafka\": 6"),
+        "{text}"
+    );
     relay.stop().await;
 }

@@ -1,58 +1,91 @@
-//! Many records for which a broker refuses batches are found in a few sessions, and everything else is published.
+//! Many records that make a broker refuse batches: a few sessions find them all, and all other
+//! events are published.
 
 use sqlx::PgPool;
 use tidings::relay::Delivery;
 
-use super::{
-    parked::{parked, sql, strict, until_parked},
-    records::{alter_topic, create_topic_with},
-    running::{Place, Running},
-};
-use crate::services::migrated_database;
+use super::parked::{parked, sql, strict, until_parked};
+use crate::support::records::{alter_topic, create_topic_with};
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
-/// Inserts `events` events of one aggregate each, in one statement; every eleventh has about `bytes` that do not repeat.
+/// Inserts `events` events of one aggregate each in one statement. Every eleventh event has about
+/// `bytes` bytes that do not compress.
 async fn insert_mixed(pool: &PgPool, events: i32, bytes: i32) {
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-        select 'order', (case when n % 11 = 0 then 'bad' else 'good' end) || n, 'T', json_build_object('n', n, 'pad', case when n % 11 = 0
-            then (select string_agg(md5(n::text || k::text), '') from generate_series(1, $2 / 32) k) else 'x' end)
+        select 'order', (case when n % 11 = 0 then 'bad' else 'good' end) || n, 'T', \
+        json_build_object('n', n, 'pad', case when n % 11 = 0
+            then (select string_agg(md5(n::text || k::text), '') \
+            from generate_series(1, $2 / 32) k) else 'x' end)
         from generate_series(1, $1) n";
-    sqlx::query(insert).bind(events).bind(bytes).execute(pool).await.expect("inserted");
+    sqlx::query(insert)
+        .bind(events)
+        .bind(bytes)
+        .execute(pool)
+        .await
+        .expect("the insert succeeds");
 }
 
-/// How often the relay began anew because of Kafka.
+/// Returns the number of sessions that ended because of Kafka.
 fn sessions(relay: &Running) -> u32 {
     let metrics = relay.observer.metrics_text();
-    let reconnects = metrics.lines().find_map(|line| line.strip_prefix("tidings_relay_reconnects_total{side=\"kafka\"} "));
+    let reconnects = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("tidings_relay_reconnects_total{side=\"kafka\"} "));
     reconnects.map_or(0, |count| count.parse().expect("a number"))
 }
 
 fn bad(events: i32) -> Vec<(String, i64, bool)> {
-    (1..=i64::from(events)).filter(|n| n % 11 == 0).map(|n| (format!("bad{n}"), n, true)).collect()
+    (1..=i64::from(events))
+        .filter(|n| n % 11 == 0)
+        .map(|n| (format!("bad{n}"), n, true))
+        .collect()
 }
 
-/// Runs a relay until exactly the bad ones of 110 events are parked and the others published; how often it began anew.
+/// Runs a relay until exactly the bad ones of 110 events are parked and the others are published.
+/// Returns the number of sessions that ended because of Kafka.
 async fn isolated(pool: &PgPool, place: &Place, relay: Running) -> u32 {
     let wanted = bad(110);
-    let wanted: Vec<(&str, i64, bool)> = wanted.iter().map(|(id, n, wrong)| (id.as_str(), *n, *wrong)).collect();
+    let wanted: Vec<(&str, i64, bool)> = wanted
+        .iter()
+        .map(|(id, n, wrong)| (id.as_str(), *n, *wrong))
+        .collect();
     until_parked(pool, &wanted).await;
     let mut reader = place.reader();
     reader.until_distinct(100);
     let sessions = sessions(&relay);
     relay.stop().await;
-    assert!(reader.read_to_the_end().iter().all(|record| record.key.starts_with(b"good")));
+    assert!(
+        reader
+            .read_to_the_end()
+            .iter()
+            .all(|record| record.key.starts_with(b"good"))
+    );
     sessions
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_hundred_events_ten_that_the_topic_finds_too_large_are_parked_and_the_others_published() {
-    for (delivery, compression) in [(Delivery::ExactlyOnce, "lz4"), (Delivery::ExactlyOnce, "none"), (Delivery::AtLeastOnce, "lz4")] {
+async fn of_a_hundred_events_ten_that_the_topic_finds_too_large_are_parked_and_the_others_published()
+ {
+    for (delivery, compression) in [
+        (Delivery::ExactlyOnce, "lz4"),
+        (Delivery::ExactlyOnce, "none"),
+        (Delivery::AtLeastOnce, "lz4"),
+    ] {
         let database = migrated_database().await;
         let (place, mut options) = strict(&database, "20000", delivery).await;
-        options.kafka.properties.insert("compression.type".into(), compression.into());
+        options
+            .kafka
+            .properties
+            .insert("compression.type".into(), compression.into());
         insert_mixed(&database.pool, 110, 40_000).await;
         let sessions = isolated(&database.pool, &place, Running::start(options)).await;
-        // One to learn the limit. A session for each of the ten would be another kind.
-        assert!(sessions <= 2, "{sessions} sessions with {delivery:?}, {compression}");
+        // One session determines the limit. Without isolation, each of the ten bad events would
+        // cost a session.
+        assert!(
+            sessions <= 2,
+            "{sessions} sessions with {delivery:?}, {compression}"
+        );
     }
 }
 
@@ -60,11 +93,21 @@ async fn of_a_hundred_events_ten_that_the_topic_finds_too_large_are_parked_and_t
 async fn events_that_are_refused_although_they_seem_to_fit_are_found_and_the_others_published() {
     let database = migrated_database().await;
     let place = Place::new(&database);
-    // What repeats is small on its way, and too large as the topic stores it.
-    create_topic_with(&place.brokers, &place.topic, 4, &[("max.message.bytes", "20000"), ("compression.type", "uncompressed")]).await;
+    // Repetitive payloads are small in transit and too large in the form that the topic stores.
+    create_topic_with(
+        &place.brokers,
+        &place.topic,
+        4,
+        &[
+            ("max.message.bytes", "20000"),
+            ("compression.type", "uncompressed"),
+        ],
+    )
+    .await;
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
         select 'order', (case when n % 11 = 0 then 'bad' else 'good' end) || n, 'T',
-               json_build_object('n', n, 'pad', repeat('x', case when n % 11 = 0 then 40000 else 1 end))
+               json_build_object('n', n, 'pad', repeat('x', case when n % 11 = 0 then 40000 else \
+               1 end))
         from generate_series(1, 110) n";
     sql(&database.pool, insert).await;
     isolated(&database.pool, &place, place.start()).await;
@@ -73,11 +116,18 @@ async fn events_that_are_refused_although_they_seem_to_fit_are_found_and_the_oth
 #[tokio::test(flavor = "multi_thread")]
 async fn what_compresses_well_is_published_however_large_it_is_uncompressed() {
     let database = migrated_database().await;
-    let (pool, (place, mut options)) = (&database.pool, strict(&database, "20000", Delivery::ExactlyOnce).await);
-    options.kafka.properties.insert("compression.type".into(), "lz4".into());
+    let (pool, (place, mut options)) = (
+        &database.pool,
+        strict(&database, "20000", Delivery::ExactlyOnce).await,
+    );
+    options
+        .kafka
+        .properties
+        .insert("compression.type".into(), "lz4".into());
     insert_mixed(pool, 11, 40_000).await;
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-        select 'order', 'good' || n, 'T', json_build_object('n', n, 'pad', repeat('x', 200000)) from generate_series(101, 110) n";
+        select 'order', 'good' || n, 'T', json_build_object('n', n, 'pad', repeat('x', 200000)) \
+        from generate_series(101, 110) n";
     sql(pool, insert).await;
     let relay = Running::start(options);
     until_parked(pool, &[("bad11", 11, true)]).await;
@@ -88,15 +138,27 @@ async fn what_compresses_well_is_published_however_large_it_is_uncompressed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_that_was_raised_lets_all_go_by_one_command() {
     let database = migrated_database().await;
-    let (pool, (place, options)) = (&database.pool, strict(&database, "20000", Delivery::ExactlyOnce).await);
+    let (pool, (place, options)) = (
+        &database.pool,
+        strict(&database, "20000", Delivery::ExactlyOnce).await,
+    );
     insert_mixed(pool, 110, 40_000).await;
     let relay = Running::start(options);
     let mut reader = place.reader();
     reader.until_distinct(100);
-    alter_topic(&place.brokers, &place.topic, &[("max.message.bytes", "1000000")]).await;
+    alter_topic(
+        &place.brokers,
+        &place.topic,
+        &[("max.message.bytes", "1000000")],
+    )
+    .await;
     let until = std::time::Instant::now() + super::parked::PATIENCE;
     while !parked(pool).await.is_empty() {
-        sql(pool, "update tidings.parked set action = 'retry' where reason is not null").await;
+        sql(
+            pool,
+            "update tidings.parked set action = 'retry' where reason is not null",
+        )
+        .await;
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         assert!(std::time::Instant::now() < until, "they are not released");
     }

@@ -1,12 +1,12 @@
-//! kill -9 in mid-stream, and at each step of the protocols.
+//! `kill -9` in mid-stream and at each step of the protocols.
 
 use std::time::Duration;
 
-use super::{
-    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
-    running::Place,
+use crate::support::history::{
+    Verdict, committed, create_accounts, expected, judge, write_concurrently,
 };
-use crate::services::migrated_database;
+use crate::support::running::Place;
+use crate::support::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_ten_times_in_mid_stream_it_loses_and_repeats_nothing_and_keeps_the_order() {
@@ -21,20 +21,24 @@ async fn killed_ten_times_in_mid_stream_it_loses_and_repeats_nothing_and_keeps_t
     let mut seen = 0;
     for _ in 0..10 {
         let mut relay = place.spawn();
-        // Killed while it works: after some more records have come, while others are on their way.
+        // Kill the relay at work: some more records have arrived, and others are in flight.
         let more = reader.until_more_than(seen);
         seen = more + 20;
         relay.kill();
     }
     let last = place.spawn();
-    writing.await.expect("writers end well");
+    writing.await.expect("the writers end without an error");
     let committed = committed(&database.pool).await;
     reader.until_distinct(expected(&committed));
     drop(last);
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(
+        judge(&committed, reader.read_to_the_end()),
+        Verdict::default()
+    );
 }
 
-/// Ends a relay at its n-th time at a step of a protocol, starts another, and judges.
+/// Kills a relay at the n-th time that it reaches a step of a protocol, starts another one, and
+/// checks the topic.
 async fn died_at(step: &str, source: &str) {
     let database = migrated_database().await;
     let place = Place::new(&database);
@@ -47,24 +51,34 @@ async fn died_at(step: &str, source: &str) {
     let mut dying = place.spawn_with(&[("TIDINGS_TEST_DIE_AT", step), ("TIDINGS_SOURCE", source)]);
     let mut times = 0;
     while !dying.has_died() {
-        // Something to do for as long as the step is not reached.
+        // Keep the relay busy until it reaches the step.
         write_concurrently(&database.pool, 1, 6, 5).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         times += 1;
-        assert!(times < 600, "the relay never comes to {step}");
+        assert!(times < 600, "the relay never reaches {step}");
     }
     let last = place.spawn_with(&[("TIDINGS_SOURCE", source)]);
-    writing.await.expect("writers end well");
+    writing.await.expect("the writers end without an error");
     let committed = committed(&database.pool).await;
     let mut reader = place.reader();
     reader.until_distinct(expected(&committed));
     drop(last);
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default(), "after a death at {step}, source {source}");
+    assert_eq!(
+        judge(&committed, reader.read_to_the_end()),
+        Verdict::default(),
+        "after a death at {step}, source {source}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_death_around_the_commit_to_kafka_costs_nothing() {
-    for step in ["fenced", "position-sent:1", "position-sent:4", "kafka-committed:1", "kafka-committed:5"] {
+    for step in [
+        "fenced",
+        "position-sent:1",
+        "position-sent:4",
+        "kafka-committed:1",
+        "kafka-committed:5",
+    ] {
         died_at(step, "auto").await;
     }
 }

@@ -1,4 +1,4 @@
-//! The relay on real services. A history of aggregate versions decides, not the code under test.
+//! Relays on real services. A history of aggregate versions decides, not the code under test.
 
 mod acls;
 mod authority;
@@ -11,7 +11,6 @@ mod faults;
 pub(crate) mod grants;
 mod growth;
 mod healing;
-mod history;
 mod hostile;
 mod isolation;
 mod killed;
@@ -22,12 +21,13 @@ mod parked;
 mod pooled;
 mod preflight;
 mod ready;
-pub(crate) mod records;
 mod refusals;
 mod retention;
-mod running;
 mod scheduled;
 mod transactions;
 mod traps;
 mod two;
 mod unusable;
+
+// `subscriber/foreign.rs` still uses this path.
+pub(crate) use crate::support::records;

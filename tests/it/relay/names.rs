@@ -1,31 +1,44 @@
-//! Relays of one name on one server and one Kafka: none takes the slot or the positions of another.
+//! Relays of the same name on one server and one Kafka: none takes the slot or the positions of
+//! another.
 
 use sqlx::{AssertSqlSafe, PgPool};
 
-use super::{
-    operator::insert,
-    running::{Place, Running, new_topic},
-};
-use crate::services::{TestDatabase, migrated_database, restored};
+use super::operator::insert;
+use crate::support::running::{Place, Running, new_topic};
+use crate::support::services::{TestDatabase, migrated_database, restored};
 
-/// The slots of this database.
+/// Returns the slots of this database.
 async fn slots(pool: &PgPool) -> Vec<String> {
-    let sql = "select slot_name::text from pg_replication_slots where database = current_database() order by 1";
-    sqlx::query_scalar(sql).fetch_all(pool).await.expect("asked")
+    let sql = "select slot_name::text from pg_replication_slots \
+        where database = current_database() order by 1";
+    sqlx::query_scalar(sql)
+        .fetch_all(pool)
+        .await
+        .expect("the query succeeds")
 }
 
 async fn run(pool: &PgPool, sql: &str) {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(pool)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// A place whose relay has the default name.
+/// Returns a place whose relay has the default name.
 fn default_place(database: &TestDatabase) -> Place {
-    Place { name: "tidings".into(), ..Place::new(database) }
+    Place {
+        name: "tidings".into(),
+        ..Place::new(database)
+    }
 }
 
-/// Another database in which the relay `place` has its name.
+/// Returns a place in another database whose relay has the same name.
 fn same_name(place: &Place, database: &TestDatabase) -> Place {
-    Place { name: place.name.clone(), topic: new_topic(), ..Place::new(database) }
+    Place {
+        name: place.name.clone(),
+        topic: new_topic(),
+        ..Place::new(database)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +54,10 @@ async fn two_databases_of_one_server_have_relays_of_the_default_name() {
     places[0].reader().until_distinct(3);
     places[1].reader().until_distinct(2);
     for (database, place) in [(&one, &places[0]), (&other, &places[1])] {
-        assert_eq!(slots(&database.pool).await, [format!("tidings_{}", database.mark)]);
+        assert_eq!(
+            slots(&database.pool).await,
+            [format!("tidings_{}", database.mark)]
+        );
         let (code, text) = place.command(&["status"]);
         assert!(code == 0 && text.contains("active"), "{text}");
         let (code, text) = place.command(&["check", "--topic", &place.topic]);
@@ -54,7 +70,7 @@ async fn two_databases_of_one_server_have_relays_of_the_default_name() {
     assert_eq!(places[1].reader().read_to_the_end().len(), 2);
 }
 
-/// The names of an earlier version.
+/// The slot and the publication have the names of an earlier version.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_installation_keeps_the_slot_and_the_publication_that_it_has() {
     let database = migrated_database().await;
@@ -65,8 +81,18 @@ async fn an_installation_keeps_the_slot_and_the_publication_that_it_has() {
     relay.says("stream", "streaming").await;
     relay.stop().await;
     let old = format!("tidings_{}", place.name);
-    let (slot, new) = (format!("select pg_drop_replication_slot('{0}'); drop publication {0}", place.slot()), &old);
-    while sqlx::raw_sql(AssertSqlSafe(slot.clone())).execute(&database.pool).await.is_err() {}
+    let (slot, new) = (
+        format!(
+            "select pg_drop_replication_slot('{0}'); drop publication {0}",
+            place.slot()
+        ),
+        &old,
+    );
+    while sqlx::raw_sql(AssertSqlSafe(slot.clone()))
+        .execute(&database.pool)
+        .await
+        .is_err()
+    {}
     run(
         &database.pool,
         &format!(
@@ -75,7 +101,11 @@ async fn an_installation_keeps_the_slot_and_the_publication_that_it_has() {
         ),
     )
     .await;
-    run(&database.pool, &format!("select pg_create_logical_replication_slot('{new}', 'pgoutput')")).await;
+    run(
+        &database.pool,
+        &format!("select pg_create_logical_replication_slot('{new}', 'pgoutput')"),
+    )
+    .await;
     insert(&database.pool, 3..=4).await;
     let relay = place.start();
     relay.says("stream", "streaming").await;
@@ -86,30 +116,61 @@ async fn an_installation_keeps_the_slot_and_the_publication_that_it_has() {
     assert_eq!(slots(&database.pool).await, std::slice::from_ref(&old));
     assert_eq!(place.reader().read_to_the_end().len(), 4);
     let (code, text) = place.command(&["relay", "forget", &place.name]);
-    assert!(code == 0 && text.contains(&format!("slot {old}")) && text.contains(&format!("publication {old}")), "{text}");
+    assert!(
+        code == 0
+            && text.contains(&format!("slot {old}"))
+            && text.contains(&format!("publication {old}")),
+        "{text}"
+    );
     assert_eq!(slots(&database.pool).await, [] as [String; 0]);
 }
 
-/// A relay of another schema in the same database has names of its own, and an unmarked slot stays with its owner.
+/// Relays of different schemas in one database have different slots, and an unmarked slot stays
+/// with its owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_schemas_of_one_database_have_relays_of_one_name() {
     let database = migrated_database().await;
-    tidings::Migrations::new().schema("other").run(&database.pool).await.expect("migrated");
+    tidings::Migrations::new()
+        .schema("other")
+        .run(&database.pool)
+        .await
+        .expect("the migration succeeds");
     let place = Place::new(&database);
     let unmarked = format!("tidings_{}", place.name);
-    run(&database.pool, &format!("create publication {unmarked} for table tidings.outbox with (publish = 'insert')")).await;
-    run(&database.pool, &format!("select pg_create_logical_replication_slot('{unmarked}', 'pgoutput')")).await;
-    let other = Place { topic: new_topic(), ..same_name(&place, &database) };
+    run(
+        &database.pool,
+        &format!(
+            "create publication {unmarked} for table tidings.outbox with (publish = 'insert')"
+        ),
+    )
+    .await;
+    run(
+        &database.pool,
+        &format!("select pg_create_logical_replication_slot('{unmarked}', 'pgoutput')"),
+    )
+    .await;
+    let other = Place {
+        topic: new_topic(),
+        ..same_name(&place, &database)
+    };
     let mut options = other.options();
     options.schema = "other".into();
     let relays = [place.start(), Running::start(options)];
     for relay in &relays {
         relay.says("stream", "streaming").await;
     }
-    let marked = format!("{unmarked}_{}", crate::services::mark(&database.pool, "other").await);
+    let marked = format!(
+        "{unmarked}_{}",
+        crate::support::services::mark(&database.pool, "other").await
+    );
     assert_eq!(slots(&database.pool).await, [unmarked, marked]);
     insert(&database.pool, 1..=1).await;
-    run(&database.pool, "insert into other.outbox (aggregatetype, aggregateid, type, payload) values ('order', '2', 'T', '2')").await;
+    run(
+        &database.pool,
+        "insert into other.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '2', 'T', '2')",
+    )
+    .await;
     place.reader().until_distinct(1);
     other.reader().until_distinct(1);
     for relay in relays {
@@ -117,16 +178,30 @@ async fn two_schemas_of_one_database_have_relays_of_one_name() {
     }
 }
 
-/// What a copy beside its original is told, and what it then does; the original notices nothing.
-async fn a_copy_is_told_what_to_do(original: &TestDatabase, place: &Place, relay: Running, copy: &TestDatabase) {
+/// Asserts that a relay on a copy is refused with a remedy and that the remedy works, while the
+/// original is unaffected.
+async fn a_copy_is_told_what_to_do(
+    original: &TestDatabase,
+    place: &Place,
+    relay: Running,
+    copy: &TestDatabase,
+) {
     let theirs = same_name(place, copy);
     let text = theirs.start().refusal().await;
     let expected = format!("copy of database `{}` of the same server", original.name);
-    assert!(text.contains(&expected) && text.contains("skip --all") && text.contains("leaves out 0 events"), "{text}");
+    assert!(
+        text.contains(&expected)
+            && text.contains("skip --all")
+            && text.contains("leaves out 0 events"),
+        "{text}"
+    );
     let (code, report) = theirs.command(&["check"]);
     assert!(code == 1 && report.contains(&expected), "{report}");
     let (code, text) = theirs.command(&["relay", "adopt"]);
-    assert!(code == 3 && text.contains("is still there") && text.contains("skip --all"), "{text}");
+    assert!(
+        code == 3 && text.contains("still exists") && text.contains("skip --all"),
+        "{text}"
+    );
     let (code, text) = theirs.command(&["relay", "skip", "--all"]);
     assert!(code == 0, "{text}");
     let second = theirs.start();
@@ -144,7 +219,7 @@ async fn a_copy_is_told_what_to_do(original: &TestDatabase, place: &Place, relay
     assert_eq!(slots(&original.pool).await, [place.slot()]);
 }
 
-/// `create database ... template`.
+/// Copies the database with `create database ... template`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_made_of_a_template_does_not_take_the_slot_or_the_positions_of_the_original() {
     let original = migrated_database().await;
@@ -160,7 +235,7 @@ async fn a_database_made_of_a_template_does_not_take_the_slot_or_the_positions_o
     a_copy_is_told_what_to_do(&original, &place, relay, &copy).await;
 }
 
-/// A dump that is restored on the same server.
+/// Restores a dump on the same server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_dump_does_not_take_the_slot_or_the_positions_of_the_original() {
     let original = migrated_database().await;
@@ -170,7 +245,9 @@ async fn a_restored_dump_does_not_take_the_slot_or_the_positions_of_the_original
     place.reader().until_distinct(3);
     relay.says("stream", "streaming").await;
     relay.stop().await;
-    let Some(copy) = restored(&original).await else { return };
+    let Some(copy) = restored(&original).await else {
+        return;
+    };
     let relay = place.start();
     relay.says("stream", "streaming").await;
     a_copy_is_told_what_to_do(&original, &place, relay, &copy).await;

@@ -1,25 +1,29 @@
-//! What is deleted from the outbox, and what never is.
+//! Retention: the rows that are deleted from the outbox, and the rows that never are.
 
 use std::time::Duration;
 
 use sqlx::PgPool;
 use tidings::relay::{RelayOptions, RetentionOptions};
 
-use super::{
-    history::{Verdict, caught_up, with_accounts, write_concurrently},
-    operator::insert,
-    running::{Place, Running},
-};
-use crate::services::migrated_database;
+use super::operator::insert;
+use crate::support::history::{Verdict, caught_up, with_accounts, write_concurrently};
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
 fn deleting(place: &Place) -> RelayOptions {
     let mut options = place.options();
-    options.retention = RetentionOptions { keep: Duration::ZERO, ..RetentionOptions::default() };
+    options.retention = RetentionOptions {
+        keep: Duration::ZERO,
+        ..RetentionOptions::default()
+    };
     options
 }
 
 async fn rows(pool: &PgPool) -> i64 {
-    sqlx::query_scalar("select count(*) from tidings.outbox").fetch_one(pool).await.expect("asked")
+    sqlx::query_scalar("select count(*) from tidings.outbox")
+        .fetch_one(pool)
+        .await
+        .expect("the query succeeds")
 }
 
 async fn until_at_most(pool: &PgPool, most: i64) {
@@ -32,7 +36,8 @@ async fn until_at_most(pool: &PgPool, most: i64) {
     panic!("{} rows are left", rows(pool).await);
 }
 
-/// A relay that deletes what it has published: looked for at its start and then every half minute, so it is started again.
+/// Runs a relay with retention until at most `most` rows are left. Retention runs at the start and
+/// then every half minute, so the relay is restarted.
 async fn delete_all_but(place: &Place, pool: &PgPool, most: i64) {
     for _ in 0..20 {
         let relay = Running::start(deleting(place));
@@ -59,15 +64,21 @@ async fn published_events_go_in_batches_and_the_last_one_stays_as_the_relays_wit
     let relay = Running::start(deleting(&place));
     until_at_most(&database.pool, 1).await;
     let metrics = relay.observer.metrics_text();
-    assert!(metrics.contains("tidings_relay_deleted_events_total 24999"), "{metrics}");
+    assert!(
+        metrics.contains("tidings_relay_deleted_events_total 24999"),
+        "{metrics}"
+    );
     insert(&database.pool, 25_001..=25_003).await;
     reader.until_distinct(25_003);
     relay.stop().await;
-    // Its witness is there: it goes on.
+    // The witness of the relay still exists, so the relay continues.
     let relay = place.start();
     relay.says("stream", "streaming").await;
     relay.stop().await;
-    let floor: String = sqlx::query_scalar("select floor::text from tidings.retention").fetch_one(&database.pool).await.expect("asked");
+    let floor: String = sqlx::query_scalar("select floor::text from tidings.retention")
+        .fetch_one(&database.pool)
+        .await
+        .expect("the query succeeds");
     assert_ne!(floor, "0");
 }
 
@@ -91,11 +102,17 @@ async fn what_another_relay_has_not_published_stays_until_that_one_is_forgotten(
     let (code, text) = place.command(&["relay", "forget", &other.name]);
     assert_eq!(code, 0, "{text}");
     delete_all_but(&place, &database.pool, 1).await;
-    // One that was forgotten and comes back would need them: it says so, and what to do.
+    // A forgotten relay that returns would need the deleted events. It reports this and the remedy.
     let text = other.start().refusal().await;
-    assert!(text.contains("retention has deleted events") && text.contains("rewind --all"), "{text}");
+    assert!(
+        text.contains("retention has deleted events") && text.contains("rewind --all"),
+        "{text}"
+    );
     let (code, text) = other.command(&["relay", "rewind", "--all"]);
-    assert!(code == 0 && text.contains("retention has deleted older events"), "{text}");
+    assert!(
+        code == 0 && text.contains("retention has deleted older events"),
+        "{text}"
+    );
     for _ in 0..2 {
         let relay = other.start();
         relay.says("stream", "streaming").await;
@@ -115,7 +132,12 @@ async fn a_relay_that_is_moved_back_keeps_what_it_is_to_publish() {
         relay.stop().await;
     }
     let (code, text) = other.command(&["relay", "rewind", "--all"]);
-    assert!(code == 0 && text.contains("50 events are published once more") && !text.contains("retention"), "{text}");
+    assert!(
+        code == 0
+            && text.contains("50 events will be published again")
+            && !text.contains("retention"),
+        "{text}"
+    );
     let relay = Running::start(deleting(&place));
     relay.says("stream", "streaming").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -131,17 +153,20 @@ async fn events_are_deleted_beside_writers_and_none_is_lost_or_repeated() {
         async move { write_concurrently(&pool, 3, 6, 300).await }
     });
     let mut reader = place.reader();
-    // Each start deletes at once what is published by then.
+    // Each start immediately deletes everything that is published by then.
     while !writing.is_finished() {
         let relay = Running::start(deleting(&place));
         relay.says("stream", "streaming").await;
         tokio::time::sleep(Duration::from_millis(700)).await;
         relay.stop().await;
     }
-    writing.await.expect("writers end well");
+    writing.await.expect("the writers end without an error");
     let relay = Running::start(deleting(&place));
     caught_up(&database.pool, &mut reader).await;
-    assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
+    assert_eq!(
+        relay.verdict(&database.pool, &mut reader).await,
+        Verdict::default()
+    );
     delete_all_but(&place, &database.pool, 1).await;
 }
 
@@ -155,7 +180,10 @@ async fn a_limit_of_size_deletes_the_oldest_before_their_time_and_switched_off_n
     relay.says("stream", "streaming").await;
     relay.stop().await;
     let bytes: f64 =
-        sqlx::query_scalar("select avg(pg_column_size(o.*))::float8 from tidings.outbox o").fetch_one(&database.pool).await.expect("asked");
+        sqlx::query_scalar("select avg(pg_column_size(o.*))::float8 from tidings.outbox o")
+            .fetch_one(&database.pool)
+            .await
+            .expect("the query succeeds");
     let mut options = place.options();
     options.retention.size_max = Some((bytes * 500.0) as u64);
     options.retention.enabled = false;

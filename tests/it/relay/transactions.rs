@@ -1,22 +1,25 @@
-//! Kafka transactions that fail while events are under way.
+//! Failures of Kafka transactions while events are in flight.
 
 use std::time::Duration;
 
 use dev_services::{Kafka, KafkaOptions};
 use tidings::relay::OnUndeliverable;
 
-use super::{
-    history::{Verdict, caught_up, committed, create_accounts, expected, judge, write_concurrently},
-    records::{Reader, create_topic, delete_topic},
-    running::{Place, Running},
+use crate::support::history::{
+    Verdict, caught_up, committed, create_accounts, expected, judge, write_concurrently,
 };
-use crate::services::{TestDatabase, migrated_database, own_kafka};
+use crate::support::records::{Reader, create_topic, delete_topic};
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database, own_kafka};
 
-/// A broker of the test's own, and a relay's place on it with accounts.
+/// Starts a dedicated broker and creates accounts and a place that uses the broker.
 async fn beside(options: KafkaOptions) -> (Kafka, TestDatabase, Place) {
     let kafka = own_kafka(options).await;
     let database = migrated_database().await;
-    let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
+    let place = Place {
+        brokers: kafka.brokers(),
+        ..Place::new(&database)
+    };
     create_accounts(&database.pool, 4).await;
     (kafka, database, place)
 }
@@ -24,7 +27,12 @@ async fn beside(options: KafkaOptions) -> (Kafka, TestDatabase, Place) {
 /// Waits until a session has ended because of Kafka.
 async fn session_ends(relay: &Running) {
     for _ in 0..6000 {
-        if relay.observer.metrics_text().lines().any(|line| line.starts_with("tidings_relay_reconnects_total{side=\"kafka\"}")) {
+        if relay
+            .observer
+            .metrics_text()
+            .lines()
+            .any(|line| line.starts_with("tidings_relay_reconnects_total{side=\"kafka\"}"))
+        {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -36,17 +44,23 @@ async fn session_ends(relay: &Running) {
 async fn a_transactional_id_that_the_broker_has_forgotten_costs_no_event_and_repeats_none() {
     let options = KafkaOptions::new()
         .set("transactional.id.expiration.ms", "2000")
-        .set("transaction.remove.expired.transaction.cleanup.interval.ms", "200");
+        .set(
+            "transaction.remove.expired.transaction.cleanup.interval.ms",
+            "200",
+        );
     let (_kafka, database, place) = beside(options).await;
     let relay = place.start();
     write_concurrently(&database.pool, 1, 4, 10).await;
     let mut reader = place.reader();
     caught_up(&database.pool, &mut reader).await;
-    // Longer than the broker keeps an idle id, several times.
+    // Several times longer than the broker keeps an idle transactional id.
     tokio::time::sleep(Duration::from_secs(8)).await;
     write_concurrently(&database.pool, 2, 4, 20).await;
     session_ends(&relay).await;
-    assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
+    assert_eq!(
+        relay.verdict(&database.pool, &mut reader).await,
+        Verdict::default()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,12 +78,21 @@ async fn a_topic_deleted_and_created_again_around_events_stops_no_other_topic() 
         write_concurrently(&database.pool, 1, 4, 5).await;
         caught_up(&database.pool, &mut reader).await;
     }
-    assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
+    assert_eq!(
+        relay.verdict(&database.pool, &mut reader).await,
+        Verdict::default()
+    );
 }
 
 async fn insert_into(pool: &sqlx::PgPool, topic: &str, id: i32) {
-    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) values ('doomed', $1, 'Made', '{}', $2)";
-    sqlx::query(insert).bind(id.to_string()).bind(topic).execute(pool).await.expect("inserted");
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) \
+        values ('doomed', $1, 'Made', '{}', $2)";
+    sqlx::query(insert)
+        .bind(id.to_string())
+        .bind(topic)
+        .execute(pool)
+        .await
+        .expect("the insert succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,31 +105,50 @@ async fn a_topic_of_dead_letters_that_is_deleted_stops_nothing_and_gets_the_next
     let dead = format!("{}.dead", place.topic);
     let mut reader = place.reader();
     for id in ["one", "two"] {
-        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('large', $1, 'Made', to_json(repeat('x', 20000)))";
-        sqlx::query(insert).bind(id).execute(&database.pool).await.expect("inserted");
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('large', $1, 'Made', to_json(repeat('x', 20000)))";
+        sqlx::query(insert)
+            .bind(id)
+            .execute(&database.pool)
+            .await
+            .expect("the insert succeeds");
         write_concurrently(&database.pool, 1, 4, 5).await;
         caught_up(&database.pool, &mut reader).await;
-        let letters = Reader::new(&place.brokers, &dead).until_distinct(1).to_vec();
+        let letters = Reader::new(&place.brokers, &dead)
+            .until_distinct(1)
+            .to_vec();
         assert_eq!(letters[0].key, id.as_bytes());
         delete_topic(&place.brokers, &dead).await;
     }
-    assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
+    assert_eq!(
+        relay.verdict(&database.pool, &mut reader).await,
+        Verdict::default()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_allow_short_transactions_only_are_adapted_to() {
-    let (_kafka, database, place) = beside(KafkaOptions::new().set("transaction.max.timeout.ms", "10000")).await;
+    let (_kafka, database, place) =
+        beside(KafkaOptions::new().set("transaction.max.timeout.ms", "10000")).await;
     let relay = place.start();
     write_concurrently(&database.pool, 2, 4, 20).await;
-    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
+    assert_eq!(
+        relay.verdict(&database.pool, &mut place.reader()).await,
+        Verdict::default()
+    );
 }
 
-/// Options of a broker that ends transactions after two seconds.
+/// Returns the options of a broker that ends transactions after two seconds.
 fn hasty() -> KafkaOptions {
-    KafkaOptions::new().set("transaction.max.timeout.ms", "2000").set("transaction.abort.timed.out.transaction.cleanup.interval.ms", "200")
+    KafkaOptions::new()
+        .set("transaction.max.timeout.ms", "2000")
+        .set(
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms",
+            "200",
+        )
 }
 
-/// The coordinator ends a transaction of a process that is suspended.
+/// The coordinator ends the transaction of a suspended process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_suspended_for_longer_than_its_transaction_repeats_nothing() {
     let (_kafka, database, place) = beside(hasty()).await;
@@ -122,32 +164,44 @@ async fn a_relay_that_was_suspended_for_longer_than_its_transaction_repeats_noth
         signal(relay.pid(), "STOP");
         tokio::time::sleep(Duration::from_secs(5)).await;
         signal(relay.pid(), "CONT");
-        writing.await.expect("writers end well");
+        writing.await.expect("the writers end without an error");
         caught_up(&database.pool, &mut reader).await;
     }
     drop(relay);
-    assert_eq!(judge(&committed(&database.pool).await, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(
+        judge(&committed(&database.pool).await, reader.read_to_the_end()),
+        Verdict::default()
+    );
 }
 
 fn signal(pid: u32, name: &str) {
-    let done = std::process::Command::new("kill").args([format!("-{name}"), pid.to_string()]).status();
+    let done = std::process::Command::new("kill")
+        .args([format!("-{name}"), pid.to_string()])
+        .status();
     assert!(done.expect("kill runs").success());
 }
 
-/// A relay whose Kafka client does not return from a call publishes everything once, by another client.
+/// Asserts that a relay publishes everything once, with a new client, after its Kafka client does
+/// not return from a call.
 async fn hangs_in(call: &str) {
     let (_kafka, database, place) = beside(hasty()).await;
     let relay = place.spawn_with(&[("TIDINGS_TEST_HANG_IN", call)]);
     let mut reader = place.reader();
     write_concurrently(&database.pool, 2, 4, 30).await;
-    // The limits of the calls are up to a minute, and each session may come to one.
+    // The calls have limits of up to a minute, and each session may reach one of them.
     let until = tokio::time::Instant::now() + Duration::from_secs(240);
     let committed = committed(&database.pool).await;
     while reader.until_more_than(expected(&committed) - 1) < expected(&committed) {
-        assert!(tokio::time::Instant::now() < until, "the relay does not return from {call}");
+        assert!(
+            tokio::time::Instant::now() < until,
+            "the relay does not return from {call}"
+        );
     }
     drop(relay);
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(
+        judge(&committed, reader.read_to_the_end()),
+        Verdict::default()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

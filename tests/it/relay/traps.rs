@@ -1,4 +1,5 @@
-//! Functions of other roles that fit a call of tidings as well as the server's own, or better: none is ever called.
+//! Functions of other roles that match a call of Tidings as well as the server's own, or better:
+//! none is ever called.
 
 use std::time::Duration;
 
@@ -9,49 +10,81 @@ use tidings::saga::Sagas;
 use tidings::subscriber::{Event, HandlerError, Inbox, Retry, Tx};
 use tidings::{Migrations, Outbox};
 
-use super::running::{Place, Running};
-use crate::services::{TestDatabase, database, migrated_database};
-use crate::subscriber::place::{self as subscriber, Changed, create_effects, start, until_effects};
+use crate::support::place::{self as subscriber, Changed, create_effects, start, until_effects};
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, database, migrated_database};
 
-/// Functions of the server that tidings calls somewhere, each made again in `public` with the same parameters.
-const NAMES: &str = "now clock_timestamp statement_timestamp hashtextextended pg_advisory_xact_lock pg_try_advisory_xact_lock make_interval left
-    cardinality min max unnest pg_current_xact_id pg_current_snapshot pg_current_wal_insert_lsn pg_current_wal_flush_lsn pg_snapshot_xmin
-    pg_snapshot_xmax pg_visible_in_snapshot current_setting set_config pg_is_in_recovery to_regnamespace to_regclass quote_ident pg_backend_pid
-    pg_wal_lsn_diff pg_terminate_backend row_security_active pg_get_serial_sequence current_database has_table_privilege starts_with";
+/// Server functions that Tidings calls. Each is also created in `public` with the same parameters.
+const NAMES: &str = "now clock_timestamp statement_timestamp hashtextextended
+    pg_advisory_xact_lock pg_try_advisory_xact_lock make_interval left cardinality min max unnest
+    pg_current_xact_id pg_current_snapshot pg_current_wal_insert_lsn pg_current_wal_flush_lsn
+    pg_snapshot_xmin pg_snapshot_xmax pg_visible_in_snapshot current_setting set_config
+    pg_is_in_recovery to_regnamespace to_regclass quote_ident pg_backend_pid pg_wal_lsn_diff
+    pg_terminate_backend row_security_active pg_get_serial_sequence current_database
+    has_table_privilege starts_with";
 
-/// Makes each of them, and one that fits a call with an integer literal better than the server's own. Each raises an error when it is called.
+/// Creates each function, and a variant that matches a call with an integer literal better than the
+/// server's own. Each raises an error when it is called.
 const TRAPS: &str = r#"
-    create function public.trapped(name text) returns void language plpgsql as $f$ begin raise exception 'TRAPPED in %', name; end $f$;
+    create function public.trapped(name text) returns void language plpgsql
+        as $f$ begin raise exception 'TRAPPED in %', name; end $f$;
     do $do$
     declare f record;
     begin
         for f in
-            select distinct on (p.proname, pg_get_function_identity_arguments(p.oid)) p.proname as name,
-                   pg_get_function_arguments(p.oid) as arguments, pg_get_function_result(p.oid) as result
+            select distinct on (p.proname, pg_get_function_identity_arguments(p.oid))
+                   p.proname as name, pg_get_function_arguments(p.oid) as arguments,
+                   pg_get_function_result(p.oid) as result
             from pg_proc p
-            where p.pronamespace = 'pg_catalog'::regnamespace and p.proname = any (regexp_split_to_array($names$NAMES$names$, '\s+'))
-              and pg_get_function_arguments(p.oid) !~ 'any|internal|VARIADIC' and pg_get_function_result(p.oid) !~ 'any|internal|trigger|TABLE'
+            where p.pronamespace = 'pg_catalog'::regnamespace
+              and p.proname = any (regexp_split_to_array($names$NAMES$names$, '\s+'))
+              and pg_get_function_arguments(p.oid) !~ 'any|internal|VARIADIC'
+              and pg_get_function_result(p.oid) !~ 'any|internal|trigger|TABLE'
         loop
-            execute format('create function public.%I(%s) returns %s language plpgsql as $f$ begin perform public.trapped(%L); end $f$',
+            execute format('create function public.%I(%s) returns %s language plpgsql
+                            as $f$ begin perform public.trapped(%L); end $f$',
                            f.name, f.arguments, f.result, f.name);
         end loop;
     end $do$;
-    create function public.hashtextextended(text, integer) returns bigint language plpgsql as $f$ begin perform public.trapped('hashtextextended'); end $f$;
-    create function public.unnest(text[]) returns setof text language plpgsql as $f$ begin perform public.trapped('unnest'); end $f$;
-    create function public.traps() returns bigint language sql as 'select count(*) from pg_proc where pronamespace = ''public''::regnamespace';
+    create function public.hashtextextended(text, integer) returns bigint language plpgsql
+        as $f$ begin perform public.trapped('hashtextextended'); end $f$;
+    create function public.unnest(text[]) returns setof text language plpgsql
+        as $f$ begin perform public.trapped('unnest'); end $f$;
+    create function public.traps() returns bigint language sql
+        as 'select count(*) from pg_proc where pronamespace = ''public''::regnamespace';
 "#;
 
-/// A database whose sessions look in `public` before they look in the server's own schema.
+/// Returns a pool whose sessions search `public` before the server's own schema.
 async fn trapped(database: &TestDatabase) -> PgPool {
-    let name: String = sqlx::query_scalar("select current_database()::text").fetch_one(&database.pool).await.expect("asked");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(TRAPS.replace("NAMES", NAMES))).execute(&database.pool).await.expect("the traps are set");
-    let traps: i64 = sqlx::query_scalar("select public.traps()").fetch_one(&database.pool).await.expect("asked");
+    let name: String = sqlx::query_scalar("select current_database()::text")
+        .fetch_one(&database.pool)
+        .await
+        .expect("the query succeeds");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(TRAPS.replace("NAMES", NAMES)))
+        .execute(&database.pool)
+        .await
+        .expect("the traps are set");
+    let traps: i64 = sqlx::query_scalar("select public.traps()")
+        .fetch_one(&database.pool)
+        .await
+        .expect("the query succeeds");
     assert!(traps > 50, "{traps} traps");
     let sql = format!("alter database {name} set search_path = public, pg_catalog");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&database.pool).await.expect("set");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+        .execute(&database.pool)
+        .await
+        .expect("the statement succeeds");
     let options = database.url.parse().expect("a URL");
-    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a new session");
-    let error = sqlx::query("select now()").execute(&pool).await.expect_err("a trap").to_string();
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(8)
+        .connect_with(options)
+        .await
+        .expect("a new session");
+    let error = sqlx::query("select now()")
+        .execute(&pool)
+        .await
+        .expect_err("the function is a trap")
+        .to_string();
     assert!(error.contains("TRAPPED"), "{error}");
     pool
 }
@@ -64,16 +97,34 @@ async fn a_relay_and_every_command_call_the_servers_own_functions() {
         trapped(&database).await;
         let mut options = place.options();
         options.source = source;
-        options.retention = RetentionOptions { enabled: true, keep: Duration::from_secs(1), ..options.retention };
+        options.retention = RetentionOptions {
+            enabled: true,
+            keep: Duration::from_secs(1),
+            ..options.retention
+        };
         let relay = Running::start(options);
         relay.says("lease", "leads").await;
-        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '1')";
-        let later = "insert into tidings.scheduled (aggregatetype, aggregateid, type, payload, due_at) values ('order', '1', 'T', '2', pg_catalog.now())";
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('order', '1', 'T', '1')";
+        let later = "insert into tidings.scheduled (aggregatetype, aggregateid, type, payload, \
+            due_at) values ('order', '1', 'T', '2', pg_catalog.now())";
         for sql in [insert, later] {
-            sqlx::query(sql).execute(&database.pool).await.expect("inserted");
+            sqlx::query(sql)
+                .execute(&database.pool)
+                .await
+                .expect("the insert succeeds");
         }
         place.reader().until_distinct(2);
-        relay.says("stream", if source == SourceKind::Wal { "streaming" } else { "" }).await;
+        relay
+            .says(
+                "stream",
+                if source == SourceKind::Wal {
+                    "streaming"
+                } else {
+                    ""
+                },
+            )
+            .await;
         for arguments in [
             &["status", "--json"][..],
             &["check"],
@@ -85,12 +136,22 @@ async fn a_relay_and_every_command_call_the_servers_own_functions() {
             &["parked", "retry", "--all"],
         ] {
             let (_, text) = place.command(arguments);
-            assert!(!text.contains("TRAPPED") && !text.contains("panicked"), "{arguments:?}: {text}");
+            assert!(
+                !text.contains("TRAPPED") && !text.contains("panicked"),
+                "{arguments:?}: {text}"
+            );
         }
         relay.stop().await;
-        for arguments in [&["relay", "rewind", "--all"][..], &["relay", "skip", "--all"], &["relay", "forget", &place.name]] {
+        for arguments in [
+            &["relay", "rewind", "--all"][..],
+            &["relay", "skip", "--all"],
+            &["relay", "forget", &place.name],
+        ] {
             let (code, text) = place.command(arguments);
-            assert!(code == 0 && !text.contains("TRAPPED"), "{arguments:?}: {code} {text}");
+            assert!(
+                code == 0 && !text.contains("TRAPPED"),
+                "{arguments:?}: {code} {text}"
+            );
         }
     }
 }
@@ -99,36 +160,91 @@ async fn a_relay_and_every_command_call_the_servers_own_functions() {
 async fn a_service_on_its_own_search_path_calls_the_servers_own_functions() {
     let database = database().await;
     let pool = trapped(&database).await;
-    Migrations::new().run(&pool).await.expect("migrated");
-    assert!(Migrations::new().pending(&pool).await.expect("asked").is_empty());
+    Migrations::new()
+        .run(&pool)
+        .await
+        .expect("the migration succeeds");
+    assert!(
+        Migrations::new()
+            .pending(&pool)
+            .await
+            .expect("the query succeeds")
+            .is_empty()
+    );
     let mut conn = pool.acquire().await.expect("a connection");
     for outbox in [Outbox::new(), Outbox::new().serialize_aggregates()] {
-        let event = |version| Changed { account: "a1".into(), version };
-        let mut tx = sqlx::Connection::begin(&mut *conn).await.expect("begun");
-        outbox.publish(&mut tx, &event(1)).await.expect("published");
-        outbox.publish_all(&mut tx, &[event(2), event(3)]).await.expect("published");
-        let later = outbox.publish_after(&mut tx, &event(4), Duration::from_secs(60)).await.expect("scheduled");
-        assert!(outbox.cancel(&mut tx, later).await.expect("cancelled"));
-        tx.commit().await.expect("committed");
+        let event = |version| Changed {
+            account: "a1".into(),
+            version,
+        };
+        let mut tx = sqlx::Connection::begin(&mut *conn)
+            .await
+            .expect("a transaction begins");
+        outbox
+            .publish(&mut tx, &event(1))
+            .await
+            .expect("the event is published");
+        outbox
+            .publish_all(&mut tx, &[event(2), event(3)])
+            .await
+            .expect("the event is published");
+        let later = outbox
+            .publish_after(&mut tx, &event(4), Duration::from_secs(60))
+            .await
+            .expect("the event is scheduled");
+        assert!(
+            outbox
+                .cancel(&mut tx, later)
+                .await
+                .expect("the event can be cancelled")
+        );
+        tx.commit().await.expect("the commit succeeds");
     }
     drop(conn);
-    let lag = RelayLagCheck::new(&pool, "none", Duration::from_secs(1)).check().await;
-    assert!(matches!(&lag, Status::Failing(text) if text.contains("no relay called")), "{lag:?}");
+    let lag = RelayLagCheck::new(&pool, "none", Duration::from_secs(1))
+        .check()
+        .await;
+    assert!(
+        matches!(&lag, Status::Failing(text) if text.contains("no relay with the name")),
+        "{lag:?}"
+    );
     let sagas = Sagas::new(pool.clone());
-    assert!(sagas.list(None, &[], 5).await.expect("listed").is_empty());
-    assert_eq!(sagas.find("order", "1").await.expect("asked").map(|run| run.id), None);
-    // A subscriber: the first attempt of each account fails, so events are set aside and come back.
+    assert!(
+        sagas
+            .list(None, &[], 5)
+            .await
+            .expect("the relay is listed")
+            .is_empty()
+    );
+    assert_eq!(
+        sagas
+            .find("order", "1")
+            .await
+            .expect("the saga can be read")
+            .map(|run| run.id),
+        None
+    );
+    // A subscriber whose first attempt of each account fails, so that events are parked and
+    // retried.
     let place = subscriber::Place::new(1).await;
     create_effects(&pool).await;
     place.publish(3, 1..=4).await;
     let running = start!(
-        place.subscriber::<()>().on(fail_once).retry(Retry::never()).inbox(Inbox::new(pool.clone()).keep(Duration::from_secs(3600)))
+        place
+            .subscriber::<()>()
+            .on(fail_once)
+            .retry(Retry::never())
+            .inbox(Inbox::new(pool.clone()).keep(Duration::from_secs(3600)))
     );
     until_effects(&database.pool, 12).await;
     running.stop().await;
 }
 
-async fn fail_once(Event(changed): Event<Changed>, meta: tidings::subscriber::Meta, mut tx: Tx) -> Result<(), HandlerError> {
+async fn fail_once(
+    Event(changed): Event<Changed>,
+    meta: tidings::subscriber::Meta,
+    mut tx: Tx,
+) -> Result<(), HandlerError> {
     if changed.version == 1 && meta.attempt() == 1 {
         return Err(HandlerError::retry("the first attempt"));
     }

@@ -1,10 +1,8 @@
-//! Two relays of one name.
+//! Two relays of the same name.
 
-use super::{
-    history::{Verdict, caught_up, create_accounts, write_concurrently},
-    running::Place,
-};
-use crate::services::migrated_database;
+use crate::support::history::{Verdict, caught_up, create_accounts, write_concurrently};
+use crate::support::running::Place;
+use crate::support::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_works_one_waits_and_the_second_takes_over_where_the_first_stopped() {
@@ -20,7 +18,10 @@ async fn one_works_one_waits_and_the_second_takes_over_where_the_first_stopped()
     second.says("stream", "streaming").await;
     second.says("lease", "epoch 2").await;
     write_concurrently(&database.pool, 2, 6, 50).await;
-    assert_eq!(second.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
+    assert_eq!(
+        second.verdict(&database.pool, &mut place.reader()).await,
+        Verdict::default()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,5 +39,9 @@ async fn a_killed_leader_is_replaced_within_seconds() {
     second.says("stream", "streaming").await;
     write_concurrently(&database.pool, 2, 6, 30).await;
     let verdict = second.verdict(&database.pool, &mut reader).await;
-    assert_eq!((verdict.lost, verdict.misordered, verdict.never_committed), (0, 0, 0), "{verdict:?}");
+    assert_eq!(
+        (verdict.lost, verdict.misordered, verdict.never_committed),
+        (0, 0, 0),
+        "{verdict:?}"
+    );
 }

@@ -1,33 +1,49 @@
-//! A topic that cannot be used stops its own events, and nothing else; they follow in order when it can.
+//! Unusable topics: only their own events stop, and these follow in order once the topic is usable.
 
 use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use tidings::relay::{CheckState, Delivery, OnUndeliverable, RelayOptions, SourceKind};
 
-use super::{
-    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
-    parked::{PATIENCE, numbers, sql},
-    records::{Reader, alter_topic, create_topic, create_topic_with},
-    running::{Place, Running},
+use super::parked::{PATIENCE, numbers, sql};
+use crate::support::history::{
+    Verdict, committed, create_accounts, expected, judge, write_concurrently,
 };
-use crate::services::migrated_database;
+use crate::support::records::{Reader, alter_topic, create_topic, create_topic_with};
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
-/// Publishes events `from` to `to` of an aggregate, in one transaction.
+/// Publishes events `from` to `to` of an aggregate in one transaction.
 async fn publish(pool: &PgPool, kind: &str, id: &str, from: i64, to: i64) {
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
                   select $1, $2, 'T', json_build_object('n', n) from generate_series($3, $4) n";
-    sqlx::query(insert).bind(kind).bind(id).bind(from).bind(to).execute(pool).await.expect("inserted");
+    sqlx::query(insert)
+        .bind(kind)
+        .bind(id)
+        .bind(from)
+        .bind(to)
+        .execute(pool)
+        .await
+        .expect("the insert succeeds");
 }
 
-/// How many events are parked, and the reasons.
+/// Returns the number of parked events and the reasons.
 async fn parked(pool: &PgPool) -> (i64, Vec<String>) {
-    let count = sqlx::query_scalar("select coalesce(sum(events), 0)::bigint from tidings.parked").fetch_one(pool).await.expect("counted");
+    let count = sqlx::query_scalar("select coalesce(sum(events), 0)::bigint from tidings.parked")
+        .fetch_one(pool)
+        .await
+        .expect("the query succeeds");
     let reasons = "select distinct reason from tidings.parked where reason is not null order by 1";
-    (count, sqlx::query_scalar(reasons).fetch_all(pool).await.expect("read"))
+    (
+        count,
+        sqlx::query_scalar(reasons)
+            .fetch_all(pool)
+            .await
+            .expect("the query succeeds"),
+    )
 }
 
-/// Waits until so many events are parked; their reasons.
+/// Waits until `events` events are parked. Returns the reasons.
 async fn until_parked(pool: &PgPool, events: i64) -> Vec<String> {
     let until = Instant::now() + 2 * PATIENCE;
     loop {
@@ -35,12 +51,16 @@ async fn until_parked(pool: &PgPool, events: i64) -> Vec<String> {
         if now == events {
             return reasons;
         }
-        assert!(Instant::now() < until, "{now} events are parked and not {events}: {reasons:?}");
+        assert!(
+            Instant::now() < until,
+            "{now} events are parked, expected {events}: {reasons:?}"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// A relay that creates no topics and sends each type to a topic of its own.
+/// Returns the options of a relay that creates no topics and routes each aggregate type to a topic
+/// of its own.
 fn options(place: &Place) -> RelayOptions {
     let mut options = place.options();
     options.topic = format!("{}-{{aggregatetype}}", place.topic);
@@ -54,7 +74,12 @@ fn topic(place: &Place, kind: &str) -> String {
 
 async fn until_ready(relay: &Running) {
     let until = Instant::now() + PATIENCE;
-    while relay.observer.checks().iter().any(|check| matches!(check.state, CheckState::Failing(_))) {
+    while relay
+        .observer
+        .checks()
+        .iter()
+        .any(|check| matches!(check.state, CheckState::Failing(_)))
+    {
         assert!(Instant::now() < until, "{:?}", relay.observer.checks());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -62,11 +87,18 @@ async fn until_ready(relay: &Running) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_a_missing_topic_wait_by_themselves_and_follow_in_order_once_it_exists() {
-    for (source, delivery) in [(SourceKind::Auto, Delivery::ExactlyOnce), (SourceKind::Poll, Delivery::AtLeastOnce)] {
+    for (source, delivery) in [
+        (SourceKind::Auto, Delivery::ExactlyOnce),
+        (SourceKind::Poll, Delivery::AtLeastOnce),
+    ] {
         let database = migrated_database().await;
         let (pool, place) = (&database.pool, Place::new(&database));
         create_topic(&place.brokers, &topic(&place, "good"), 2).await;
-        let mut options = RelayOptions { source, delivery, ..options(&place) };
+        let mut options = RelayOptions {
+            source,
+            delivery,
+            ..options(&place)
+        };
         options.topic_limits.give_up_after = Duration::from_secs(3);
         publish(pool, "missing", "a", 1, 3).await;
         publish(pool, "good", "a", 1, 3).await;
@@ -78,8 +110,11 @@ async fn events_of_a_missing_topic_wait_by_themselves_and_follow_in_order_once_i
         publish(pool, "good", "a", 4, 4).await;
         good.until_distinct(4);
         let reasons = until_parked(pool, 4).await;
-        assert!(reasons.len() == 1 && reasons[0].contains("does not exist"), "{reasons:?}");
-        // Given up, it is no reason against readiness any more.
+        assert!(
+            reasons.len() == 1 && reasons[0].contains("does not exist"),
+            "{reasons:?}"
+        );
+        // Discarded events no longer affect readiness.
         until_ready(&relay).await;
         relay.stop().await;
         publish(pool, "missing", "a", 5, 5).await;
@@ -93,7 +128,11 @@ async fn events_of_a_missing_topic_wait_by_themselves_and_follow_in_order_once_i
         missing.until_distinct(7);
         relay.stop().await;
         let records = missing.read_to_the_end();
-        assert_eq!((numbers(records, "a"), numbers(records, "b")), (vec![1, 2, 3, 4, 5, 6], vec![1]), "{source:?}");
+        assert_eq!(
+            (numbers(records, "a"), numbers(records, "b")),
+            (vec![1, 2, 3, 4, 5, 6], vec![1]),
+            "{source:?}"
+        );
         assert_eq!(numbers(good.read_to_the_end(), "a"), [1, 2, 3, 4]);
     }
 }
@@ -103,8 +142,17 @@ async fn a_topic_whose_name_collides_and_one_that_is_compacted_stop_their_own_ev
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
     create_topic(&place.brokers, &topic(&place, "a.b"), 1).await;
-    create_topic_with(&place.brokers, &topic(&place, "compacted"), 1, &[("cleanup.policy", "compact")]).await;
-    let mut options = RelayOptions { delivery: Delivery::AtLeastOnce, ..options(&place) };
+    create_topic_with(
+        &place.brokers,
+        &topic(&place, "compacted"),
+        1,
+        &[("cleanup.policy", "compact")],
+    )
+    .await;
+    let mut options = RelayOptions {
+        delivery: Delivery::AtLeastOnce,
+        ..options(&place)
+    };
     options.topics.create = true;
     for kind in ["a_b", "compacted", "good"] {
         publish(pool, kind, "x", 1, 2).await;
@@ -112,12 +160,31 @@ async fn a_topic_whose_name_collides_and_one_that_is_compacted_stop_their_own_ev
     let relay = Running::start(options);
     Reader::new(&place.brokers, &topic(&place, "good")).until_distinct(2);
     let reasons = until_parked(pool, 4).await;
-    assert!(reasons.iter().any(|reason| reason.contains("INVALID_TOPIC") && reason.contains("a_b")), "{reasons:?}");
-    assert!(reasons.iter().any(|reason| reason.contains("is compacted")), "{reasons:?}");
-    alter_topic(&place.brokers, &topic(&place, "compacted"), &[("cleanup.policy", "delete")]).await;
+    assert!(
+        reasons
+            .iter()
+            .any(|reason| reason.contains("INVALID_TOPIC") && reason.contains("a_b")),
+        "{reasons:?}"
+    );
+    assert!(
+        reasons.iter().any(|reason| reason.contains("is compacted")),
+        "{reasons:?}"
+    );
+    alter_topic(
+        &place.brokers,
+        &topic(&place, "compacted"),
+        &[("cleanup.policy", "delete")],
+    )
+    .await;
     until_parked(pool, 2).await;
     relay.stop().await;
-    assert_eq!(numbers(Reader::new(&place.brokers, &topic(&place, "compacted")).read_to_the_end(), "x"), [1, 2]);
+    assert_eq!(
+        numbers(
+            Reader::new(&place.brokers, &topic(&place, "compacted")).read_to_the_end(),
+            "x"
+        ),
+        [1, 2]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +198,10 @@ async fn where_it_shall_stop_the_relay_waits_for_a_topic_for_a_while_and_stops_t
     let relay = Running::start(options.clone());
     relay.says("kafka", "does not exist").await;
     let text = relay.refusal().await;
-    assert!(text.contains("missing/a") && text.contains("does not exist"), "{text}");
+    assert!(
+        text.contains("missing/a") && text.contains("does not exist"),
+        "{text}"
+    );
     options.topics.create = true;
     let relay = Running::start(options);
     Reader::new(&place.brokers, &topic(&place, "missing")).until_distinct(1);
@@ -162,18 +232,36 @@ async fn events_that_wait_for_a_topic_are_given_up_by_command() {
     publish(pool, "missing", "a", 1, 3).await;
     let relay = Running::start(options(&place));
     until_parked(pool, 3).await;
-    sql(pool, "update tidings.parked set action = 'discard' where seq = (select min(seq) from tidings.parked)").await;
+    sql(
+        pool,
+        "update tidings.parked set action = 'discard' where seq = (select min(seq) \
+        from tidings.parked)",
+    )
+    .await;
     until_parked(pool, 2).await;
     create_topic(&place.brokers, &topic(&place, "missing"), 1).await;
     sql(pool, "update tidings.parked set action = 'retry'").await;
     until_parked(pool, 0).await;
     relay.stop().await;
-    assert_eq!(numbers(Reader::new(&place.brokers, &topic(&place, "missing")).read_to_the_end(), "a"), [2, 3]);
+    assert_eq!(
+        numbers(
+            Reader::new(&place.brokers, &topic(&place, "missing")).read_to_the_end(),
+            "a"
+        ),
+        [2, 3]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_while_events_wait_for_a_topic_and_are_released_it_loses_repeats_and_misorders_nothing() {
-    for step in ["parked:1", "parked:2", "release-sent:1", "release-committed:1", "released:1"] {
+async fn killed_while_events_wait_for_a_topic_and_are_released_it_loses_repeats_and_misorders_nothing()
+ {
+    for step in [
+        "parked:1",
+        "parked:2",
+        "release-sent:1",
+        "release-committed:1",
+        "released:1",
+    ] {
         let database = migrated_database().await;
         let (pool, place) = (&database.pool, Place::new(&database));
         create_accounts(pool, 4).await;
@@ -186,7 +274,7 @@ async fn killed_while_events_wait_for_a_topic_and_are_released_it_loses_repeats_
                 create_topic(&place.brokers, &place.topic, 2).await;
                 created = true;
             }
-            assert!(Instant::now() < until, "the relay never comes to {step}");
+            assert!(Instant::now() < until, "the relay never reaches {step}");
         }
         write_concurrently(pool, 2, 4, 5).await;
         let mut relay = place.spawn_with(&[without]);
@@ -202,7 +290,11 @@ async fn killed_while_events_wait_for_a_topic_and_are_released_it_loses_repeats_
         reader.until_distinct(expected(&committed));
         until_parked(pool, 0).await;
         drop(last);
-        assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default(), "after a death at {step}");
+        assert_eq!(
+            judge(&committed, reader.read_to_the_end()),
+            Verdict::default(),
+            "after a death at {step}"
+        );
     }
 }
 
@@ -216,7 +308,8 @@ async fn many_types_at_once_do_not_hold_up_others_and_become_topics_in_their_tur
     options.topics.partitions = Some(1);
     options.topic_limits.create_max_per_minute = 20;
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-                  select 'k' || n, 'x', 'T', json_build_object('n', n) from generate_series(1, 60) n";
+                  select 'k' || n, 'x', 'T', json_build_object('n', n) \
+                  from generate_series(1, 60) n";
     sql(pool, insert).await;
     publish(pool, "good", "x", 1, 5).await;
     let relay = Running::start(options);
@@ -224,7 +317,9 @@ async fn many_types_at_once_do_not_hold_up_others_and_become_topics_in_their_tur
     let until = Instant::now() + 2 * PATIENCE;
     loop {
         let (events, reasons) = parked(pool).await;
-        let limited = reasons.iter().any(|reason| reason.contains("topics.create_max_per_minute"));
+        let limited = reasons
+            .iter()
+            .any(|reason| reason.contains("topics.create_max_per_minute"));
         if limited && events <= 40 {
             break;
         }
@@ -242,12 +337,18 @@ async fn many_topics_that_exist_are_found_by_one_question() {
         create_topic(&place.brokers, &topic(&place, &format!("k{n}")), 1).await;
     }
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-                  select 'k' || (1 + n % 60), 'x', 'T', json_build_object('n', n) from generate_series(1, 1200) n";
+                  select 'k' || (1 + n % 60), 'x', 'T', json_build_object('n', n) \
+                  from generate_series(1, 1200) n";
     sql(pool, insert).await;
     let relay = Running::start(options(&place));
     let until = Instant::now() + PATIENCE;
     let published = "select coalesce(max(published), 0) from tidings.relay";
-    while sqlx::query_scalar::<_, i64>(published).fetch_one(pool).await.expect("asked") < 1200 {
+    while sqlx::query_scalar::<_, i64>(published)
+        .fetch_one(pool)
+        .await
+        .expect("the query succeeds")
+        < 1200
+    {
         assert!(Instant::now() < until, "not all are published");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -1,4 +1,5 @@
-//! The grants that docs/managed-postgres.md lists for a service with sagas are enough, and each of them is needed.
+//! The grants for a service with sagas in docs/managed-postgres.md are sufficient, and each of them
+//! is required.
 
 use std::time::Duration;
 
@@ -7,10 +8,11 @@ use tidings::subscriber::{HandlerError, Tx};
 use uuid::Uuid;
 
 use super::local::{Number, Service, effect};
-use super::shop::ReserveStock;
 use crate::relay::grants::{run, statements_for};
+use crate::support::shop::ReserveStock;
 
-/// Uses all there is of sagas: local and remote steps, back, locks, an end that is published, and that is forgotten.
+/// Returns a saga with every feature: local and remote steps, compensation, locks, a published end
+/// and retention.
 fn all_of_it() -> Saga<Number> {
     Saga::new("all")
         .locks("number", |_| "one".into())
@@ -27,56 +29,99 @@ fn all_of_it() -> Saga<Number> {
         .step("send")
         .command(|number| ReserveStock { order: *number })
         .step("end")
-        .local(async |number, _| if number % 2 == 0 { Ok(number) } else { Err(HandlerError::dead_letter("odd")) })
+        .local(async |number, _| {
+            if number % 2 == 0 {
+                Ok(number)
+            } else {
+                Err(HandlerError::dead_letter("odd"))
+            }
+        })
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
     let mut service = Service::open().await;
     let role = format!("r{}", Uuid::now_v7().simple());
-    let all = ["publisher", "subscriber", "saga"].map(|title| statements_for(title, &role, &service.database));
+    let all = ["publisher", "subscriber", "saga"]
+        .map(|title| statements_for(title, &role, &service.database));
     for sql in all.concat() {
         run(&service.database.pool, sql).await;
     }
-    run(&service.database.pool, format!("grant insert on effect to {role}")).await;
+    run(
+        &service.database.pool,
+        format!("grant insert on effect to {role}"),
+    )
+    .await;
     let (saga, pool) = (all_of_it(), service.database.pool_as(&role).await);
     let started = async |number| {
         let mut conn = pool.acquire().await.expect("a connection");
         saga.start(&mut conn, number).await
     };
-    let (even, odd) = (started(2).await.expect("started"), started(3).await.expect("started"));
+    let (even, odd) = (
+        started(2).await.expect("the service starts"),
+        started(3).await.expect("the service starts"),
+    );
     service.run_on(&saga, pool.clone());
-    crate::subscriber::place::until("both have ended", async || {
-        let ended = "select count(*) from tidings.outbox where type in ('SagaCompleted', 'SagaCompensated')";
-        let ended: i64 = sqlx::query_scalar(ended).fetch_one(&service.database.pool).await.expect("read");
+    crate::support::place::until("both have ended", async || {
+        let ended = "select count(*) from tidings.outbox \
+            where type in ('SagaCompleted', 'SagaCompensated')";
+        let ended: i64 = sqlx::query_scalar(ended)
+            .fetch_one(&service.database.pool)
+            .await
+            .expect("the query succeeds");
         (ended == 2).then_some(())
     })
     .await;
     service.stop().await;
     service.run_on(&saga, pool.clone());
-    crate::subscriber::place::until("both are forgotten", async || {
-        let left = [service.sagas.get(even).await.expect("read"), service.sagas.get(odd).await.expect("read")];
+    crate::support::place::until("both are forgotten", async || {
+        let left = [
+            service.sagas.get(even).await.expect("the saga can be read"),
+            service.sagas.get(odd).await.expect("the saga can be read"),
+        ];
         left.iter().all(Option::is_none).then_some(())
     })
     .await;
     service.stop().await;
 
-    // One of them less, and a saga that the owner starts is not gone on with, or not forgotten.
+    // Without one of these rights, a saga that the owner starts does not continue or is not
+    // deleted.
     let [.., grants] = all;
     for grant in grants {
         for right in ["select", "insert", "update", "delete"] {
             if !grant.contains(right) {
                 continue;
             }
-            let table = grant.split(" on ").nth(1).and_then(|rest| rest.split(" to ").next()).expect("a table");
-            run(&service.database.pool, format!("revoke {right} on {table} from {role}")).await;
+            let table = grant
+                .split(" on ")
+                .nth(1)
+                .and_then(|rest| rest.split(" to ").next())
+                .expect("a table");
+            run(
+                &service.database.pool,
+                format!("revoke {right} on {table} from {role}"),
+            )
+            .await;
             let refused = match right {
-                // Without a right to register, a service does not start.
+                // Without the right to register, a service does not start.
                 _ if table.ends_with("saga_code") => {
-                    let bus = tidings::Bus::new(tidings::kafka::Settings { brokers: "127.0.0.1:1".into(), ..Default::default() });
-                    let running = bus.subscriber::<()>("service").saga(saga.clone()).inbox(pool.clone());
-                    let ended = tokio::time::timeout(crate::subscriber::place::PATIENCE, running.run(Default::default())).await;
-                    matches!(ended.expect("it does not run"), Err(tidings::subscriber::RunError::Settings(_)))
+                    let bus = tidings::Bus::new(tidings::kafka::Settings {
+                        brokers: "127.0.0.1:1".into(),
+                        ..Default::default()
+                    });
+                    let running = bus
+                        .subscriber::<()>("service")
+                        .saga(saga.clone())
+                        .inbox(pool.clone());
+                    let ended = tokio::time::timeout(
+                        crate::support::place::PATIENCE,
+                        running.run(Default::default()),
+                    )
+                    .await;
+                    matches!(
+                        ended.expect("it does not run"),
+                        Err(tidings::subscriber::RunError::Settings(_))
+                    )
                 }
                 "insert" => started(4).await.is_err(),
                 _ => {
@@ -84,17 +129,30 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
                     service.run_on(&saga, pool.clone());
                     tokio::time::sleep(Duration::from_secs(2)).await;
                     service.stop().await;
-                    // What is forgotten is forgotten by the next one that starts.
+                    // The next service that starts deletes the ended saga.
                     service.run_on(&saga, pool.clone());
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     service.stop().await;
-                    service.sagas.get(id).await.expect("read").is_some_and(|run| right == "delete" || run.status != SagaStatus::Completed)
+                    service
+                        .sagas
+                        .get(id)
+                        .await
+                        .expect("the saga can be read")
+                        .is_some_and(|run| right == "delete" || run.status != SagaStatus::Completed)
                 }
             };
             assert!(refused, "without {right} on {table}");
-            run(&service.database.pool, format!("grant {right} on {table} to {role}; truncate tidings.saga cascade")).await;
+            run(
+                &service.database.pool,
+                format!("grant {right} on {table} to {role}; truncate tidings.saga cascade"),
+            )
+            .await;
         }
     }
     drop(pool);
-    run(&service.database.pool, format!("drop owned by {role}; drop role {role}")).await;
+    run(
+        &service.database.pool,
+        format!("drop owned by {role}; drop role {role}"),
+    )
+    .await;
 }

@@ -1,25 +1,43 @@
-//! The test kit, as a service's developer uses it.
+//! The test kit for sagas, as the developer of a service uses it.
 
 use std::time::Duration;
 
 use tidings::saga::SagaStatus;
 
-use super::shop::{
-    PaymentReturned, PaymentTaken, PlaceOrder, ReleaseStock, ReserveStock, ReturnPayment, StockRefused, StockReserved, TakePayment,
-    place_order,
+use crate::support::shop::{
+    PaymentReturned, PaymentTaken, PlaceOrder, ReleaseStock, ReserveStock, ReturnPayment,
+    StockRefused, StockReserved, TakePayment, place_order,
 };
 
 fn order() -> PlaceOrder {
-    PlaceOrder { order: 7, reserved: false }
+    PlaceOrder {
+        order: 7,
+        reserved: false,
+    }
 }
 
 #[test]
 fn a_saga_is_tested_step_by_step_with_its_replies() {
-    let run = place_order().given(order()).expect_such::<ReserveStock>(|command| command.order == 7).expect_nothing();
-    let run = run.reply(StockReserved { order: 7 }).expect::<TakePayment>().reply(PaymentTaken { order: 7 }).expect_completed();
+    let run = place_order()
+        .given(order())
+        .expect_such::<ReserveStock>(|command| command.order == 7)
+        .expect_nothing();
+    let run = run
+        .reply(StockReserved { order: 7 })
+        .expect::<TakePayment>()
+        .reply(PaymentTaken { order: 7 })
+        .expect_completed();
     assert!(run.state().reserved);
-    assert_eq!(run.ended().map(|ended| ended.outcome), Some(SagaStatus::Completed));
-    place_order().given(order()).expect::<ReserveStock>().reply(StockRefused { order: 7 }).expect_nothing().expect_compensated([]);
+    assert_eq!(
+        run.ended().map(|ended| ended.outcome),
+        Some(SagaStatus::Completed)
+    );
+    place_order()
+        .given(order())
+        .expect::<ReserveStock>()
+        .reply(StockRefused { order: 7 })
+        .expect_nothing()
+        .expect_compensated([]);
 }
 
 #[test]
@@ -43,11 +61,23 @@ fn its_time_is_virtual_and_late_replies_can_be_sent() {
 #[test]
 fn a_local_step_has_a_stand_in() {
     let paid = |run: tidings::testing::SagaTest<PlaceOrder>| {
-        run.expect::<ReserveStock>().reply(StockReserved { order: 7 }).expect::<TakePayment>().reply(PaymentTaken { order: 7 })
+        run.expect::<ReserveStock>()
+            .reply(StockReserved { order: 7 })
+            .expect::<TakePayment>()
+            .reply(PaymentTaken { order: 7 })
     };
-    paid(place_order().given(order()).local("confirm", |state| Ok(PlaceOrder { order: 8, ..state }))).expect_completed();
-    let failing = place_order().given(order()).local("confirm", |_| Err("closed".into()));
-    let run = paid(failing).advance(Duration::from_secs(15)).expect::<ReturnPayment>();
+    paid(
+        place_order()
+            .given(order())
+            .local("confirm", |state| Ok(PlaceOrder { order: 8, ..state })),
+    )
+    .expect_completed();
+    let failing = place_order()
+        .given(order())
+        .local("confirm", |_| Err("closed".into()));
+    let run = paid(failing)
+        .advance(Duration::from_secs(15))
+        .expect::<ReturnPayment>();
     assert_eq!(run.status(), SagaStatus::Compensating);
 }
 

@@ -1,4 +1,4 @@
-//! What sagas show of themselves.
+//! Metrics of sagas.
 
 use std::time::Duration;
 
@@ -6,9 +6,10 @@ use tidings::saga::{Saga, SagaMetrics, SagaStatistics, SagaStatus};
 use tidings::subscriber::{HandlerError, Retry};
 
 use super::local::{Number, Service, refuse};
-use crate::subscriber::{observing::scraped, place::until};
+use crate::subscriber::observing::scraped;
+use crate::support::place::until;
 
-/// What a scrape shows.
+/// Returns the metrics of sagas as text.
 fn shown(statistics: &SagaStatistics) -> String {
     scraped(|registry| SagaMetrics::default().saga(statistics).register(registry))
 }
@@ -16,26 +17,55 @@ fn shown(statistics: &SagaStatistics) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_show_how_sagas_end_what_steps_take_and_which_are_stuck() {
     let mut service = Service::open().await;
-    // 1 is completed, 2 compensated, 3 failed; 4 is never due.
+    // Saga 1 completes, 2 is compensated, 3 fails, and 4 is never due.
     let saga = Saga::<Number>::new("book")
         .step("book")
         .local(async |number, _| Ok(number))
-        .compensate_local(async |number, _| if number == 3 { Err(HandlerError::retry("kept")) } else { Ok(number) })
-        .retry(Retry::exponential(2, Duration::from_millis(10)..Duration::from_millis(10)))
+        .compensate_local(async |number, _| {
+            if number == 3 {
+                Err(HandlerError::retry("kept"))
+            } else {
+                Ok(number)
+            }
+        })
+        .retry(Retry::exponential(
+            2,
+            Duration::from_millis(10)..Duration::from_millis(10),
+        ))
         .step("wait")
-        .local(async |number, _| if number == 4 { std::future::pending().await } else { Ok(number) })
+        .local(async |number, _| {
+            if number == 4 {
+                std::future::pending().await
+            } else {
+                Ok(number)
+            }
+        })
         .timeout(Duration::from_millis(200))
         .retry(Retry::never())
         .step("refuse")
-        .local(async |number, tx| if number > 1 { refuse(number, tx).await } else { Ok(number) });
+        .local(async |number, tx| {
+            if number > 1 {
+                refuse(number, tx).await
+            } else {
+                Ok(number)
+            }
+        });
     let statistics = saga.statistics();
     let stuck = service.start(&saga, 9).await;
-    sqlx::query("update tidings.saga set version = 2, due_at = due_at - interval '1 hour', updated_at = updated_at - interval '2 hours' where id = $1")
-        .bind(stuck)
-        .execute(&service.database.pool)
-        .await
-        .expect("it is of newer code");
-    let ends = [SagaStatus::Completed, SagaStatus::Compensated, SagaStatus::Failed, SagaStatus::Compensated];
+    sqlx::query(
+        "update tidings.saga set version = 2, due_at = due_at - interval '1 hour', \
+        updated_at = updated_at - interval '2 hours' where id = $1",
+    )
+    .bind(stuck)
+    .execute(&service.database.pool)
+    .await
+    .expect("the statement succeeds");
+    let ends = [
+        SagaStatus::Completed,
+        SagaStatus::Compensated,
+        SagaStatus::Failed,
+        SagaStatus::Compensated,
+    ];
     let mut ids = Vec::new();
     for (number, end) in (1..).zip(ends) {
         ids.push((service.start(&saga, number).await, end));
@@ -62,10 +92,22 @@ async fn metrics_show_how_sagas_end_what_steps_take_and_which_are_stuck() {
         r#"tidings_saga_current{saga="book",status="failed"} 1"#,
     ] {
         let said = format!("{text} in\n{}", shown(&statistics));
-        until(&said, async || shown(&statistics).lines().any(|line| line == text).then_some(())).await;
+        until(&said, async || {
+            shown(&statistics)
+                .lines()
+                .any(|line| line == text)
+                .then_some(())
+        })
+        .await;
     }
     let standing = statistics.standing();
-    assert!((7_200.0..9_000.0).contains(&standing.idle_seconds_max), "{standing:?}");
-    assert!((3_600.0..5_400.0).contains(&standing.overdue_seconds_max), "{standing:?}");
+    assert!(
+        (7_200.0..9_000.0).contains(&standing.idle_seconds_max),
+        "{standing:?}"
+    );
+    assert!(
+        (3_600.0..5_400.0).contains(&standing.overdue_seconds_max),
+        "{standing:?}"
+    );
     service.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Sagas on real services: what the tables say decides.
+//! Sagas on real services. The content of the tables decides, not the code under test.
 
 mod blocked;
 mod deployments;
@@ -13,4 +13,3 @@ mod operator;
 mod owners;
 mod replies;
 mod running;
-mod shop;

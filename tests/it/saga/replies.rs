@@ -1,14 +1,16 @@
-//! Replies before timers.
+//! Precedence of replies over timers.
 
 use std::time::Duration;
 
 use tidings::saga::{Saga, SagaStatus};
 use tidings::subscriber::{Event, HandlerError};
 
-use super::shop::{PaymentTaken, PlaceOrder, ReleaseStock, ReturnPayment, Shop, TakePayment, reserving};
-use crate::subscriber::place::{start, until};
+use crate::support::place::{start, until};
+use crate::support::shop::{
+    PaymentTaken, PlaceOrder, ReleaseStock, ReturnPayment, Shop, TakePayment, reserving,
+};
 
-/// Its payment may take two seconds.
+/// Returns a saga whose payment may take two seconds.
 fn hasty() -> Saga<PlaceOrder> {
     reserving("place-order")
         .compensate(|s| ReleaseStock { order: s.order })
@@ -19,16 +21,21 @@ fn hasty() -> Saga<PlaceOrder> {
         .timeout(Duration::from_secs(2))
 }
 
-/// Waits until the time of an order's present step is over, by the database's clock.
+/// Waits until the current step of an order is overdue by the database's clock.
 async fn until_overdue(shop: &Shop, order: i64) {
     until("its time is over", async || {
         let sql = "select 1 from tidings.saga where key = $1 and due_at < clock_timestamp()";
-        sqlx::query_scalar::<_, i32>(sql).bind(order.to_string()).fetch_optional(&shop.database.pool).await.expect("read")
+        sqlx::query_scalar::<_, i32>(sql)
+            .bind(order.to_string())
+            .fetch_optional(&shop.database.pool)
+            .await
+            .expect("the query succeeds")
     })
     .await;
 }
 
-/// Orders at `pay` whose time is over, and whose replies wait in Kafka; no member of the group runs.
+/// Returns a shop whose orders are overdue at `pay` and whose replies wait in Kafka. No member of
+/// the group runs.
 async fn with_replies_that_wait(orders: &[i64]) -> Shop {
     let mut shop = Shop::open().await;
     shop.serve_stock();
@@ -41,13 +48,23 @@ async fn with_replies_that_wait(orders: &[i64]) -> Shop {
     shop.serve_payments();
     until("the replies are published", async || {
         let sql = "select count(*) from tidings.inbox where consumer like '%-payments'";
-        let paid: i64 = sqlx::query_scalar(sql).fetch_one(&shop.database.pool).await.expect("read");
+        let paid: i64 = sqlx::query_scalar(sql)
+            .fetch_one(&shop.database.pool)
+            .await
+            .expect("the query succeeds");
         (paid == orders.len() as i64).then_some(())
     })
     .await;
-    // A reader of its own has seen them in Kafka.
-    let audit = start!(shop.subscriber("audit").on(async |_: Event<PaymentTaken>| Ok::<_, HandlerError>(())));
-    audit.until("the replies are in Kafka", |seen| seen.handled() >= orders.len() as u64).await;
+    // A separate subscriber confirms that the replies are in Kafka.
+    let audit = start!(
+        shop.subscriber("audit")
+            .on(async |_: Event<PaymentTaken>| Ok::<_, HandlerError>(()))
+    );
+    audit
+        .until("the replies are in Kafka", |seen| {
+            seen.handled() >= orders.len() as u64
+        })
+        .await;
     audit.stop().await;
     for order in orders {
         until_overdue(&shop, *order).await;
@@ -59,11 +76,15 @@ async fn with_replies_that_wait(orders: &[i64]) -> Shop {
 async fn replies_that_came_while_the_service_was_away_are_handled_before_its_timers() {
     let orders: Vec<i64> = (1..=8).map(|n| n * 10).collect();
     let shop = with_replies_that_wait(&orders).await;
-    // Two members: a timer of one may belong to a reply in a partition of the other.
+    // Two members: the timer of one may belong to a reply in a partition of the other.
     let members = [shop.deploy(hasty()), shop.deploy(hasty())];
     for order in orders {
         let run = shop.until_ended(order).await;
-        assert_eq!((run.status, run.error), (SagaStatus::Completed, None), "order {order}");
+        assert_eq!(
+            (run.status, run.error),
+            (SagaStatus::Completed, None),
+            "order {order}"
+        );
     }
     for member in members {
         member.stop().await;
@@ -71,7 +92,7 @@ async fn replies_that_came_while_the_service_was_away_are_handled_before_its_tim
     shop.close().await;
 }
 
-/// The reply is read by a member that fails at it, and another member's timer is due.
+/// One member reads the reply and fails to handle it, while a timer of another member is due.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_that_is_parked_is_handled_before_the_timer() {
     let shop = with_replies_that_wait(&[10]).await;
@@ -85,13 +106,29 @@ async fn a_reply_that_is_parked_is_handled_before_the_timer() {
     };
     use tidings::subscriber::{Escalation, Retry};
     let soon = Retry::exponential(1_000, Duration::from_millis(50)..Duration::from_millis(50));
-    let service = shop.subscriber("orders").on(failing).saga(hasty()).inbox(shop.database.pool.clone()).concurrency(2);
-    let service = start!(service.retry(Retry::never()).kill_switch(None).escalation(Escalation::Park(soon)));
-    until("the reply is parked", async || (shop.parked().await == ["PaymentTaken"]).then_some(())).await;
-    // Another order's timer shows that timers fire.
+    let service = shop
+        .subscriber("orders")
+        .on(failing)
+        .saga(hasty())
+        .inbox(shop.database.pool.clone())
+        .concurrency(2);
+    let service = start!(
+        service
+            .retry(Retry::never())
+            .kill_switch(None)
+            .escalation(Escalation::Park(soon))
+    );
+    until("the reply is parked", async || {
+        (shop.parked().await == ["PaymentTaken"]).then_some(())
+    })
+    .await;
+    // The timer of another order shows that timers fire.
     shop.place([13]).await;
     let silent = shop.until_ended(13).await;
-    assert_eq!((silent.status, silent.error.as_deref()), (SagaStatus::Compensated, Some("pay: no reply within 2s")));
+    assert_eq!(
+        (silent.status, silent.error.as_deref()),
+        (SagaStatus::Compensated, Some("pay: no reply within 2s"))
+    );
     shop.until_at(10, "pay").await;
     broken.store(false, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(shop.until_ended(10).await.status, SagaStatus::Completed);
@@ -99,16 +136,27 @@ async fn a_reply_that_is_parked_is_handled_before_the_timer() {
     shop.close().await;
 }
 
-/// A paused or lagging group does not hold timers for ever.
+/// A paused or lagging group does not hold timers forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_timer_fires_at_the_limit_though_replies_are_not_handled() {
     let shop = with_replies_that_wait(&[10]).await;
-    // The first reply blocks its partition, and with it the group's commits.
-    let stuck = async |_: Event<PaymentTaken>| Err::<(), _>(HandlerError::snooze(Duration::from_secs(3_600), "closed"));
+    // The first reply blocks its partition and thereby the commits of the group.
+    let stuck = async |_: Event<PaymentTaken>| {
+        Err::<(), _>(HandlerError::snooze(Duration::from_secs(3_600), "closed"))
+    };
     let saga = hasty().wait_for_replies(Duration::from_secs(3));
-    let service = start!(shop.subscriber("orders").on(stuck).saga(saga).inbox(shop.database.pool.clone()).concurrency(2));
+    let service = start!(
+        shop.subscriber("orders")
+            .on(stuck)
+            .saga(saga)
+            .inbox(shop.database.pool.clone())
+            .concurrency(2)
+    );
     let run = shop.until_ended(10).await;
-    assert_eq!((run.status, run.error.as_deref()), (SagaStatus::Compensated, Some("pay: no reply within 2s")));
+    assert_eq!(
+        (run.status, run.error.as_deref()),
+        (SagaStatus::Compensated, Some("pay: no reply within 2s"))
+    );
     service.stop().await;
     shop.close().await;
 }

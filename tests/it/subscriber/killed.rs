@@ -1,20 +1,28 @@
-//! kill -9 at the two places where an effect could get lost or be repeated.
+//! `kill -9` at the two places where an effect could be lost or repeated.
 
-use super::place::{Place, assert_once_and_in_order, create_effects, effects, start, until_effects};
 use super::process::{Process, slowly};
-use crate::services::migrated_database;
+use crate::support::place::{
+    Place, assert_once_and_in_order, create_effects, effects, start, until_effects,
+};
+use crate::support::services::migrated_database;
 
-/// Ends a member at its seventh time at a step, lets another take over, and counts effects; how many events it took for duplicates.
+/// Kills a member at the seventh time that it reaches a step, lets another take over, and checks
+/// the effects. Returns the number of duplicates.
 async fn died_at(step: &str) -> u64 {
     let (database, place) = (migrated_database().await, Place::new(4).await);
     create_effects(&database.pool).await;
     place.publish(20, 1..=5).await;
-    Process::start_to_die_at(&place, &database, &format!("{step}:7")).until_it_dies().await;
+    Process::start_to_die_at(&place, &database, &format!("{step}:7"))
+        .until_it_dies()
+        .await;
     let before = effects(&database.pool).await;
     assert!((6..100).contains(&before), "it died after {before} effects");
     let next = start!(place.subscriber().on(slowly).inbox(database.pool.clone()));
     until_effects(&database.pool, 100).await;
-    next.until("all are seen", |seen| before.unsigned_abs() + seen.handled() >= 100).await;
+    next.until("all are seen", |seen| {
+        before.unsigned_abs() + seen.handled() >= 100
+    })
+    .await;
     let duplicates = next.statistics.duplicates();
     next.stop().await;
     assert_once_and_in_order(&database.pool, 20, 5).await;
@@ -27,6 +35,10 @@ async fn killed_between_an_effect_and_its_commit_the_effect_is_made_once_by_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_between_a_commit_and_its_offset_the_next_member_knows_the_event_and_repeats_no_effect() {
-    assert!(died_at("effect-committed").await > 0, "what was committed came again");
+async fn killed_between_a_commit_and_its_offset_the_next_member_knows_the_event_and_repeats_no_effect()
+ {
+    assert!(
+        died_at("effect-committed").await > 0,
+        "a committed event was delivered again"
+    );
 }

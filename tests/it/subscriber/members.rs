@@ -1,4 +1,4 @@
-//! Several members: they come, go and are killed under load.
+//! Groups of several members that join, leave and are killed under load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,13 +8,16 @@ use dev_services::KafkaOptions;
 use sqlx::PgPool;
 use tidings::subscriber::{Event, HandlerError, Meta, State, Tx};
 
-use super::place::{Changed, Place, assert_once_and_in_order, create_effects, effect, effects, start, until, until_effects};
 use super::process::{Process, slowly};
-use crate::services::{migrated_database, own_kafka};
+use crate::support::place::{
+    Changed, Place, assert_once_and_in_order, create_effects, effect, effects, start, until,
+    until_effects,
+};
+use crate::support::services::{migrated_database, own_kafka};
 
 pub(super) const ACCOUNTS: usize = 40;
 
-/// Events that come and come, so that members are at work whenever others join, leave or die.
+/// A continuous load, so that members are at work whenever others join, leave or die.
 pub(super) struct Load {
     done: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<i32>,
@@ -38,10 +41,10 @@ impl Load {
         Self { done, task }
     }
 
-    /// Ends it, and waits for the effects of all that was published; the last version.
+    /// Ends the load and waits for the effects of everything published. Returns the last version.
     pub(super) async fn end(self, pool: &PgPool) -> i32 {
         self.done.store(true, Ordering::SeqCst);
-        let versions = self.task.await.expect("published");
+        let versions = self.task.await.expect("the event is published");
         until_effects(pool, i64::from(versions) * ACCOUNTS as i64).await;
         versions
     }
@@ -59,7 +62,9 @@ async fn members_that_join_leave_and_are_killed_under_load_repeat_no_effect_and_
         let next = Process::start(&place, &database);
         if round % 2 == 0 {
             let leaving = start!(place.subscriber().on(slowly).inbox(database.pool.clone()));
-            leaving.until("it takes part", |seen| seen.handled() > 0).await;
+            leaving
+                .until("it takes part", |seen| seen.handled() > 0)
+                .await;
             leaving.stop().await;
         }
         std::mem::replace(&mut killed, next).kill();
@@ -70,7 +75,10 @@ async fn members_that_join_leave_and_are_killed_under_load_repeat_no_effect_and_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_come_and_go_in_peace_repeat_nothing_even_without_an_inbox() {
-    async fn plainly(Event(changed): Event<Changed>, State(pool): State<PgPool>) -> Result<(), HandlerError> {
+    async fn plainly(
+        Event(changed): Event<Changed>,
+        State(pool): State<PgPool>,
+    ) -> Result<(), HandlerError> {
         sqlx::query("insert into effect (account, version) values ($1, $2)")
             .bind(changed.account)
             .bind(changed.version)
@@ -81,11 +89,19 @@ async fn members_that_come_and_go_in_peace_repeat_nothing_even_without_an_inbox(
     let (database, place) = (migrated_database().await, Arc::new(Place::new(8).await));
     create_effects(&database.pool).await;
     let load = Load::start(&place);
-    let build = || place.subscriber().on(plainly).state(database.pool.clone()).concurrency(8);
+    let build = || {
+        place
+            .subscriber()
+            .on(plainly)
+            .state(database.pool.clone())
+            .concurrency(8)
+    };
     let mut running = vec![start!(build())];
     for _ in 1..=3 {
         let joining = start!(build());
-        joining.until("it takes part", |seen| seen.handled() > 0).await;
+        joining
+            .until("it takes part", |seen| seen.handled() > 0)
+            .await;
         running.push(joining);
         running.remove(0).stop().await;
     }
@@ -99,13 +115,22 @@ async fn static_members_restart_and_nothing_is_repeated() {
     let (database, place) = (migrated_database().await, Arc::new(Place::new(4).await));
     create_effects(&database.pool).await;
     let load = Load::start(&place);
-    let build = |id: &str| place.subscriber().on(slowly).inbox(database.pool.clone()).instance_id(id);
+    let build = |id: &str| {
+        place
+            .subscriber()
+            .on(slowly)
+            .inbox(database.pool.clone())
+            .instance_id(id)
+    };
     let (one, two) = (start!(build("one")), start!(build("two")));
-    one.until("the first takes part", |seen| seen.handled() > 0).await;
-    two.until("the second takes part", |seen| seen.handled() > 0).await;
+    one.until("the first takes part", |seen| seen.handled() > 0)
+        .await;
+    two.until("the second takes part", |seen| seen.handled() > 0)
+        .await;
     one.stop().await;
     let one = start!(build("one"));
-    one.until("the first is back", |seen| seen.handled() > 0).await;
+    one.until("the first is back", |seen| seen.handled() > 0)
+        .await;
     let versions = load.end(&database.pool).await;
     one.stop().await;
     two.stop().await;
@@ -114,17 +139,31 @@ async fn static_members_restart_and_nothing_is_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_does_not_end_in_time_is_rolled_back_and_left_to_the_next_member() {
-    async fn hang(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+    async fn hang(
+        Event(changed): Event<Changed>,
+        meta: Meta,
+        mut tx: Tx,
+    ) -> Result<(), HandlerError> {
         effect(&mut tx, &changed, &meta).await?;
         std::future::pending().await
     }
     let (database, place) = (migrated_database().await, Place::new(1).await);
     create_effects(&database.pool).await;
     place.publish(1, 1..=2).await;
-    let hanging = start!(place.subscriber().on(hang).inbox(database.pool.clone()).drain_timeout(Duration::from_millis(200)));
-    let busy = "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'";
+    let hanging = start!(
+        place
+            .subscriber()
+            .on(hang)
+            .inbox(database.pool.clone())
+            .drain_timeout(Duration::from_millis(200))
+    );
+    let busy = "select count(*) from pg_stat_activity where datname = current_database() \
+        and state = 'idle in transaction'";
     until("the handler hangs", async || {
-        let hanging: i64 = sqlx::query_scalar(busy).fetch_one(&database.pool).await.expect("asked");
+        let hanging: i64 = sqlx::query_scalar(busy)
+            .fetch_one(&database.pool)
+            .await
+            .expect("the query succeeds");
         (hanging > 0).then_some(())
     })
     .await;
@@ -135,20 +174,25 @@ async fn a_handler_that_does_not_end_in_time_is_rolled_back_and_left_to_the_next
     assert_once_and_in_order(&database.pool, 1, 2).await;
 }
 
-/// Switches the group protocol of KIP-848 on, as `kafka-features.sh upgrade --feature group.version=1` does: a request of the type UpdateFeatures, version 1.
+/// Enables the group protocol of KIP-848, as `kafka-features.sh upgrade --feature group.version=1`
+/// does, with an UpdateFeatures request of version 1.
 pub(super) fn enable_broker_side_groups(brokers: &str) {
     use std::io::{Read, Write};
-    let mut request = vec![0, 57, 0, 1, 0, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 0x27, 0x10, 2, 14];
+    let mut request = vec![
+        0, 57, 0, 1, 0, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 0x27, 0x10, 2, 14,
+    ];
     request.extend(b"group.version");
     request.extend([0, 1, 1, 0, 0, 0]);
-    let mut connection = std::net::TcpStream::connect(brokers).expect("connected");
-    connection.write_all(&(request.len() as i32).to_be_bytes()).expect("written");
-    connection.write_all(&request).expect("written");
+    let mut connection = std::net::TcpStream::connect(brokers).expect("the connection succeeds");
+    connection
+        .write_all(&(request.len() as i32).to_be_bytes())
+        .expect("the write succeeds");
+    connection.write_all(&request).expect("the write succeeds");
     let mut length = [0; 4];
     connection.read_exact(&mut length).expect("an answer");
     let mut answer = vec![0; i32::from_be_bytes(length) as usize];
     connection.read_exact(&mut answer).expect("an answer");
-    // Correlation id, no tags, throttle time, then the error code.
+    // The response has a correlation id, no tags, a throttle time, and then the error code.
     assert_eq!(answer[9..11], [0, 0], "{answer:?}");
 }
 
@@ -156,14 +200,25 @@ pub(super) fn enable_broker_side_groups(brokers: &str) {
 async fn the_brokers_own_rebalance_protocol_works_too() {
     let broker = own_kafka(KafkaOptions::default()).await;
     enable_broker_side_groups(&broker.brokers());
-    let (database, place) = (migrated_database().await, Arc::new(Place::on(broker.brokers(), 4).await));
+    let (database, place) = (
+        migrated_database().await,
+        Arc::new(Place::on(broker.brokers(), 4).await),
+    );
     create_effects(&database.pool).await;
     let load = Load::start(&place);
-    let build = || place.subscriber().on(slowly).inbox(database.pool.clone()).broker_side_rebalance();
+    let build = || {
+        place
+            .subscriber()
+            .on(slowly)
+            .inbox(database.pool.clone())
+            .broker_side_rebalance()
+    };
     let one = start!(build());
-    one.until("the first takes part", |seen| seen.handled() > 0).await;
+    one.until("the first takes part", |seen| seen.handled() > 0)
+        .await;
     let two = start!(build());
-    two.until("the second takes part", |seen| seen.handled() > 0).await;
+    two.until("the second takes part", |seen| seen.handled() > 0)
+        .await;
     one.stop().await;
     let versions = load.end(&database.pool).await;
     two.stop().await;

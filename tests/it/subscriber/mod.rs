@@ -5,6 +5,7 @@ mod deployments;
 mod example;
 mod failures;
 mod foreign;
+mod headers;
 mod hostile;
 mod identity;
 mod keyless;
@@ -12,13 +13,17 @@ mod killed;
 mod members;
 pub(crate) mod observing;
 mod panics;
-pub(crate) mod place;
 mod process;
 mod publishing;
+mod raw_record;
 mod redrive;
+mod refused_letters;
 mod sessions;
 mod standstill;
 mod tombstones;
 mod topics;
 mod transactions;
 mod waits;
+
+// `foreign.rs` still uses this path.
+use crate::support::place;

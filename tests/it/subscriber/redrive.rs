@@ -1,4 +1,4 @@
-//! Dead letters, looked at again by the command line.
+//! Inspection and replay of dead letters by command.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -6,15 +6,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidings::subscriber::{Event, HandlerError, Meta, Retry, State, Tx};
 
-use super::place::{Changed, Place, create_effects, effect, start, until_effects};
-use crate::services::migrated_database;
+use crate::support::place::{Changed, Place, create_effects, effect, start, until_effects};
+use crate::support::services::migrated_database;
 
-/// Runs `tidings dead-letters …`; what it printed.
+/// Runs `tidings dead-letters …` and returns its output.
 pub(super) fn dead_letters(place: &Place, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-    command.arg("dead-letters").args(arguments).env_clear().env("KAFKA_BROKERS", &place.brokers).stdin(Stdio::null());
+    command
+        .arg("dead-letters")
+        .args(arguments)
+        .env_clear()
+        .env("KAFKA_BROKERS", &place.brokers)
+        .stdin(Stdio::null());
     let output = tokio::task::block_in_place(|| command.output()).expect("the binary runs");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
@@ -31,35 +40,83 @@ async fn dead_letters_are_listed_replayed_once_in_order_to_their_subscriber_and_
         }
         effect(&mut tx, &changed, &meta).await
     }
-    let (database, place, broken) = (migrated_database().await, Place::new(2).await, Arc::new(AtomicBool::new(true)));
+    let (database, place, broken) = (
+        migrated_database().await,
+        Place::new(2).await,
+        Arc::new(AtomicBool::new(true)),
+    );
     create_effects(&database.pool).await;
     place.publish(3, 1..=3).await;
     let running = start!(
-        place.subscriber().on(while_broken).inbox(database.pool.clone()).state(broken.clone()).retry(Retry::never()).kill_switch(None)
+        place
+            .subscriber()
+            .on(while_broken)
+            .inbox(database.pool.clone())
+            .state(broken.clone())
+            .retry(Retry::never())
+            .kill_switch(None)
     );
-    running.until("all are dead", |seen| seen.dead_lettered() == 9).await;
+    running
+        .until("all are dead", |seen| seen.dead_lettered() == 9)
+        .await;
     let topic = format!("{}.{}.dlt", place.topic, place.group);
     let listed = dead_letters(&place, &["list", &topic]);
-    assert_eq!((listed.lines().count(), listed.matches("broken").count()), (10, 9), "{listed}");
-    assert_eq!(dead_letters(&place, &["list", &topic, "--type", "Other"]), format!("no dead letters in {topic}\n"));
-    let first = listed.lines().nth(1).and_then(|line| line.split_whitespace().next()).expect("a letter");
+    assert_eq!(
+        (listed.lines().count(), listed.matches("broken").count()),
+        (10, 9),
+        "{listed}"
+    );
+    assert_eq!(
+        dead_letters(&place, &["list", &topic, "--type", "Other"]),
+        format!("no dead letters in {topic}\n")
+    );
+    let first = listed
+        .lines()
+        .nth(1)
+        .and_then(|line| line.split_whitespace().next())
+        .expect("a dead letter is listed");
     let shown = dead_letters(&place, &["show", &topic, first]);
-    assert!(shown.contains("reason   broken") && shown.contains("kafka_dlt-original-topic") && shown.contains("ce_id"), "{shown}");
-    assert_eq!(dead_letters(&place, &["replay", &topic, "--all", "--dry-run"]).matches("would be replayed").count(), 9);
+    assert!(
+        shown.contains("reason   broken")
+            && shown.contains("kafka_dlt-original-topic")
+            && shown.contains("ce_id"),
+        "{shown}"
+    );
+    assert_eq!(
+        dead_letters(&place, &["replay", &topic, "--all", "--dry-run"])
+            .matches("would be replayed")
+            .count(),
+        9
+    );
 
-    // They die again, and say that they were replayed.
+    // The replayed event becomes a dead letter again.
     assert!(dead_letters(&place, &["replay", &topic, first]).ends_with("1 replayed\n"));
-    running.until("it is dead again", |seen| seen.dead_lettered() == 10).await;
+    running
+        .until("it is dead again", |seen| seen.dead_lettered() == 10)
+        .await;
     assert_eq!(dead_letters(&place, &["list", &topic]).lines().count(), 10);
     broken.store(false, Ordering::SeqCst);
-    assert!(dead_letters(&place, &["discard", &topic, "--all", "--max", "1"]).ends_with("1 discarded\n"));
+    assert!(
+        dead_letters(&place, &["discard", &topic, "--all", "--max", "1"])
+            .ends_with("1 discarded\n")
+    );
     assert!(dead_letters(&place, &["replay", &topic, "--all"]).ends_with("8 replayed\n"));
     until_effects(&database.pool, 8).await;
-    assert_eq!(dead_letters(&place, &["list", &topic]), format!("no dead letters in {topic}\n"));
+    assert_eq!(
+        dead_letters(&place, &["list", &topic]),
+        format!("no dead letters in {topic}\n")
+    );
     running.stop().await;
-    let in_order: Vec<bool> = sqlx::query_scalar("select array_agg(version order by seq) = array_agg(version order by version) from effect where account in (select account from effect group by account having count(*) = 3) group by account")
-        .fetch_all(&database.pool)
-        .await
-        .expect("read");
-    assert!(in_order.len() == 2 && in_order.iter().all(|ordered| *ordered), "{in_order:?}");
+    let in_order: Vec<bool> = sqlx::query_scalar(
+        "select array_agg(version order by seq) = array_agg(version order by version) from effect \
+        where account in (select account from effect group by account having count(*) = 3) \
+        group by account",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .expect("the query succeeds");
+    assert!(
+        in_order.len() == 2 && in_order.iter().all(|ordered| *ordered),
+        "{in_order:?}"
+    );
 }

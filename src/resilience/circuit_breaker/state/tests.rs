@@ -10,10 +10,10 @@ fn machine(policy: CircuitBreakerPolicy) -> (Machine, Instant) {
     (Machine::new(policy, now), now)
 }
 
-/// Makes one call that ends at once.
+/// Makes one call that ends immediately.
 fn call(machine: &mut Machine, outcome: Outcome, now: Instant) -> Option<Transition> {
     machine.elapse(now);
-    let ticket = machine.admit(now).expect("the circuit lets it pass");
+    let ticket = machine.admit(now).expect("the circuit admits the call");
     machine.complete(ticket, outcome, now)
 }
 
@@ -23,14 +23,32 @@ fn five_failures_in_a_row_open_it_for_thirty_seconds_and_two_successes_close_it(
     for _ in 0..4 {
         assert_eq!(call(&mut machine, Outcome::Failure, now), None);
     }
-    let opened = call(&mut machine, Outcome::Failure, now).expect("it opens");
-    assert_eq!(opened, Transition { from: State::Closed, to: State::Open, cause: Cause::ConsecutiveFailures(5) });
-    assert_eq!(machine.admit(now + 10 * SECOND).expect_err("it is open"), 20 * SECOND);
+    let opened = call(&mut machine, Outcome::Failure, now).expect("the circuit opens");
+    assert_eq!(
+        opened,
+        Transition {
+            from: State::Closed,
+            to: State::Open,
+            cause: Cause::ConsecutiveFailures(5)
+        }
+    );
+    assert_eq!(
+        machine
+            .admit(now + 10 * SECOND)
+            .expect_err("the circuit is open"),
+        20 * SECOND
+    );
     let later = now + 30 * SECOND;
-    assert_eq!(machine.elapse(later).map(|it| it.cause), Some(Cause::OpenElapsed));
+    assert_eq!(
+        machine.elapse(later).map(|it| it.cause),
+        Some(Cause::OpenElapsed)
+    );
     assert_eq!(call(&mut machine, Outcome::Success, later), None);
-    let closed = call(&mut machine, Outcome::Success, later).expect("it closes");
-    assert_eq!((closed.to, closed.cause), (State::Closed, Cause::ProbesSucceeded));
+    let closed = call(&mut machine, Outcome::Success, later).expect("the circuit closes");
+    assert_eq!(
+        (closed.to, closed.cause),
+        (State::Closed, Cause::ProbesSucceeded)
+    );
 }
 
 #[test]
@@ -38,32 +56,62 @@ fn half_of_twenty_calls_open_it_though_no_five_fail_in_a_row() {
     let (mut machine, now) = machine(CircuitBreakerPolicy::default());
     for turn in 0..9 {
         call(&mut machine, Outcome::Success, now + turn * SECOND);
-        assert_eq!(call(&mut machine, Outcome::Failure, now + turn * SECOND), None, "{turn}");
+        assert_eq!(
+            call(&mut machine, Outcome::Failure, now + turn * SECOND),
+            None,
+            "{turn}"
+        );
     }
     call(&mut machine, Outcome::Success, now + 9 * SECOND);
-    let opened = call(&mut machine, Outcome::Failure, now + 9 * SECOND).expect("it opens");
-    assert_eq!(opened.cause, Cause::FailureRate { failures: 10, calls: 20 });
+    let opened = call(&mut machine, Outcome::Failure, now + 9 * SECOND).expect("the circuit opens");
+    assert_eq!(
+        opened.cause,
+        Cause::FailureRate {
+            failures: 10,
+            calls: 20
+        }
+    );
 }
 
 #[test]
 fn an_outcome_from_before_it_opened_changes_nothing() {
     let (mut machine, now) = machine(CircuitBreakerPolicy::default());
-    let (early, late) = (machine.admit(now).expect("closed"), machine.admit(now).expect("closed"));
+    let (early, late) = (
+        machine.admit(now).expect("closed"),
+        machine.admit(now).expect("closed"),
+    );
     for _ in 0..5 {
         call(&mut machine, Outcome::Failure, now);
     }
     assert_eq!(machine.complete(early, Outcome::Success, now), None);
     machine.elapse(now + 30 * SECOND);
     let probe = machine.admit(now + 30 * SECOND).expect("half-open");
-    assert_eq!(machine.complete(late, Outcome::Failure, now + 31 * SECOND), None, "it says nothing of now");
+    assert_eq!(
+        machine.complete(late, Outcome::Failure, now + 31 * SECOND),
+        None,
+        "the outcome belongs to an earlier phase"
+    );
     assert_eq!(machine.state(), State::HalfOpen);
-    assert_eq!(machine.admit(now + 31 * SECOND).expect_err("a probe is under way"), Duration::ZERO);
-    assert_eq!(machine.complete(probe, Outcome::Failure, now + 32 * SECOND).map(|it| it.to), Some(State::Open));
+    assert_eq!(
+        machine
+            .admit(now + 31 * SECOND)
+            .expect_err("a probe is running"),
+        Duration::ZERO
+    );
+    assert_eq!(
+        machine
+            .complete(probe, Outcome::Failure, now + 32 * SECOND)
+            .map(|it| it.to),
+        Some(State::Open)
+    );
 }
 
 #[test]
 fn a_probe_that_is_dropped_makes_room_for_the_next() {
-    let (mut machine, now) = machine(CircuitBreakerPolicy { consecutive_failures: Some(1), ..Default::default() });
+    let (mut machine, now) = machine(CircuitBreakerPolicy {
+        consecutive_failures: Some(1),
+        ..Default::default()
+    });
     call(&mut machine, Outcome::Failure, now);
     let later = now + 30 * SECOND;
     for _ in 0..3 {
@@ -74,7 +122,11 @@ fn a_probe_that_is_dropped_makes_room_for_the_next() {
 
 #[test]
 fn zeroes_and_endless_times_are_bounded() {
-    let rate = FailureRate { rate: 0.0, window: Duration::ZERO, calls_min: 0 };
+    let rate = FailureRate {
+        rate: 0.0,
+        window: Duration::ZERO,
+        calls_min: 0,
+    };
     let policy = CircuitBreakerPolicy {
         consecutive_failures: Some(0),
         failure_rate: Some(rate),
@@ -83,22 +135,36 @@ fn zeroes_and_endless_times_are_bounded() {
         probes: 0,
     };
     let (mut machine, now) = machine(policy);
-    assert_eq!(call(&mut machine, Outcome::Success, now), None, "a success opens nothing");
-    assert_eq!(call(&mut machine, Outcome::Failure, now).map(|it| it.to), Some(State::Open));
-    assert_eq!(call(&mut machine, Outcome::Success, now + OPEN_MAX).map(|it| it.to), Some(State::Closed));
+    assert_eq!(
+        call(&mut machine, Outcome::Success, now),
+        None,
+        "a success opens nothing"
+    );
+    assert_eq!(
+        call(&mut machine, Outcome::Failure, now).map(|it| it.to),
+        Some(State::Open)
+    );
+    assert_eq!(
+        call(&mut machine, Outcome::Success, now + OPEN_MAX).map(|it| it.to),
+        Some(State::Closed)
+    );
 }
 
-/// What may happen to a circuit.
+/// Operation on a circuit.
 #[derive(Clone, Debug)]
 enum Step {
     Ask,
-    /// The call at this place of those under way ends.
+    /// The running call at this index ends.
     End(usize, Outcome),
     Pass(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let outcome = prop_oneof![3 => Just(Outcome::Success), 4 => Just(Outcome::Failure), 1 => Just(Outcome::Ignored)];
+    let outcome = prop_oneof![
+        3 => Just(Outcome::Success),
+        4 => Just(Outcome::Failure),
+        1 => Just(Outcome::Ignored),
+    ];
     let step = prop_oneof![
         4 => Just(Step::Ask),
         4 => (any::<usize>(), outcome).prop_map(|(at, outcome)| Step::End(at, outcome)),
@@ -108,32 +174,47 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn policy() -> impl Strategy<Value = CircuitBreakerPolicy> {
-    let rate = (0.1..1.0f64, 1u32..8).prop_map(|(rate, calls_min)| FailureRate { rate, window: 2 * SECOND, calls_min });
-    (proptest::option::of(1u32..5), proptest::option::of(rate), 0u64..3_000, 1u32..4, 1u32..4).prop_map(
-        |(consecutive_failures, failure_rate, open, successes_to_close, probes)| CircuitBreakerPolicy {
-            consecutive_failures,
-            failure_rate,
-            open: Duration::from_millis(open),
-            successes_to_close,
-            probes,
-        },
+    let rate = (0.1..1.0f64, 1u32..8).prop_map(|(rate, calls_min)| FailureRate {
+        rate,
+        window: 2 * SECOND,
+        calls_min,
+    });
+    (
+        proptest::option::of(1u32..5),
+        proptest::option::of(rate),
+        0u64..3_000,
+        1u32..4,
+        1u32..4,
     )
+        .prop_map(
+            |(consecutive_failures, failure_rate, open, successes_to_close, probes)| {
+                CircuitBreakerPolicy {
+                    consecutive_failures,
+                    failure_rate,
+                    open: Duration::from_millis(open),
+                    successes_to_close,
+                    probes,
+                }
+            },
+        )
 }
 
-/// The naive model: it keeps everything that ever happened and works its state out anew each time. Times in ms.
+/// Naive model: it keeps the whole history and recomputes the state each time. Times are in ms.
 #[derive(Default)]
 struct Model {
-    /// Beginning of each phase and what it is.
+    /// Beginning and state of each phase.
     phases: Vec<(u64, State)>,
-    /// Phase in which each admitted call began, and how it ended: when, and with what.
+    /// Phase of each admitted call at its start, and its end: time and outcome.
     calls: Vec<(usize, Option<(u64, Outcome)>)>,
-    /// The calls in the order in which they ended.
+    /// The calls in the order of their ends.
     ended: Vec<usize>,
 }
 
 impl Model {
     fn state(&self) -> State {
-        self.phases.last().map_or(State::Closed, |(_, state)| *state)
+        self.phases
+            .last()
+            .map_or(State::Closed, |(_, state)| *state)
     }
 
     fn ask(&mut self, policy: &CircuitBreakerPolicy, now: u64) -> bool {
@@ -142,7 +223,11 @@ impl Model {
             self.phases.push((now, State::HalfOpen));
         }
         let phase = self.phases.len();
-        let probes = self.calls.iter().filter(|(of, end)| *of == phase && end.is_none()).count();
+        let probes = self
+            .calls
+            .iter()
+            .filter(|(of, end)| *of == phase && end.is_none())
+            .count();
         let passes = match self.state() {
             State::Closed => true,
             State::Open => false,
@@ -166,18 +251,30 @@ impl Model {
             .ended
             .iter()
             .map(|call| self.calls[*call])
-            .filter_map(|(of, end)| end.filter(|(_, outcome)| of == phase && *outcome != Outcome::Ignored))
+            .filter_map(|(of, end)| {
+                end.filter(|(_, outcome)| of == phase && *outcome != Outcome::Ignored)
+            })
             .map(|(at, outcome)| ((at - began) / 200, outcome == Outcome::Failure))
             .collect();
         let next = match self.state() {
             State::Closed if outcome == Outcome::Failure => {
-                let in_a_row = of_phase.iter().rev().take_while(|(_, failed)| *failed).count();
-                let within: Vec<_> = of_phase.iter().filter(|(step, _)| step + 10 > (now - began) / 200).collect();
+                let in_a_row = of_phase
+                    .iter()
+                    .rev()
+                    .take_while(|(_, failed)| *failed)
+                    .count();
+                let within: Vec<_> = of_phase
+                    .iter()
+                    .filter(|(step, _)| step + 10 > (now - began) / 200)
+                    .collect();
                 let failures = within.iter().filter(|(_, failed)| *failed).count();
-                let by_row = policy.consecutive_failures.is_some_and(|max| in_a_row >= max as usize);
-                let by_rate = policy
-                    .failure_rate
-                    .is_some_and(|rate| within.len() >= rate.calls_min as usize && failures as f64 >= rate.rate * within.len() as f64);
+                let by_row = policy
+                    .consecutive_failures
+                    .is_some_and(|max| in_a_row >= max as usize);
+                let by_rate = policy.failure_rate.is_some_and(|rate| {
+                    within.len() >= rate.calls_min as usize
+                        && failures as f64 >= rate.rate * within.len() as f64
+                });
                 (by_row || by_rate).then_some(State::Open)
             }
             State::HalfOpen if outcome == Outcome::Failure => Some(State::Open),
@@ -210,7 +307,8 @@ proptest! {
                 Step::End(_, _) if under_way.is_empty() => {}
                 Step::End(at, outcome) => {
                     let (call, ticket) = under_way.swap_remove(at % under_way.len());
-                    let (before, changed) = (machine.state(), machine.complete(ticket, outcome, now));
+                    let (before, changed) =
+                        (machine.state(), machine.complete(ticket, outcome, now));
                     model.end(&policy, call, outcome, elapsed);
                     prop_assert_eq!(changed.is_some(), before != machine.state());
                 }

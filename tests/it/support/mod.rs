@@ -1,0 +1,22 @@
+//! Support for the tests: services, clients, and places that a test reads and writes.
+//!
+//! | file | content |
+//! |---|---|
+//! | `services` | Postgres and Kafka, and a database per test |
+//! | `running` | a relay in this process or as the binary |
+//! | `place` | a topic, a group and a running subscriber |
+//! | `records` | a plain consumer of a topic |
+//! | `history` | writers, and the checker of a relay's records |
+//! | `shop` | services and sagas of a shop |
+//! | `worlds` | the in-memory bus and the real services behind one trait |
+//! | `browser`, `http` | clients of a page and of an HTTP server |
+
+pub(crate) mod browser;
+pub(crate) mod history;
+pub(crate) mod http;
+pub(crate) mod place;
+pub(crate) mod records;
+pub(crate) mod running;
+pub(crate) mod services;
+pub(crate) mod shop;
+pub(crate) mod worlds;
