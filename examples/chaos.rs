@@ -5,10 +5,11 @@
 //! cargo run --release --example chaos -- inbound --minutes 30    # subscribers and sagas
 //! ```
 //!
-//! `--help` lists the options of each. Starts a Postgres and a Kafka of its own and leaves nothing behind.
+//! `--help` lists the options of each. Starts a Postgres and a Kafka of its own and leaves nothing
+//! behind.
 //!
-//! The relays and the operator's commands are this program too, started with the words of the binary `tidings`; members are this
-//! program with the word `member`.
+//! The relays and the operator's commands are this program too, started with the words of the
+//! binary `tidings`; members are this program with the word `member`.
 use std::process::ExitCode;
 
 #[path = "../tests/chaos/mod.rs"]
@@ -22,8 +23,12 @@ fn main() -> ExitCode {
     let played = match words.first().map(String::as_str) {
         Some("relay" | "dead-letters") => return tidings::cli::main(),
         Some("member") => member().map(|()| ExitCode::SUCCESS),
-        Some("inbound") => inbound::Plan::parse(options.skip(1)).map_err(Into::into).and_then(|plan| play_inbound(&plan)),
-        _ => Plan::parse(&mut options).map_err(Into::into).and_then(|plan| play(&plan)),
+        Some("inbound") => inbound::Plan::parse(options.skip(1))
+            .map_err(Into::into)
+            .and_then(|plan| play_inbound(&plan)),
+        _ => Plan::parse(&mut options)
+            .map_err(Into::into)
+            .and_then(|plan| play(&plan)),
     };
     played.unwrap_or_else(|error| {
         eprintln!("{error}");
@@ -48,10 +53,17 @@ async fn play(plan: &Plan) -> Result<ExitCode, history::Failure> {
 #[tokio::main]
 async fn play_inbound(plan: &inbound::Plan) -> Result<ExitCode, history::Failure> {
     let path = std::env::current_exe()?;
-    let programs = inbound::Programs { tidings: path.clone(), member: (path, vec!["member".to_owned()]) };
+    let programs = inbound::Programs {
+        tidings: path.clone(),
+        member: (path, vec!["member".to_owned()]),
+    };
     let report = inbound::run(plan, &programs, |step| println!("{step}")).await?;
     println!("\n{report}");
-    Ok(if report.broken().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.broken().is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 #[tokio::main]

@@ -43,7 +43,10 @@ pub(crate) trait Fault: Copy + Eq + fmt::Display + 'static {
 
 /// The word of a kind.
 pub(crate) fn word<K: Fault>(kind: K) -> &'static str {
-    K::TABLE.iter().find(|(known, ..)| *known == kind).map_or("", |(_, word, _)| word)
+    K::TABLE
+        .iter()
+        .find(|(known, ..)| *known == kind)
+        .map_or("", |(_, word, _)| word)
 }
 
 /// The kind of a word.
@@ -51,9 +54,17 @@ pub(crate) fn word<K: Fault>(kind: K) -> &'static str {
 /// # Errors
 /// A message with all words, if there is no such kind.
 pub(crate) fn parse<K: Fault>(text: &str) -> Result<K, String> {
-    let known = || K::TABLE.iter().map(|(_, word, _)| *word).collect::<Vec<_>>().join(", ");
+    let known = || {
+        K::TABLE
+            .iter()
+            .map(|(_, word, _)| *word)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let found = K::TABLE.iter().find(|(_, word, _)| *word == text);
-    found.map(|(kind, ..)| *kind).ok_or_else(|| format!("`{text}` is none of {}", known()))
+    found
+        .map(|(kind, ..)| *kind)
+        .ok_or_else(|| format!("`{text}` is none of {}", known()))
 }
 
 /// Draws kinds so that each comes before any comes more often than its weight allows.
@@ -65,8 +76,19 @@ pub(crate) struct Urn<K> {
 
 impl<K: Fault> Urn<K> {
     pub(crate) fn new(kinds: impl IntoIterator<Item = K>) -> Self {
-        let weight = |kind| K::TABLE.iter().find(|(known, ..)| *known == kind).map_or(0, |(.., weight)| *weight);
-        Self { all: kinds.into_iter().flat_map(|kind| (0..weight(kind)).map(move |_| kind)).collect(), left: Vec::new() }
+        let weight = |kind| {
+            K::TABLE
+                .iter()
+                .find(|(known, ..)| *known == kind)
+                .map_or(0, |(.., weight)| *weight)
+        };
+        Self {
+            all: kinds
+                .into_iter()
+                .flat_map(|kind| (0..weight(kind)).map(move |_| kind))
+                .collect(),
+            left: Vec::new(),
+        }
     }
 
     /// The next kind.
@@ -102,10 +124,23 @@ impl<K> Step<K> {
 
 impl<K: fmt::Display> fmt::Display for Step<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, lasts, kill_meanwhile, .. } = self;
+        let Self {
+            kind,
+            lasts,
+            kill_meanwhile,
+            ..
+        } = self;
         write!(f, "{kind}")?;
         if !lasts.is_zero() {
-            write!(f, " for {lasts:?}{}", if *kill_meanwhile { ", and a kill in it" } else { "" })?;
+            write!(
+                f,
+                " for {lasts:?}{}",
+                if *kill_meanwhile {
+                    ", and a kill in it"
+                } else {
+                    ""
+                }
+            )?;
         }
         Ok(())
     }

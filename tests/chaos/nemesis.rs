@@ -259,8 +259,16 @@ impl Nemesis {
     }
 
     /// Deletes the topics once everything in them has been read, lets the writers continue, and creates the topics again.
-    async fn recreate_topics(&mut self, plan: &Plan, step: &Step, stage: &mut Stage, relays: &mut Relays) -> Result<(), Failure> {
-        let Some(pause) = Pause::begin(&self.url, TABLE).await else { return Ok(()) };
+    async fn recreate_topics(
+        &mut self,
+        plan: &Plan,
+        step: &Step,
+        stage: &mut Stage,
+        relays: &mut Relays,
+    ) -> Result<(), Failure> {
+        let Some(pause) = Pause::begin(&self.url, TABLE).await else {
+            return Ok(());
+        };
         let Some(read) = pause::read_all(&self.url, &stage.brokers(), &self.archive).await? else {
             pause.end().await;
             return Ok(());

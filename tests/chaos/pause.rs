@@ -22,7 +22,12 @@ impl Pause {
     /// Locks the writers' table. Returns `None` if the server or the lock cannot be had.
     pub(crate) async fn begin(url: &str, table: &str) -> Option<Self> {
         let mut session = PgConnection::connect(url).await.ok()?;
-        execute(&mut session, &format!("{BEGIN}; lock table {table} in exclusive mode")).await.ok()?;
+        execute(
+            &mut session,
+            &format!("{BEGIN}; lock table {table} in exclusive mode"),
+        )
+        .await
+        .ok()?;
         Some(Self(session))
     }
 

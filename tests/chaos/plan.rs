@@ -59,7 +59,12 @@ impl Plan {
 
     /// One relay that no fault of this half concerns.
     pub(crate) fn of_one_relay(seed: u64) -> Self {
-        Self { seed, relays: 1, faults: Vec::new(), ..Self::of_the_clock() }
+        Self {
+            seed,
+            relays: 1,
+            faults: Vec::new(),
+            ..Self::of_the_clock()
+        }
     }
 
     /// Reads the words that [`command`](Self::command) prints behind `--`.
@@ -159,7 +164,9 @@ impl Plan {
 
 /// A seed for a history whose command names none.
 pub(crate) fn seed_of_the_clock() -> u64 {
-    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let clock = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::from(clock.subsec_nanos()) ^ clock.as_secs()
 }
 

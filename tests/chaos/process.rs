@@ -36,7 +36,10 @@ impl Invocation {
     /// Starts the program through a shell that keeps it.
     pub(crate) fn new(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).args(words).env("NO_COLOR", "1");
+        keeper
+            .args(["-c", KEEPER, "keeper"])
+            .args(words)
+            .env("NO_COLOR", "1");
         Self(keeper)
     }
 
@@ -56,11 +59,21 @@ impl Invocation {
     /// When the program cannot be started.
     pub(crate) fn start(mut self, log: &Path) -> Result<Process, Failure> {
         let log_file = File::options().create(true).append(true).open(log)?;
-        let mut keeper = self.0.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file).spawn()?;
+        let mut keeper = self
+            .0
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log_file)
+            .spawn()?;
         let leash = keeper.stdin.take();
         let mut line = String::new();
         BufReader::new(keeper.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-        Ok(Process { keeper, leash, pid: line.trim().parse()?, log: log.to_owned() })
+        Ok(Process {
+            keeper,
+            leash,
+            pid: line.trim().parse()?,
+            log: log.to_owned(),
+        })
     }
 }
 
@@ -110,7 +123,11 @@ impl Process {
 
     /// The last line of its log.
     pub(crate) fn last_words(&self) -> String {
-        end_of(&self.log).lines().last().unwrap_or_default().to_owned()
+        end_of(&self.log)
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 
@@ -137,7 +154,10 @@ pub(crate) fn end_of(log: &Path) -> String {
 /// When there is no shell.
 pub(crate) fn send(signal: &str, pid: u32) -> Result<(), Failure> {
     // A process that has just ended is no error.
-    Command::new("sh").args(["-c", r#"kill -s "$0" "$1""#, signal, &pid.to_string()]).stderr(Stdio::null()).status()?;
+    Command::new("sh")
+        .args(["-c", r#"kill -s "$0" "$1""#, signal, &pid.to_string()])
+        .stderr(Stdio::null())
+        .status()?;
     Ok(())
 }
 
@@ -148,7 +168,8 @@ pub(crate) fn send(signal: &str, pid: u32) -> Result<(), Failure> {
 pub(crate) fn log_folder() -> Result<PathBuf, Failure> {
     static HISTORIES: AtomicU32 = AtomicU32::new(0);
     let number = HISTORIES.fetch_add(1, Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("tidings-chaos-{}-{number}", std::process::id()));
+    let folder =
+        std::env::temp_dir().join(format!("tidings-chaos-{}-{number}", std::process::id()));
     fs::create_dir_all(&folder)?;
     Ok(folder)
 }

@@ -58,11 +58,22 @@ impl Relays {
     ///
     /// # Errors
     /// When there is no place for logs.
-    pub(crate) fn new(program: &Program, plan: &Plan, settings: RelaySettings) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        program: &Program,
+        plan: &Plan,
+        settings: RelaySettings,
+    ) -> Result<Self, Failure> {
         let folder = process::log_folder()?;
         let (source, delivery) = (plan.source.clone(), plan.delivery.clone());
-        let (windows, slots) = (Random::new(plan.seed, u64::MAX), (0..plan.relays).map(|_| None).collect());
-        let faketime = plan.faults.contains(&Kind::ClockSteps).then(faketime).transpose()?;
+        let (windows, slots) = (
+            Random::new(plan.seed, u64::MAX),
+            (0..plan.relays).map(|_| None).collect(),
+        );
+        let faketime = plan
+            .faults
+            .contains(&Kind::ClockSteps)
+            .then(faketime)
+            .transpose()?;
         let relays = Self {
             program: program.clone(),
             settings,
@@ -110,24 +121,50 @@ impl Relays {
         let mut words: Vec<OsString> = Vec::new();
         if let Some(library) = self.faketime {
             // `env` becomes the relay: the process id stays the same.
-            let preload = [format!("LD_PRELOAD={library}"), format!("FAKETIME_TIMESTAMP_FILE={}", self.clock().display())];
+            let preload = [
+                format!("LD_PRELOAD={library}"),
+                format!("FAKETIME_TIMESTAMP_FILE={}", self.clock().display()),
+            ];
             words.push("env".into());
             words.extend(preload.map(OsString::from));
             words.extend(["FAKETIME_NO_CACHE=1", "DONT_FAKE_MONOTONIC=1"].map(OsString::from));
         }
         words.push(self.program.path.clone().into());
-        let relay = Invocation::new(words).args(["relay", "--listen", "off", "--log-level", "info"]);
-        let relay = relay.args(["--name", NAME, "--topic", TEMPLATE, "--source", &self.source, "--delivery", &self.delivery]);
-        let relay = relay.args(["--in-flight-events", *self.windows.pick(&["8192", "8192", "1000", "30"])]);
+        let relay =
+            Invocation::new(words).args(["relay", "--listen", "off", "--log-level", "info"]);
+        let relay = relay.args([
+            "--name",
+            NAME,
+            "--topic",
+            TEMPLATE,
+            "--source",
+            &self.source,
+            "--delivery",
+            &self.delivery,
+        ]);
+        let relay = relay.args([
+            "--in-flight-events",
+            *self.windows.pick(&["8192", "8192", "1000", "30"]),
+        ]);
         // Half of all changes are one account's: while a topic refuses one of its events for some seconds, more of them wait than the default allows.
-        let relay = relay.args(["--parked-events-per-aggregate", "1000000", "--parked-events", "1000000"]);
-        relay.env("DATABASE_URL", &self.settings.database_url).env("KAFKA_BROKERS", &self.settings.brokers).start(log)
+        let relay = relay.args([
+            "--parked-events-per-aggregate",
+            "1000000",
+            "--parked-events",
+            "1000000",
+        ]);
+        relay
+            .env("DATABASE_URL", &self.settings.database_url)
+            .env("KAFKA_BROKERS", &self.settings.brokers)
+            .start(log)
     }
 
     /// Starts those again that have ended by themselves, as a supervisor does, unless one of them wants a person.
     pub(crate) fn revive(&mut self) -> Result<(), Failure> {
         for slot in &mut self.slots {
-            let Some(status) = slot.as_mut().map(Process::ended).transpose()?.flatten() else { continue };
+            let Some(status) = slot.as_mut().map(Process::ended).transpose()?.flatten() else {
+                continue;
+            };
             let ended = slot.take().expect("it has just been looked at");
             if status.code().is_some_and(|code| REFUSED.contains(&code)) && self.refusal.is_none() {
                 self.refusal = Some(format!(
@@ -181,7 +218,10 @@ impl Relays {
 
     /// The relay with this process id, or else the one of this number.
     fn choose(&self, pid: Option<u32>, which: usize) -> usize {
-        let named = self.slots.iter().position(|slot| slot.as_ref().is_some_and(|relay| Some(relay.pid()) == pid));
+        let named = self
+            .slots
+            .iter()
+            .position(|slot| slot.as_ref().is_some_and(|relay| Some(relay.pid()) == pid));
         named.unwrap_or(which % self.slots.len())
     }
 
@@ -201,7 +241,9 @@ impl Relays {
         signal: &str,
     ) -> Result<Option<u32>, Failure> {
         let relay = self.slots[self.choose(pid, which)].as_ref();
-        relay.map(|relay| send(signal, relay.pid()).map(|()| relay.pid())).transpose()
+        relay
+            .map(|relay| send(signal, relay.pid()).map(|()| relay.pid()))
+            .transpose()
     }
 
     /// SIGTERM to one, which drains, and a new one in its place.

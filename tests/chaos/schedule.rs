@@ -116,8 +116,15 @@ pub(crate) struct Schedule {
 impl Schedule {
     pub(crate) fn new(plan: &Plan) -> Self {
         let zombies = !plan.repeats();
-        let kinds = plan.faults.iter().filter(|kind| zombies || **kind != Kind::AbortTransactions);
-        Self { random: Random::new(plan.seed, 0), urn: Urn::new(kinds.copied()), zombies }
+        let kinds = plan
+            .faults
+            .iter()
+            .filter(|kind| zombies || **kind != Kind::AbortTransactions);
+        Self {
+            random: Random::new(plan.seed, 0),
+            urn: Urn::new(kinds.copied()),
+            zombies,
+        }
     }
 
     /// What answers a dead leader's requests later, or is one: a stalled wire drops what it holds when the leader is killed.

@@ -71,7 +71,10 @@ impl Stage {
     /// # Errors
     /// When a server does not start.
     pub(crate) async fn build(plan: &Plan) -> Result<Self, Failure> {
-        let fails_over = plan.faults.iter().any(|kind| matches!(kind, Kind::FailOver | Kind::FailOverWithLoss));
+        let fails_over = plan
+            .faults
+            .iter()
+            .any(|kind| matches!(kind, Kind::FailOver | Kind::FailOverWithLoss));
         let stage = Self::start(plan.brokers == 3, kafka_options(plan), fails_over).await?;
         let mut session = PgConnection::connect(&stage.service_url()).await?;
         writers::create_accounts(&mut session).await?;
@@ -83,7 +86,11 @@ impl Stage {
     ///
     /// # Errors
     /// When a server does not start.
-    pub(crate) async fn start(three: bool, kafka: KafkaOptions, with_standby: bool) -> Result<Self, Failure> {
+    pub(crate) async fn start(
+        three: bool,
+        kafka: KafkaOptions,
+        with_standby: bool,
+    ) -> Result<Self, Failure> {
         let kafka = kafka.proxied(true);
         let (postgres, kafka) = tokio::join!(
             tokio::task::spawn_blocking(move || start_postgres(with_standby)),
@@ -97,8 +104,15 @@ impl Stage {
             })
         );
         let ((primary, standby), brokers) = (postgres??, kafka??);
-        let (relay_wire, service_wire) = (Proxy::to(primary.address())?, Proxy::to(primary.address())?);
-        let stage = Self { primary, standby, brokers, relay_wire, service_wire };
+        let (relay_wire, service_wire) =
+            (Proxy::to(primary.address())?, Proxy::to(primary.address())?);
+        let stage = Self {
+            primary,
+            standby,
+            brokers,
+            relay_wire,
+            service_wire,
+        };
         tidings::migrate(&sqlx::PgPool::connect(&stage.service_url()).await?).await?;
         Ok(stage)
     }
@@ -201,10 +215,18 @@ impl Stage {
 
 /// The properties that the plan's faults need.
 fn kafka_options(plan: &Plan) -> KafkaOptions {
-    let groups: [(Kind, &[(&str, &str)]); 3] =
-        [(Kind::ExpireProducers, &EXPIRY), (Kind::AbortTransactions, &MAX_TRANSACTION), (Kind::RevokeAcls, &AUTHORIZER)];
-    let asked = groups.into_iter().filter(|(kind, _)| plan.faults.contains(kind)).flat_map(|(_, properties)| properties);
-    asked.fold(KafkaOptions::new(), |options, (name, value)| options.set(*name, *value))
+    let groups: [(Kind, &[(&str, &str)]); 3] = [
+        (Kind::ExpireProducers, &EXPIRY),
+        (Kind::AbortTransactions, &MAX_TRANSACTION),
+        (Kind::RevokeAcls, &AUTHORIZER),
+    ];
+    let asked = groups
+        .into_iter()
+        .filter(|(kind, _)| plan.faults.contains(kind))
+        .flat_map(|(_, properties)| properties);
+    asked.fold(KafkaOptions::new(), |options, (name, value)| {
+        options.set(*name, *value)
+    })
 }
 
 fn start_postgres(with_standby: bool) -> Result<(Postgres, Option<Postgres>), dev_services::Error> {

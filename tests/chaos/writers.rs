@@ -50,7 +50,13 @@ pub(crate) fn start(plan: &Plan, url: &str) -> Writers {
         };
         let random = Random::new(plan.seed, number + 1);
         let wait_for_slot = contract == Contract::Broken && plan.source == "wal";
-        let writer = Writer { number, contract, random, wait_for_slot, prepared: 0 };
+        let writer = Writer {
+            number,
+            contract,
+            random,
+            wait_for_slot,
+            prepared: 0,
+        };
         tasks.spawn(serve(writer, url.to_owned(), stop.clone()));
     }
 }
@@ -73,10 +79,16 @@ impl Writers {
 /// The work of one writer, whose session may end at any time.
 pub(crate) trait Work: Send {
     /// Prepares a new session.
-    fn open(&mut self, session: &mut PgConnection) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn open(
+        &mut self,
+        session: &mut PgConnection,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Carries out one transaction. It may be open after an error.
-    fn transact(&mut self, session: &mut PgConnection) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn transact(
+        &mut self,
+        session: &mut PgConnection,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// The time between two transactions.
     fn pause(&mut self) -> Duration;
@@ -90,7 +102,11 @@ pub(crate) async fn serve(mut work: impl Work, url: String, stop: CancellationTo
             Some(mut open) => transact(&mut work, &mut open).await.then_some(open),
             None => connect(&mut work, &url).await,
         };
-        let pause = if worked.is_some() { work.pause() } else { CONNECT_EVERY };
+        let pause = if worked.is_some() {
+            work.pause()
+        } else {
+            CONNECT_EVERY
+        };
         session = worked;
         tokio::time::sleep(pause).await;
     }
@@ -103,7 +119,10 @@ async fn transact(work: &mut impl Work, session: &mut PgConnection) -> bool {
         // A session that began while the database was read-only stays so.
         Ok(Err(error)) if is_read_only(&error) => false,
         // Conflicts are as good as rollbacks; a session that is broken does not roll back.
-        Ok(Err(_)) => matches!(tokio::time::timeout(ANSWER_LIMIT, execute(session, "rollback")).await, Ok(Ok(()))),
+        Ok(Err(_)) => matches!(
+            tokio::time::timeout(ANSWER_LIMIT, execute(session, "rollback")).await,
+            Ok(Ok(()))
+        ),
         Err(_) => false,
     }
 }
@@ -113,7 +132,9 @@ fn is_read_only(error: &Failure) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
     while let Some(error) = cause {
         if let Some(sqlx::Error::Database(error)) = error.downcast_ref() {
-            return error.code().is_some_and(|code| code == READ_ONLY_SQL_TRANSACTION);
+            return error
+                .code()
+                .is_some_and(|code| code == READ_ONLY_SQL_TRANSACTION);
         }
         cause = error.source();
     }
@@ -127,7 +148,10 @@ async fn connect(work: &mut impl Work, url: &str) -> Option<PgConnection> {
         work.open(&mut session).await?;
         Ok::<_, Failure>(session)
     };
-    tokio::time::timeout(ANSWER_LIMIT, connecting).await.ok()?.ok()
+    tokio::time::timeout(ANSWER_LIMIT, connecting)
+        .await
+        .ok()?
+        .ok()
 }
 
 struct Writer {
@@ -144,7 +168,11 @@ impl Work for Writer {
         // Nobody else knows how they were to end.
         forget_prepared(session, &format!("chaos-{}-%", self.number)).await?;
         let slot = "select exists (select from pg_replication_slots where confirmed_flush_lsn is not null)";
-        if self.wait_for_slot && !sqlx::query_scalar::<_, bool>(slot).fetch_one(session).await? {
+        if self.wait_for_slot
+            && !sqlx::query_scalar::<_, bool>(slot)
+                .fetch_one(session)
+                .await?
+        {
             return Err("there is no slot yet".into());
         }
         self.wait_for_slot = false;

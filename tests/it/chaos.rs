@@ -42,10 +42,22 @@ async fn three_brokers_of_which_one_comes_and_goes_break_no_promise() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_are_killed_frozen_deployed_and_cut_off_from_their_servers_break_no_promise() {
-    let plan = inbound::Plan::parse("--seed 371 --seconds 40 --members 3 --faults all".split(' ')).expect("good words");
-    let words = ["--exact", "chaos::a_member_in_its_own_process", "--ignored", "--nocapture"];
-    let member = (std::env::current_exe().expect("this test's binary"), words.map(str::to_owned).to_vec());
-    let programs = inbound::Programs { tidings: env!("CARGO_BIN_EXE_tidings").into(), member };
+    let plan = inbound::Plan::parse("--seed 371 --seconds 40 --members 3 --faults all".split(' '))
+        .expect("good words");
+    let words = [
+        "--exact",
+        "chaos::a_member_in_its_own_process",
+        "--ignored",
+        "--nocapture",
+    ];
+    let member = (
+        std::env::current_exe().expect("this test's binary"),
+        words.map(str::to_owned).to_vec(),
+    );
+    let programs = inbound::Programs {
+        tidings: env!("CARGO_BIN_EXE_tidings").into(),
+        member,
+    };
     let mut steps = Vec::new();
     let report = inbound::run(&plan, &programs, |step| steps.push(step.to_owned())).await;
     let report = report.unwrap_or_else(|error| panic!("{}\n{error}", steps.join("\n")));

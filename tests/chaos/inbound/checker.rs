@@ -75,7 +75,11 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     fn tally(&mut self, is_ledger: bool) -> &mut Tally {
-        if is_ledger { &mut self.ledger } else { &mut self.shop }
+        if is_ledger {
+            &mut self.ledger
+        } else {
+            &mut self.shop
+        }
     }
 
     fn example(&mut self, text: impl FnOnce() -> String) {
@@ -103,7 +107,9 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
     let (to_skip, counted) = evidence.skipped;
     verdict.miscounted = to_skip.abs_diff(counted);
     if verdict.miscounted > 0 {
-        verdict.example(|| format!("the closing round has {to_skip} records to skip, and {counted} were counted"));
+        verdict.example(|| {
+            format!("the closing round has {to_skip} records to skip, and {counted} were counted")
+        });
     }
     for text in evidence.anomalies.iter().chain(&evidence.unfinished) {
         verdict.example(|| text.clone());
@@ -117,17 +123,31 @@ fn effects(evidence: &Evidence, verdict: &mut Verdict) {
         verdict.tally(is_ledger(&event.aggregate)).committed += 1;
     }
     let (mut seen, mut reached) = (HashSet::new(), HashMap::<Arc<str>, i64>::new());
-    for effect in evidence.effects.iter().filter(|effect| effect.mark.is_none()) {
+    for effect in evidence
+        .effects
+        .iter()
+        .filter(|effect| effect.mark.is_none())
+    {
         let Some(event) = evidence.committed.get(&effect.event_id) else {
             verdict.tally(&*effect.consumer == LEDGER).never_committed += 1;
-            verdict.example(|| format!("event {} has an effect and was never committed", effect.event_id));
+            verdict.example(|| {
+                format!(
+                    "event {} has an effect and was never committed",
+                    effect.event_id
+                )
+            });
             continue;
         };
         let tally = verdict.tally(is_ledger(&event.aggregate));
         tally.effects += 1;
         if !seen.insert(effect.event_id.as_str()) {
             tally.repeated += 1;
-            verdict.example(|| format!("{} version {} ({}) has another effect", event.aggregate, event.version, effect.event_id));
+            verdict.example(|| {
+                format!(
+                    "{} version {} ({}) has another effect",
+                    event.aggregate, event.version, effect.event_id
+                )
+            });
             continue;
         }
         if event.fails == 0 && effect.attempt > 1 {
@@ -141,35 +161,72 @@ fn effects(evidence: &Evidence, verdict: &mut Verdict) {
         if event.version < *last {
             let (version, last) = (event.version, *last);
             tally.out_of_order += 1;
-            verdict.example(|| format!("{} version {version} ({}) follows version {last}", event.aggregate, effect.event_id));
+            verdict.example(|| {
+                format!(
+                    "{} version {version} ({}) follows version {last}",
+                    event.aggregate, effect.event_id
+                )
+            });
         } else {
             *last = event.version;
         }
     }
-    let mut lost: Vec<_> = evidence.committed.iter().filter(|(id, _)| !seen.contains(id.as_str())).collect();
+    let mut lost: Vec<_> = evidence
+        .committed
+        .iter()
+        .filter(|(id, _)| !seen.contains(id.as_str()))
+        .collect();
     lost.sort_by_key(|(_, event)| (&event.aggregate, event.version));
     for (id, event) in lost {
         verdict.tally(is_ledger(&event.aggregate)).lost += 1;
-        verdict.example(|| format!("{} version {} ({id}) has no effect", event.aggregate, event.version));
+        verdict.example(|| {
+            format!(
+                "{} version {} ({id}) has no effect",
+                event.aggregate, event.version
+            )
+        });
     }
 }
 
 /// Judges letters that are not those of hostile records.
 fn letters(evidence: &Evidence, verdict: &mut Verdict) {
-    for letter in evidence.letters.iter().filter(|letter| letter.mark.is_none()) {
-        let event = letter.event_id.as_ref().and_then(|id| evidence.committed.get(id));
+    for letter in evidence
+        .letters
+        .iter()
+        .filter(|letter| letter.mark.is_none())
+    {
+        let event = letter
+            .event_id
+            .as_ref()
+            .and_then(|id| evidence.committed.get(id));
         match event {
             Some(event) if event.fails > 0 => continue,
             Some(event) => verdict.tally(event.aggregate.starts_with(LEDGER)).dead += 1,
             None => verdict.strange_letters += 1,
         }
-        verdict.example(|| format!("{}/{}/{} is a dead letter: {}", letter.topic, letter.partition, letter.offset, letter.reason));
+        verdict.example(|| {
+            format!(
+                "{}/{}/{} is a dead letter: {}",
+                letter.topic, letter.partition, letter.offset, letter.reason
+            )
+        });
     }
 }
 
 /// Returns the fault of an order, if it has one.
 fn judge_order(order: &Order, orders: &mut Orders) -> Option<String> {
-    let Order { id, quantity, cents, refused_by, status, stock, money, parcels, audits, saga } = order;
+    let Order {
+        id,
+        quantity,
+        cents,
+        refused_by,
+        status,
+        stock,
+        money,
+        parcels,
+        audits,
+        saga,
+    } = order;
     let (outcome, moved) = match status.as_str() {
         "completed" => {
             orders.completed += 1;
@@ -187,7 +244,9 @@ fn judge_order(order: &Order, orders: &mut Orders) -> Option<String> {
     };
     if saga.as_deref() == Some("failed") {
         orders.failed += 1;
-        return Some(format!("the saga of order {id} failed, and the order is {status}"));
+        return Some(format!(
+            "the saga of order {id} failed, and the order is {status}"
+        ));
     }
     if saga.as_deref() != Some(outcome) {
         orders.open += 1;
@@ -205,12 +264,22 @@ fn judge_order(order: &Order, orders: &mut Orders) -> Option<String> {
 }
 
 fn hostile(evidence: &Evidence, verdict: &mut Verdict) {
-    let letters = evidence.letters.iter().filter_map(|letter| letter.mark.as_deref()).collect::<HashSet<_>>();
+    let letters = evidence
+        .letters
+        .iter()
+        .filter_map(|letter| letter.mark.as_deref())
+        .collect::<HashSet<_>>();
     let letters = counts(letters.into_iter());
-    let handled = counts(evidence.effects.iter().filter_map(|effect| effect.mark.as_deref()));
+    let handled = counts(
+        evidence
+            .effects
+            .iter()
+            .filter_map(|effect| effect.mark.as_deref()),
+    );
     let parked = counts(evidence.parked.iter().map(String::as_str));
     for sent in &evidence.hostile {
-        let count = |of: &HashMap<&str, usize>| of.get(sent.mark.as_str()).copied().unwrap_or_default();
+        let count =
+            |of: &HashMap<&str, usize>| of.get(sent.mark.as_str()).copied().unwrap_or_default();
         let (letters, handled, parked) = (count(&letters), count(&handled), count(&parked));
         let tally = verdict.hostile.entry(sent.hostility).or_default();
         tally.sent += 1;
@@ -225,11 +294,23 @@ fn hostile(evidence: &Evidence, verdict: &mut Verdict) {
         tally.skipped += usize::from(letters + parked + handled == 0 && is_promised);
         if !is_promised {
             tally.unaccounted += 1;
-            verdict.example(|| format!("{sent} has {letters} letters, {handled} effects and is parked {parked} times"));
+            verdict.example(|| {
+                format!(
+                    "{sent} has {letters} letters, {handled} effects and is parked {parked} times"
+                )
+            });
         }
     }
-    let sent: HashSet<_> = evidence.hostile.iter().map(|sent| sent.mark.as_str()).collect();
-    for text in evidence.parked.iter().filter(|text| !sent.contains(text.as_str())) {
+    let sent: HashSet<_> = evidence
+        .hostile
+        .iter()
+        .map(|sent| sent.mark.as_str())
+        .collect();
+    for text in evidence
+        .parked
+        .iter()
+        .filter(|text| !sent.contains(text.as_str()))
+    {
         verdict.parked += 1;
         verdict.example(|| format!("parked: {text}"));
     }

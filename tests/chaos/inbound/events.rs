@@ -13,7 +13,12 @@ pub(crate) const LEDGER: &str = "ledger";
 pub(crate) const SHOP: &str = "shop";
 
 /// The topics of the subscriber [`SHOP`].
-pub(crate) const SHOP_TOPICS: [&str; 4] = ["chaos-order", "chaos-stock", "chaos-payment", "chaos-parcel"];
+pub(crate) const SHOP_TOPICS: [&str; 4] = [
+    "chaos-order",
+    "chaos-stock",
+    "chaos-payment",
+    "chaos-parcel",
+];
 
 /// The topic for the outcomes of sagas, which nothing reads.
 pub(crate) const SAGA_TOPIC: &str = "chaos-saga";
@@ -95,5 +100,12 @@ events! {
 }
 
 /// Types that a handler takes: each event of them has one effect.
-pub(crate) const COMMANDS: [&str; 7] =
-    ["ReserveStock", "ReleaseStock", "NoteStock", "InspectStock", "TakePayment", "RefundPayment", "SendParcel"];
+pub(crate) const COMMANDS: [&str; 7] = [
+    "ReserveStock",
+    "ReleaseStock",
+    "NoteStock",
+    "InspectStock",
+    "TakePayment",
+    "RefundPayment",
+    "SendParcel",
+];

@@ -90,11 +90,19 @@ impl Left {
             (select count(*) from history h where not exists (select from effect e where e.event_id = h.event_id and e.mark is null))
             + (select count(*) from tidings.outbox o where type = any($1)
                and not exists (select from effect e where e.event_id = o.id::text and e.mark is null)),
-            (select count(*) from tidings.detour),
+            (select count(*) from tidings.subscriber_parked),
             (select count(*) from orders o where not exists
                 (select from tidings.saga s where s.name = $2 and s.key = o.id::text and s.ended_at is not null))";
-        let (events, parked, sagas) = sqlx::query_as(counts).bind(commands()).bind(SAGA).fetch_one(session).await?;
-        Ok(Self { events, parked, sagas })
+        let (events, parked, sagas) = sqlx::query_as(counts)
+            .bind(commands())
+            .bind(SAGA)
+            .fetch_one(session)
+            .await?;
+        Ok(Self {
+            events,
+            parked,
+            sagas,
+        })
     }
 
     pub(crate) fn is_nothing(self) -> bool {
@@ -113,13 +121,17 @@ impl Evidence {
         let mut session = PgConnection::connect(url).await?;
         let gap = "select id from account left join (select account, max(version), count(*) from history group by 1) h on h.account = id
                    where version <> coalesce(max, 0) or version <> coalesce(count, 0) limit 1";
-        if let Some(account) = sqlx::query_scalar::<_, String>(gap).fetch_optional(&mut session).await? {
+        if let Some(account) = sqlx::query_scalar::<_, String>(gap)
+            .fetch_optional(&mut session)
+            .await?
+        {
             return Err(format!("the history of account {account} has a gap").into());
         }
         let mut evidence = Self::default();
         evidence.read_committed(&mut session).await?;
         let effects = "select consumer, event_id, topic, attempt, mark from effect order by seq";
-        let effects: Vec<(String, String, String, i32, Option<String>)> = sqlx::query_as(effects).fetch_all(&mut session).await?;
+        let effects: Vec<(String, String, String, i32, Option<String>)> =
+            sqlx::query_as(effects).fetch_all(&mut session).await?;
         evidence.effects = effects
             .into_iter()
             .map(|(consumer, event_id, topic, attempt, mark)| Effect {
@@ -131,26 +143,51 @@ impl Evidence {
             })
             .collect();
         evidence.read_orders(&mut session).await?;
-        evidence.anomalies = sqlx::query_scalar("select what from anomaly").fetch_all(&mut session).await?;
+        evidence.anomalies = sqlx::query_scalar("select what from anomaly")
+            .fetch_all(&mut session)
+            .await?;
         let parked = "select coalesce(convert_from(header_values[array_position(header_names, $1)], 'UTF8'),
-                                      topic || '/' || partition || '/' || record_offset || ' ' || coalesce(error, '')) from tidings.detour";
-        evidence.parked = sqlx::query_scalar(parked).bind(MARK).fetch_all(&mut session).await?;
+                                      topic || '/' || partition || '/' || record_offset || ' ' || coalesce(error, '')) from tidings.subscriber_parked";
+        evidence.parked = sqlx::query_scalar(parked)
+            .bind(MARK)
+            .fetch_all(&mut session)
+            .await?;
         Ok(evidence)
     }
 
     async fn read_committed(&mut self, session: &mut PgConnection) -> Result<(), Failure> {
         let bookings = "select account, version, event_id, fails from history";
-        let bookings: Vec<(String, i64, String, i32)> = sqlx::query_as(bookings).fetch_all(&mut *session).await?;
+        let bookings: Vec<(String, i64, String, i32)> =
+            sqlx::query_as(bookings).fetch_all(&mut *session).await?;
         for (account, version, id, fails) in bookings {
             let aggregate = format!("{LEDGER} {account}").into();
-            self.committed.insert(id, Committed { aggregate, version, topic: ACCOUNT_TOPIC.into(), fails });
+            self.committed.insert(
+                id,
+                Committed {
+                    aggregate,
+                    version,
+                    topic: ACCOUNT_TOPIC.into(),
+                    fails,
+                },
+            );
         }
         let sent = "select 'chaos-' || aggregatetype, aggregateid, seq, id::text, coalesce((payload ->> 'fails')::int, 0)
                     from tidings.outbox where type = any($1)";
-        let sent: Vec<(String, String, i64, String, i32)> = sqlx::query_as(sent).bind(commands()).fetch_all(session).await?;
+        let sent: Vec<(String, String, i64, String, i32)> = sqlx::query_as(sent)
+            .bind(commands())
+            .fetch_all(session)
+            .await?;
         for (topic, key, version, id, fails) in sent {
             let aggregate = format!("{topic} {key}").into();
-            self.committed.insert(id, Committed { aggregate, version, topic: topic.into(), fails });
+            self.committed.insert(
+                id,
+                Committed {
+                    aggregate,
+                    version,
+                    topic: topic.into(),
+                    fails,
+                },
+            );
         }
         Ok(())
     }
@@ -163,22 +200,37 @@ impl Evidence {
                              (select count(*) from audited a where a.order_id = o.id),
                              (select s.status from tidings.saga s where s.name = $1 and s.key = o.id::text)
                       from orders o order by o.id";
-        type Row = (i64, i64, i64, String, String, i64, i64, i64, i64, Option<String>);
+        type Row = (
+            i64,
+            i64,
+            i64,
+            String,
+            String,
+            i64,
+            i64,
+            i64,
+            i64,
+            Option<String>,
+        );
         let orders: Vec<Row> = sqlx::query_as(orders).bind(SAGA).fetch_all(session).await?;
         self.orders = orders
             .into_iter()
-            .map(|(id, quantity, cents, refused_by, status, stock, money, parcels, audits, saga)| Order {
-                id,
-                quantity,
-                cents,
-                refused_by,
-                status,
-                stock,
-                money,
-                parcels,
-                audits,
-                saga,
-            })
+            .map(
+                |(id, quantity, cents, refused_by, status, stock, money, parcels, audits, saga)| {
+                    Order {
+                        id,
+                        quantity,
+                        cents,
+                        refused_by,
+                        status,
+                        stock,
+                        money,
+                        parcels,
+                        audits,
+                        saga,
+                    }
+                },
+            )
             .collect();
         Ok(())
     }

@@ -92,7 +92,13 @@ pub(crate) struct Sent {
 
 impl fmt::Display for Sent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { mark, hostility, topic, partition, offset } = self;
+        let Self {
+            mark,
+            hostility,
+            topic,
+            partition,
+            offset,
+        } = self;
         write!(f, "{topic}/{partition}/{offset}: {hostility} ({mark})")
     }
 }
@@ -111,7 +117,10 @@ struct Record {
 
 impl Sender {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { random: Random::new(seed, u64::MAX), sent: Vec::new() }
+        Self {
+            random: Random::new(seed, u64::MAX),
+            sent: Vec::new(),
+        }
     }
 
     /// All that were acknowledged.
@@ -125,24 +134,53 @@ impl Sender {
     /// When the broker does not take a record. A database that is away costs the forged ones only.
     pub(crate) async fn round(&mut self, brokers: &str, url: &str) -> Result<(), Failure> {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", brokers).set("message.max.bytes", "3000000").set("linger.ms", "0");
+        config
+            .set("bootstrap.servers", brokers)
+            .set("message.max.bytes", "3000000")
+            .set("linger.ms", "0");
         let producer: FutureProducer = config.create()?;
         for hostility in Hostility::ALL {
             let large = matches!(hostility, Hostility::Oversized | Hostility::ManyHeaders);
             if large && !self.random.one_in(3) {
                 continue;
             }
-            let topic = if self.random.one_in(2) { ACCOUNT_TOPIC } else { *self.random.pick(&SHOP_TOPICS) };
+            let topic = if self.random.one_in(2) {
+                ACCOUNT_TOPIC
+            } else {
+                *self.random.pick(&SHOP_TOPICS)
+            };
             let mark = self.random.mark().to_string();
-            let Some(mut record) = self.draw(*hostility, topic, url).await else { continue };
-            record.headers.push((MARK.to_owned(), mark.clone().into_bytes()));
-            let headers = record.headers.iter().fold(OwnedHeaders::new_with_capacity(record.headers.len()), |all, (key, value)| {
-                all.insert(Header { key, value: Some(value) })
-            });
-            let sending = FutureRecord { key: record.key.as_ref(), payload: record.value.as_ref(), ..FutureRecord::to(topic) };
+            let Some(mut record) = self.draw(*hostility, topic, url).await else {
+                continue;
+            };
+            record
+                .headers
+                .push((MARK.to_owned(), mark.clone().into_bytes()));
+            let headers = record.headers.iter().fold(
+                OwnedHeaders::new_with_capacity(record.headers.len()),
+                |all, (key, value)| {
+                    all.insert(Header {
+                        key,
+                        value: Some(value),
+                    })
+                },
+            );
+            let sending = FutureRecord {
+                key: record.key.as_ref(),
+                payload: record.value.as_ref(),
+                ..FutureRecord::to(topic)
+            };
             let sent = producer.send(sending.headers(headers), SEND_LIMIT).await;
-            let sent = sent.map_err(|(error, _)| format!("{topic} does not take a hostile record ({hostility}): {error}"))?;
-            self.sent.push(Sent { mark, hostility: *hostility, topic: topic.to_owned(), partition: sent.partition, offset: sent.offset });
+            let sent = sent.map_err(|(error, _)| {
+                format!("{topic} does not take a hostile record ({hostility}): {error}")
+            })?;
+            self.sent.push(Sent {
+                mark,
+                hostility: *hostility,
+                topic: topic.to_owned(),
+                partition: sent.partition,
+                offset: sent.offset,
+            });
         }
         Ok(())
     }
@@ -151,32 +189,66 @@ impl Sender {
         let key = self.key(topic);
         let text = |text: &str| Some(text.as_bytes().to_vec());
         let event = self.event(topic);
-        let record = |value, headers| Record { key: Some(key.clone()), value, headers };
+        let record = |value, headers| Record {
+            key: Some(key.clone()),
+            value,
+            headers,
+        };
         Some(match hostility {
             Hostility::MalformedJson => record(text(r#"{"account": "a-0", "ver"#), event),
             Hostility::Confluent => {
-                let headers = if self.random.one_in(2) { event } else { Vec::new() };
+                let headers = if self.random.one_in(2) {
+                    event
+                } else {
+                    Vec::new()
+                };
                 record(Some([&[0, 0, 0, 0, 7][..], &[2; 20]].concat()), headers)
             }
             Hostility::CloudEventsBatch => {
                 let batch = r#"[{"specversion":"1.0","id":"1","source":"/x","type":"Deposited","data":{}}]"#;
-                record(text(batch), vec![("content-type".to_owned(), b"application/cloudevents-batch+json".to_vec())])
+                record(
+                    text(batch),
+                    vec![(
+                        "content-type".to_owned(),
+                        b"application/cloudevents-batch+json".to_vec(),
+                    )],
+                )
             }
             Hostility::ManyHeaders => {
                 let random = &mut self.random;
-                let headers = (0..HEADER_NAMES).map(|_| (format!("x-{:x}", random.next()), b"1".to_vec())).collect();
+                let headers = (0..HEADER_NAMES)
+                    .map(|_| (format!("x-{:x}", random.next()), b"1".to_vec()))
+                    .collect();
                 record(text("not an event"), headers)
             }
             Hostility::Oversized => {
-                let used = key.len() + event.iter().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>();
-                let value = (0..MESSAGE_BYTES_MAX - used - RECORD_OVERHEAD - 60).map(|_| self.random.next() as u8).collect();
+                let used = key.len()
+                    + event
+                        .iter()
+                        .map(|(name, value)| name.len() + value.len() + 2)
+                        .sum::<usize>();
+                let value = (0..MESSAGE_BYTES_MAX - used - RECORD_OVERHEAD - 60)
+                    .map(|_| self.random.next() as u8)
+                    .collect();
                 record(Some(value), event)
             }
             Hostility::HeaderBytes => {
-                let name = *self.random.pick(&["ce_type", "ce_source", "ce_id", "ce_subject", "ce_dataversion", "ce_specversion"]);
+                let name = *self.random.pick(&[
+                    "ce_type",
+                    "ce_source",
+                    "ce_id",
+                    "ce_subject",
+                    "ce_dataversion",
+                    "ce_specversion",
+                ]);
                 let mut headers = event;
                 headers.retain(|(known, _)| known != name);
-                headers.push((name.to_owned(), self.random.pick(&[&b"\xff\xfe"[..], b"\x00\xff", b"\xed\xa0\x80"]).to_vec()));
+                headers.push((
+                    name.to_owned(),
+                    self.random
+                        .pick(&[&b"\xff\xfe"[..], b"\x00\xff", b"\xed\xa0\x80"])
+                        .to_vec(),
+                ));
                 record(text("{}"), headers)
             }
             Hostility::NewerVersion => {
@@ -185,15 +257,25 @@ impl Sender {
                 record(text("{}"), headers)
             }
             Hostility::Keyless => {
-                let key = self.random.pick(&[None, Some(&b""[..]), Some(b"\xff\x00")]).map(<[u8]>::to_vec);
-                Record { key, value: text("{}"), headers: Vec::new() }
+                let key = self
+                    .random
+                    .pick(&[None, Some(&b""[..]), Some(b"\xff\x00")])
+                    .map(<[u8]>::to_vec);
+                Record {
+                    key,
+                    value: text("{}"),
+                    headers: Vec::new(),
+                }
             }
             Hostility::Tombstone => record(None, Vec::new()),
             Hostility::Forged => return self.forge(topic, url).await,
             Hostility::UnknownType => {
                 let mut headers = event;
                 headers.retain(|(name, _)| name != "ce_type");
-                headers.push(("ce_type".to_owned(), format!("Unknown{}", self.random.below(1_000)).into_bytes()));
+                headers.push((
+                    "ce_type".to_owned(),
+                    format!("Unknown{}", self.random.below(1_000)).into_bytes(),
+                ));
                 record(text("{}"), headers)
             }
         })
@@ -219,8 +301,15 @@ impl Sender {
             _ => "SendParcel",
         };
         let id = self.random.mark().to_string();
-        let attributes = [("ce_specversion", "1.0"), ("ce_type", kind), ("ce_source", "/hostile"), ("ce_id", &id)];
-        attributes.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec()
+        let attributes = [
+            ("ce_specversion", "1.0"),
+            ("ce_type", kind),
+            ("ce_source", "/hostile"),
+            ("ce_id", &id),
+        ];
+        attributes
+            .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
+            .to_vec()
     }
 
     /// An event that was handled, with another payload. `None` if there is none yet.
@@ -251,8 +340,18 @@ impl Sender {
             ("ce_id", &id),
             ("ce_aggregatetype", &aggregate),
         ]);
-        let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).collect();
-        let payload = payload.trim_end().strip_suffix('}').map(|fields| format!(r#"{fields},"forged":true}}"#))?;
-        Some(Record { key: Some(key.into_bytes()), value: Some(payload.into_bytes()), headers })
+        let headers = headers
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
+            .collect();
+        let payload = payload
+            .trim_end()
+            .strip_suffix('}')
+            .map(|fields| format!(r#"{fields},"forged":true}}"#))?;
+        Some(Record {
+            key: Some(key.into_bytes()),
+            value: Some(payload.into_bytes()),
+            headers,
+        })
     }
 }

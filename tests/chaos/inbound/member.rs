@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tidings::subscriber::{Event, HandlerError, HasInbox, Meta, NoState, Statistics, Tombstone, Tx};
+use tidings::subscriber::{
+    Event, HandlerError, HasInbox, Meta, NoState, Statistics, Tombstone, Tx,
+};
 use tidings::{Bus, Subscriber, kafka};
 use tokio_util::sync::CancellationToken;
 
 use super::super::Failure;
-use super::events::{ACCOUNT_TOPIC, Booked, Closed, Deposited, FIRST_TYPES, Frozen, LEDGER, Renamed, Withdrawn};
+use super::events::{
+    ACCOUNT_TOPIC, Booked, Closed, Deposited, FIRST_TYPES, Frozen, LEDGER, Renamed, Withdrawn,
+};
 use super::tables::{effect, fail_as_ordered};
 use super::{orders, release};
 
@@ -31,17 +35,33 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Those with which a subscriber ends, which no fault may cause.
 pub(crate) async fn run() -> Result<(), Failure> {
     let _ = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .try_init();
-    let (url, brokers, release) = (std::env::var("DATABASE_URL")?, std::env::var("KAFKA_BROKERS")?, std::env::var(RELEASE)?.parse()?);
+    let (url, brokers, release) = (
+        std::env::var("DATABASE_URL")?,
+        std::env::var("KAFKA_BROKERS")?,
+        std::env::var(RELEASE)?.parse()?,
+    );
     let options: PgConnectOptions = url.parse()?;
     let options = options.application_name(APPLICATION);
-    let pool =
-        || PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(Duration::from_secs(5)).connect_lazy_with(options.clone());
-    let bus = Bus::new(kafka::Settings { brokers, ..Default::default() });
-    let (ledger, shop) = (ledger(&bus, pool(), release), orders::shop(&bus, pool(), release));
+    let pool = || {
+        PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(options.clone())
+    };
+    let bus = Bus::new(kafka::Settings {
+        brokers,
+        ..Default::default()
+    });
+    let (ledger, shop) = (
+        ledger(&bus, pool(), release),
+        orders::shop(&bus, pool(), release),
+    );
     let counting = tokio::spawn(count(pool(), [ledger.statistics(), shop.statistics()]));
     let stop = CancellationToken::new();
     let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -60,16 +80,39 @@ pub(crate) async fn run() -> Result<(), Failure> {
 }
 
 fn ledger(bus: &Bus, pool: PgPool, release: u32) -> Subscriber<(), NoState, HasInbox> {
-    let ledger = bus.subscriber::<()>(LEDGER).topic::<Deposited>(ACCOUNT_TOPIC).code_version(format!("r{release}"));
-    let ledger = ledger.retry(release::retry(release)).escalation(release::escalation(release)).inbox(pool).concurrency(8);
+    let ledger = bus
+        .subscriber::<()>(LEDGER)
+        .topic::<Deposited>(ACCOUNT_TOPIC)
+        .code_version(format!("r{release}"));
+    let ledger = ledger
+        .retry(release::retry(release))
+        .escalation(release::escalation(release))
+        .inbox(pool)
+        .concurrency(8);
     let ledger = ledger.on(book::<Deposited>).on(book::<Withdrawn>).on(erase);
     let types = release::types(release) - FIRST_TYPES;
-    let ledger = if types >= 1 { ledger.on(book::<Renamed>) } else { ledger };
-    let ledger = if types >= 2 { ledger.on(book::<Frozen>) } else { ledger };
-    if types >= 3 { ledger.on(book::<Closed>) } else { ledger }
+    let ledger = if types >= 1 {
+        ledger.on(book::<Renamed>)
+    } else {
+        ledger
+    };
+    let ledger = if types >= 2 {
+        ledger.on(book::<Frozen>)
+    } else {
+        ledger
+    };
+    if types >= 3 {
+        ledger.on(book::<Closed>)
+    } else {
+        ledger
+    }
 }
 
-async fn book<E: Booked + 'static>(Event(event): Event<E>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+async fn book<E: Booked + 'static>(
+    Event(event): Event<E>,
+    meta: Meta,
+    mut tx: Tx,
+) -> Result<(), HandlerError> {
     fail_as_ordered(&meta, event.booking().fails)?;
     effect(&mut tx, LEDGER, &meta).await?;
     // Long enough for faults to find a transaction open.

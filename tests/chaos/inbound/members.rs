@@ -35,10 +35,26 @@ struct Slot {
 
 impl Members {
     /// No member runs yet.
-    pub(crate) fn new(program: &Program, count: usize, database_url: String, brokers: String, folder: &Path) -> Self {
-        let slot = |at| Slot { process: None, release: 0, log: folder.join(format!("member-{at}.log")) };
+    pub(crate) fn new(
+        program: &Program,
+        count: usize,
+        database_url: String,
+        brokers: String,
+        folder: &Path,
+    ) -> Self {
+        let slot = |at| Slot {
+            process: None,
+            release: 0,
+            log: folder.join(format!("member-{at}.log")),
+        };
         let slots = (0..count).map(slot).collect();
-        Self { program: program.clone(), database_url, brokers, slots, ended: Vec::new() }
+        Self {
+            program: program.clone(),
+            database_url,
+            brokers,
+            slots,
+            ended: Vec::new(),
+        }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -47,7 +63,11 @@ impl Members {
 
     /// The newest release that a member has.
     pub(crate) fn release(&self) -> u32 {
-        self.slots.iter().map(|slot| slot.release).max().unwrap_or_default()
+        self.slots
+            .iter()
+            .map(|slot| slot.release)
+            .max()
+            .unwrap_or_default()
     }
 
     /// Starts each member that does not run.
@@ -61,8 +81,12 @@ impl Members {
     fn start(&mut self, at: usize) -> Result<(), Failure> {
         let slot = &mut self.slots[at];
         if slot.process.is_none() {
-            let member = Invocation::new([&self.program.path]).args(&self.program.words).env("DATABASE_URL", &self.database_url);
-            let member = member.env("KAFKA_BROKERS", &self.brokers).env(RELEASE, slot.release.to_string());
+            let member = Invocation::new([&self.program.path])
+                .args(&self.program.words)
+                .env("DATABASE_URL", &self.database_url);
+            let member = member
+                .env("KAFKA_BROKERS", &self.brokers)
+                .env(RELEASE, slot.release.to_string());
             slot.process = Some(member.start(&slot.log)?);
         }
         Ok(())
@@ -74,9 +98,24 @@ impl Members {
     /// As [`start_all`](Self::start_all).
     pub(crate) fn revive(&mut self) -> Result<(), Failure> {
         for slot in &mut self.slots {
-            let Some(status) = slot.process.as_mut().map(Process::ended).transpose()?.flatten() else { continue };
-            let last_words = slot.process.take().map(|process| process.last_words()).unwrap_or_default();
-            self.ended.push(format!("a member of release {} ended by itself ({status}): {last_words}", slot.release));
+            let Some(status) = slot
+                .process
+                .as_mut()
+                .map(Process::ended)
+                .transpose()?
+                .flatten()
+            else {
+                continue;
+            };
+            let last_words = slot
+                .process
+                .take()
+                .map(|process| process.last_words())
+                .unwrap_or_default();
+            self.ended.push(format!(
+                "a member of release {} ended by itself ({status}): {last_words}",
+                slot.release
+            ));
         }
         self.start_all()
     }
@@ -127,23 +166,33 @@ impl Members {
     /// When no signal can be sent.
     pub(crate) fn stop_all(&mut self) -> Result<(), Failure> {
         for slot in &self.slots {
-            slot.process.as_ref().map_or(Ok(()), |process| send("TERM", process.pid()))?;
+            slot.process
+                .as_ref()
+                .map_or(Ok(()), |process| send("TERM", process.pid()))?;
         }
         (0..self.slots.len()).try_for_each(|at| self.stop(at))
     }
 
     fn stop(&mut self, at: usize) -> Result<(), Failure> {
         let slot = &mut self.slots[at];
-        let Some(process) = slot.process.take() else { return Ok(()) };
+        let Some(process) = slot.process.take() else {
+            return Ok(());
+        };
         match process.stop()? {
             // The signal may come before the process has a handler for it.
             Some(status) if status.success() || status.code() == Some(TERMINATED) => {}
             Some(status) => {
                 let last_words = end_of(&slot.log);
                 let last_words = last_words.lines().last().unwrap_or_default();
-                self.ended.push(format!("a member of release {} did not stop in order ({status}): {last_words}", slot.release));
+                self.ended.push(format!(
+                    "a member of release {} did not stop in order ({status}): {last_words}",
+                    slot.release
+                ));
             }
-            None => self.ended.push(format!("a member of release {} did not stop in time", slot.release)),
+            None => self.ended.push(format!(
+                "a member of release {} did not stop in time",
+                slot.release
+            )),
         }
         Ok(())
     }
@@ -155,6 +204,9 @@ impl Members {
 
     /// The end of every log.
     pub(crate) fn log_ends(&self) -> String {
-        self.slots.iter().map(|Slot { log, .. }| format!("{}:\n{}\n", log.display(), end_of(log))).collect()
+        self.slots
+            .iter()
+            .map(|Slot { log, .. }| format!("{}:\n{}\n", log.display(), end_of(log)))
+            .collect()
     }
 }

@@ -71,7 +71,11 @@ pub(crate) struct Programs {
 ///
 /// # Errors
 /// When a server or a program of the test itself fails; faults of the members are in the report.
-pub(crate) async fn run(plan: &Plan, programs: &Programs, mut say: impl FnMut(&str)) -> Result<Report, Failure> {
+pub(crate) async fn run(
+    plan: &Plan,
+    programs: &Programs,
+    mut say: impl FnMut(&str),
+) -> Result<Report, Failure> {
     let mut stage = Stage::start(false, KafkaOptions::new(), false).await?;
     say(&format!("{}\n{}", stage.describe(), plan.command()));
     let (url, brokers) = (stage.service_url(), stage.brokers());
@@ -79,36 +83,71 @@ pub(crate) async fn run(plan: &Plan, programs: &Programs, mut say: impl FnMut(&s
     topics::create_all(&brokers).await?;
 
     let relay = super::Plan::of_one_relay(plan.seed);
-    let mut relays = Relays::new(&relays::Program { path: programs.tidings.clone() }, &relay, stage.relay_settings())?;
+    let mut relays = Relays::new(
+        &relays::Program {
+            path: programs.tidings.clone(),
+        },
+        &relay,
+        stage.relay_settings(),
+    )?;
     if let Some(folder) = &plan.logs {
         relays.keep_logs_in(folder)?;
     }
     let (path, words) = programs.member.clone();
-    let mut members = Members::new(&members::Program { path, words }, plan.members, url.clone(), brokers.clone(), relays.folder());
+    let mut members = Members::new(
+        &members::Program { path, words },
+        plan.members,
+        url.clone(),
+        brokers.clone(),
+        relays.folder(),
+    );
     let began = Instant::now();
     relays.start_all()?;
     members.start_all()?;
     let writers = writers::start(plan, &url);
-    let mut nemesis = Nemesis::new(plan, &url, Operator::new(programs.tidings.clone(), brokers.clone(), url.clone()))?;
-    let played = nemesis.play(plan, &mut stage, &mut relays, &mut members, &writers, &mut say).await;
+    let mut nemesis = Nemesis::new(
+        plan,
+        &url,
+        Operator::new(programs.tidings.clone(), brokers.clone(), url.clone()),
+    )?;
+    let played = nemesis
+        .play(
+            plan,
+            &mut stage,
+            &mut relays,
+            &mut members,
+            &writers,
+            &mut say,
+        )
+        .await;
     writers.stop().await;
     played?;
     let lasted = began.elapsed();
 
     say("quiet: all faults are over");
     let (operator, hostile) = nemesis.parts();
-    let mut left = operator.settle(hostile.sent(), &mut members, &mut relays, SILENCE_MAX).await?;
+    let mut left = operator
+        .settle(hostile.sent(), &mut members, &mut relays, SILENCE_MAX)
+        .await?;
     let mut skipped = (0, 0);
     if left.is_none() {
         say("closing round: hostile records without a fault");
         tokio::time::sleep(COUNTED_AFTER).await;
         let (before, counted) = (hostile.sent().len(), operator.skipped().await?);
         hostile.round(&brokers, &url).await?;
-        left = operator.settle(hostile.sent(), &mut members, &mut relays, SILENCE_MAX).await?;
-        let to_skip = hostile.sent()[before..].iter().filter(|sent| sent.hostility.end(&sent.topic) == hostile::End::Skipped).count();
+        left = operator
+            .settle(hostile.sent(), &mut members, &mut relays, SILENCE_MAX)
+            .await?;
+        let to_skip = hostile.sent()[before..]
+            .iter()
+            .filter(|sent| sent.hostility.end(&sent.topic) == hostile::End::Skipped)
+            .count();
         for _ in 0..COUNTED_WITHIN {
             tokio::time::sleep(COUNTED_AFTER).await;
-            skipped = (to_skip as u64, operator.skipped().await?.saturating_sub(counted));
+            skipped = (
+                to_skip as u64,
+                operator.skipped().await?.saturating_sub(counted),
+            );
             if skipped.0 == skipped.1 {
                 break;
             }

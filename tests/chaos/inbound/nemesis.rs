@@ -51,9 +51,19 @@ impl Nemesis {
     /// When the URL is invalid.
     pub(crate) fn new(plan: &Plan, url: &str, operator: Operator) -> Result<Self, Failure> {
         let options: PgConnectOptions = url.parse()?;
-        let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(ANSWER_LIMIT).connect_lazy_with(options);
+        let pool = PgPoolOptions::new()
+            .max_connections(2)
+            .acquire_timeout(ANSWER_LIMIT)
+            .connect_lazy_with(options);
         let counts = plan.faults.iter().map(|kind| (*kind, 0)).collect();
-        Ok(Self { pool, url: url.to_owned(), hostile: Sender::new(plan.seed), operator, counts, kills: 0 })
+        Ok(Self {
+            pool,
+            url: url.to_owned(),
+            hostile: Sender::new(plan.seed),
+            operator,
+            counts,
+            kills: 0,
+        })
     }
 
     /// Breaks one thing after the other until the plan's length is reached, or a relay has stopped
@@ -79,9 +89,20 @@ impl Nemesis {
             self.allow_registered_types(writers).await;
             say(&format!("{:8.1} s  {step}", began.elapsed().as_secs_f32()));
             let reached = self.carry_out(&step, stage, relays, members).await;
-            let reached = reached.map_err(|error| format!("{}: {error}\n{}{}", step.kind, relays.log_ends(), members.log_ends()))?;
+            let reached = reached.map_err(|error| {
+                format!(
+                    "{}: {error}\n{}{}",
+                    step.kind,
+                    relays.log_ends(),
+                    members.log_ends()
+                )
+            })?;
             if !reached {
-                say(&format!("{:8.1} s  {} is left out", began.elapsed().as_secs_f32(), step.kind));
+                say(&format!(
+                    "{:8.1} s  {} is left out",
+                    began.elapsed().as_secs_f32(),
+                    step.kind
+                ));
             }
             block_in_place(|| relays.revive().and_then(|()| members.revive()))?;
             *self.counts.entry(step.kind).or_default() += usize::from(reached);
@@ -106,15 +127,27 @@ impl Nemesis {
 
     /// A new type is published once a member has registered for it, as the contract asks.
     async fn allow_registered_types(&self, writers: &Writers) {
-        let types: Vec<_> = BOOKING_TYPES.iter().map(|kind| (*kind).to_owned()).collect();
-        let count = sqlx::query_scalar::<_, i64>(REGISTERED).bind(LEDGER).bind(types).fetch_one(&self.pool);
+        let types: Vec<_> = BOOKING_TYPES
+            .iter()
+            .map(|kind| (*kind).to_owned())
+            .collect();
+        let count = sqlx::query_scalar::<_, i64>(REGISTERED)
+            .bind(LEDGER)
+            .bind(types)
+            .fetch_one(&self.pool);
         if let Ok(Ok(count)) = timeout(ANSWER_LIMIT, count).await {
             writers.allow_types(usize::try_from(count).unwrap_or_default());
         }
     }
 
     /// Returns false for a fault that could not be reached.
-    async fn carry_out(&mut self, step: &Step, stage: &mut Stage, relays: &mut Relays, members: &mut Members) -> Result<bool, Failure> {
+    async fn carry_out(
+        &mut self,
+        step: &Step,
+        stage: &mut Stage,
+        relays: &mut Relays,
+        members: &mut Members,
+    ) -> Result<bool, Failure> {
         let which = step.which;
         match step.kind {
             Kind::Kill => self.kill(which, members)?,
@@ -133,7 +166,13 @@ impl Nemesis {
             Kind::EndSessions => self.run(END_SESSIONS).await,
             Kind::RestartPostgres | Kind::CrashPostgres => {
                 let hard = step.kind == Kind::CrashPostgres;
-                block_in_place(|| if hard { stage.primary.kill() } else { stage.primary.stop() })?;
+                block_in_place(|| {
+                    if hard {
+                        stage.primary.kill()
+                    } else {
+                        stage.primary.stop()
+                    }
+                })?;
                 self.last(step, which, members).await?;
                 block_in_place(|| stage.primary.start_again())?;
             }
@@ -143,15 +182,30 @@ impl Nemesis {
                 block_in_place(|| stage.broker(0).start_again())?;
             }
             // A broker that has just come back may refuse.
-            Kind::AddPartitions => return Ok(topics::add_partition(&stage.brokers()).await.is_ok()),
-            Kind::Hostile => return Ok(self.hostile.round(&stage.brokers(), &self.url).await.is_ok()),
-            Kind::RecreateLetters | Kind::RecreateTopic => return self.recreate(step, stage, relays, members).await,
+            Kind::AddPartitions => {
+                return Ok(topics::add_partition(&stage.brokers()).await.is_ok());
+            }
+            Kind::Hostile => {
+                return Ok(self
+                    .hostile
+                    .round(&stage.brokers(), &self.url)
+                    .await
+                    .is_ok());
+            }
+            Kind::RecreateLetters | Kind::RecreateTopic => {
+                return self.recreate(step, stage, relays, members).await;
+            }
         }
         Ok(true)
     }
 
     /// Lets a fault last, and kills a member within it if the step says so.
-    async fn last(&mut self, step: &Step, which: usize, members: &mut Members) -> Result<(), Failure> {
+    async fn last(
+        &mut self,
+        step: &Step,
+        which: usize,
+        members: &mut Members,
+    ) -> Result<(), Failure> {
         let before = step.before_kill();
         sleep(before).await;
         if step.kill_meanwhile && members.count() > 1 {
@@ -181,9 +235,20 @@ impl Nemesis {
 
     /// Pauses the writers, waits until everything is handled and each letter is read, and deletes
     /// topics.
-    async fn recreate(&mut self, step: &Step, stage: &Stage, relays: &mut Relays, members: &mut Members) -> Result<bool, Failure> {
-        let Some(pause) = Pause::begin(&self.url, GATE).await else { return Ok(false) };
-        let left = self.operator.settle(self.hostile.sent(), members, relays, SETTLE_SILENCE).await?;
+    async fn recreate(
+        &mut self,
+        step: &Step,
+        stage: &Stage,
+        relays: &mut Relays,
+        members: &mut Members,
+    ) -> Result<bool, Failure> {
+        let Some(pause) = Pause::begin(&self.url, GATE).await else {
+            return Ok(false);
+        };
+        let left = self
+            .operator
+            .settle(self.hostile.sent(), members, relays, SETTLE_SILENCE)
+            .await?;
         if left.is_none() {
             self.delete_topics(step, &stage.brokers(), members).await?;
         }
@@ -194,7 +259,12 @@ impl Nemesis {
     /// Deletes topics of dead letters, which members create again. Topics that members read are
     /// deleted while all of them are stopped: a member that runs continues at its old offset if the
     /// topic is back before it notices.
-    async fn delete_topics(&mut self, step: &Step, brokers: &str, members: &mut Members) -> Result<(), Failure> {
+    async fn delete_topics(
+        &mut self,
+        step: &Step,
+        brokers: &str,
+        members: &mut Members,
+    ) -> Result<(), Failure> {
         let (letters, retries) = topics::letters_and_retries(brokers)?;
         if step.kind == Kind::RecreateLetters {
             self.operator.letters_are_deleted();
@@ -214,7 +284,9 @@ impl Nemesis {
 
     /// Runs statements one by one in one session. Those that fail have nothing to break.
     async fn run(&self, statements: &str) {
-        let Ok(mut session) = self.pool.acquire().await else { return };
+        let Ok(mut session) = self.pool.acquire().await else {
+            return;
+        };
         for statement in statements.split(';') {
             let statement = sqlx::raw_sql(AssertSqlSafe(statement.to_owned()));
             let _ = timeout(ANSWER_LIMIT, statement.execute(&mut *session)).await;

@@ -9,8 +9,9 @@ use tidings::subscriber::{Event, HandlerError, HasInbox, Meta, NoState, Retry, T
 use tidings::{Bus, Subscriber};
 
 use super::events::{
-    InspectStock, NoteStock, OrderPlaced, ParcelRefused, ParcelSent, PaymentRefused, PaymentTaken, RefundPayment, ReleaseStock,
-    ReserveStock, SHOP, SHOP_TOPICS, SendParcel, StockInspected, StockRefused, StockReserved, TakePayment,
+    InspectStock, NoteStock, OrderPlaced, ParcelRefused, ParcelSent, PaymentRefused, PaymentTaken,
+    RefundPayment, ReleaseStock, ReserveStock, SHOP, SHOP_TOPICS, SendParcel, StockInspected,
+    StockRefused, StockReserved, TakePayment,
 };
 use super::release;
 use super::tables::{anomaly, effect, fail_as_ordered};
@@ -29,12 +30,32 @@ pub(crate) struct PlaceOrder {
 }
 
 /// The subscriber of a release.
-pub(crate) fn shop(bus: &Bus, pool: sqlx::PgPool, release: u32) -> Subscriber<(), NoState, HasInbox> {
+pub(crate) fn shop(
+    bus: &Bus,
+    pool: sqlx::PgPool,
+    release: u32,
+) -> Subscriber<(), NoState, HasInbox> {
     let [order, stock, payment, parcel] = SHOP_TOPICS;
-    let shop = bus.subscriber::<()>(SHOP).topic::<OrderPlaced>(order).topic::<StockReserved>(stock);
-    let shop = shop.topic::<PaymentTaken>(payment).topic::<ParcelSent>(parcel).code_version(format!("r{release}"));
-    let shop = shop.retry(release::retry(release)).escalation(release::park(release)).inbox(pool).concurrency(8);
-    let shop = shop.saga(place_order(release)).on(reserve).on(give_back).on(pay).on(refund).on(send);
+    let shop = bus
+        .subscriber::<()>(SHOP)
+        .topic::<OrderPlaced>(order)
+        .topic::<StockReserved>(stock);
+    let shop = shop
+        .topic::<PaymentTaken>(payment)
+        .topic::<ParcelSent>(parcel)
+        .code_version(format!("r{release}"));
+    let shop = shop
+        .retry(release::retry(release))
+        .escalation(release::park(release))
+        .inbox(pool)
+        .concurrency(8);
+    let shop = shop
+        .saga(place_order(release))
+        .on(reserve)
+        .on(give_back)
+        .on(pay)
+        .on(refund)
+        .on(send);
     let shop = if release >= 2 { shop.on(note) } else { shop };
     if release >= 3 { shop.on(inspect) } else { shop }
 }
@@ -57,15 +78,29 @@ fn place_order(release: u32) -> Saga<PlaceOrder> {
         })
         .on::<StockReserved>(|_, _| ())
         .fails_on::<StockRefused>(|_, _| "no stock".into())
-        .compensate(|s| ReleaseStock { order_id: s.order.order_id })
+        .compensate(|s| ReleaseStock {
+            order_id: s.order.order_id,
+        })
         .timeout(STEP_TIMEOUT)
         .retry(patient());
-    let saga = if release >= 1 { saga.step("audit").local(audit) } else { saga };
-    let saga = if release >= 2 { saga.step("note").command(|s| NoteStock { order_id: s.order.order_id }) } else { saga };
+    let saga = if release >= 1 {
+        saga.step("audit").local(audit)
+    } else {
+        saga
+    };
+    let saga = if release >= 2 {
+        saga.step("note").command(|s| NoteStock {
+            order_id: s.order.order_id,
+        })
+    } else {
+        saga
+    };
     let saga = match release >= 3 {
         true => saga
             .step("inspect")
-            .command(|s| InspectStock { order_id: s.order.order_id })
+            .command(|s| InspectStock {
+                order_id: s.order.order_id,
+            })
             .on::<StockInspected>(|_, _| ())
             .timeout(STEP_TIMEOUT)
             .retry(patient()),
@@ -81,11 +116,17 @@ fn place_order(release: u32) -> Saga<PlaceOrder> {
         })
         .on::<PaymentTaken>(|_, _| ())
         .fails_on::<PaymentRefused>(|_, _| "no money".into())
-        .compensate(|s| RefundPayment { order_id: s.order.order_id })
+        .compensate(|s| RefundPayment {
+            order_id: s.order.order_id,
+        })
         .timeout(STEP_TIMEOUT)
         .retry(patient())
         .step("send")
-        .command(|s| SendParcel { order_id: s.order.order_id, refuse: s.order.refused_by == "parcel", fails: s.order.fails })
+        .command(|s| SendParcel {
+            order_id: s.order.order_id,
+            refuse: s.order.refused_by == "parcel",
+            fails: s.order.fails,
+        })
         .on::<ParcelSent>(|_, _| ())
         .fails_on::<ParcelRefused>(|_, _| "no parcel goes there".into())
         .pivot()
@@ -96,7 +137,10 @@ fn place_order(release: u32) -> Saga<PlaceOrder> {
 // === local steps ===
 
 async fn audit(state: PlaceOrder, mut tx: Tx) -> Result<PlaceOrder, HandlerError> {
-    sqlx::query("insert into audited values ($1)").bind(state.order.order_id).execute(&mut *tx).await?;
+    sqlx::query("insert into audited values ($1)")
+        .bind(state.order.order_id)
+        .execute(&mut *tx)
+        .await?;
     Ok(state)
 }
 
@@ -112,8 +156,19 @@ async fn cancel(state: PlaceOrder, mut tx: Tx) -> Result<PlaceOrder, HandlerErro
 
 async fn end(tx: &mut Tx, order_id: i64, status: &str) -> Result<(), HandlerError> {
     let update = "update orders set status = $2 where id = $1 and status = 'placed'";
-    if sqlx::query(update).bind(order_id).bind(status).execute(&mut **tx).await?.rows_affected() != 1 {
-        anomaly(tx, format!("order {order_id} is {status} although it has ended")).await?;
+    if sqlx::query(update)
+        .bind(order_id)
+        .bind(status)
+        .execute(&mut **tx)
+        .await?
+        .rows_affected()
+        != 1
+    {
+        anomaly(
+            tx,
+            format!("order {order_id} is {status} although it has ended"),
+        )
+        .await?;
     }
     Ok(())
 }
@@ -122,8 +177,17 @@ async fn end(tx: &mut Tx, order_id: i64, status: &str) -> Result<(), HandlerErro
 
 type Answer<A, B> = Result<(Option<A>, Option<B>), HandlerError>;
 
-async fn reserve(Event(command): Event<ReserveStock>, meta: Meta, mut tx: Tx) -> Answer<StockReserved, StockRefused> {
-    let ReserveStock { order_id, quantity, refuse, fails } = command;
+async fn reserve(
+    Event(command): Event<ReserveStock>,
+    meta: Meta,
+    mut tx: Tx,
+) -> Answer<StockReserved, StockRefused> {
+    let ReserveStock {
+        order_id,
+        quantity,
+        refuse,
+        fails,
+    } = command;
     fail_as_ordered(&meta, fails)?;
     effect(&mut tx, SHOP, &meta).await?;
     if refuse {
@@ -131,9 +195,18 @@ async fn reserve(Event(command): Event<ReserveStock>, meta: Meta, mut tx: Tx) ->
     }
     let moves = "insert into stock_move values ($1, -$2)";
     match begin(&mut tx, "reservation", order_id).await? {
-        true => sqlx::query(moves).bind(order_id).bind(quantity).execute(&mut *tx).await.map(drop)?,
+        true => sqlx::query(moves)
+            .bind(order_id)
+            .bind(quantity)
+            .execute(&mut *tx)
+            .await
+            .map(drop)?,
         false if state(&mut tx, "reservation", order_id).await?.as_deref() == Some("undone") => {
-            anomaly(&mut tx, format!("stock of order {order_id} is reserved after its release")).await?;
+            anomaly(
+                &mut tx,
+                format!("stock of order {order_id} is reserved after its release"),
+            )
+            .await?;
             return Ok((None, Some(StockRefused { order_id })));
         }
         false => {}
@@ -141,11 +214,18 @@ async fn reserve(Event(command): Event<ReserveStock>, meta: Meta, mut tx: Tx) ->
     Ok((Some(StockReserved { order_id }), None))
 }
 
-async fn give_back(Event(command): Event<ReleaseStock>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+async fn give_back(
+    Event(command): Event<ReleaseStock>,
+    meta: Meta,
+    mut tx: Tx,
+) -> Result<(), HandlerError> {
     effect(&mut tx, SHOP, &meta).await?;
     if undo(&mut tx, "reservation", command.order_id).await? {
         let moves = "insert into stock_move select order_id, -quantity from stock_move where order_id = $1 and quantity < 0";
-        sqlx::query(moves).bind(command.order_id).execute(&mut *tx).await?;
+        sqlx::query(moves)
+            .bind(command.order_id)
+            .execute(&mut *tx)
+            .await?;
     }
     Ok(())
 }
@@ -154,13 +234,29 @@ async fn note(_: Event<NoteStock>, meta: Meta, mut tx: Tx) -> Result<(), Handler
     effect(&mut tx, SHOP, &meta).await
 }
 
-async fn inspect(Event(command): Event<InspectStock>, meta: Meta, mut tx: Tx) -> Result<StockInspected, HandlerError> {
+async fn inspect(
+    Event(command): Event<InspectStock>,
+    meta: Meta,
+    mut tx: Tx,
+) -> Result<StockInspected, HandlerError> {
     effect(&mut tx, SHOP, &meta).await?;
-    Ok(StockInspected { order_id: command.order_id })
+    Ok(StockInspected {
+        order_id: command.order_id,
+    })
 }
 
-async fn pay(Event(command): Event<TakePayment>, meta: Meta, mut tx: Tx) -> Answer<PaymentTaken, PaymentRefused> {
-    let TakePayment { order_id, cents, refuse, silent, fails } = command;
+async fn pay(
+    Event(command): Event<TakePayment>,
+    meta: Meta,
+    mut tx: Tx,
+) -> Answer<PaymentTaken, PaymentRefused> {
+    let TakePayment {
+        order_id,
+        cents,
+        refuse,
+        silent,
+        fails,
+    } = command;
     fail_as_ordered(&meta, fails)?;
     effect(&mut tx, SHOP, &meta).await?;
     if refuse {
@@ -168,9 +264,18 @@ async fn pay(Event(command): Event<TakePayment>, meta: Meta, mut tx: Tx) -> Answ
     }
     let moves = "insert into money_move values ($1, $2)";
     match begin(&mut tx, "payment", order_id).await? {
-        true => sqlx::query(moves).bind(order_id).bind(cents).execute(&mut *tx).await.map(drop)?,
+        true => sqlx::query(moves)
+            .bind(order_id)
+            .bind(cents)
+            .execute(&mut *tx)
+            .await
+            .map(drop)?,
         false if state(&mut tx, "payment", order_id).await?.as_deref() == Some("undone") => {
-            anomaly(&mut tx, format!("the payment of order {order_id} is taken after its refund")).await?;
+            anomaly(
+                &mut tx,
+                format!("the payment of order {order_id} is taken after its refund"),
+            )
+            .await?;
             return Ok((None, Some(PaymentRefused { order_id })));
         }
         false => {}
@@ -179,42 +284,74 @@ async fn pay(Event(command): Event<TakePayment>, meta: Meta, mut tx: Tx) -> Answ
     Ok(((!silent).then_some(PaymentTaken { order_id }), None))
 }
 
-async fn refund(Event(command): Event<RefundPayment>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+async fn refund(
+    Event(command): Event<RefundPayment>,
+    meta: Meta,
+    mut tx: Tx,
+) -> Result<(), HandlerError> {
     effect(&mut tx, SHOP, &meta).await?;
     if undo(&mut tx, "payment", command.order_id).await? {
         let moves = "insert into money_move select order_id, -cents from money_move where order_id = $1 and cents > 0";
-        sqlx::query(moves).bind(command.order_id).execute(&mut *tx).await?;
+        sqlx::query(moves)
+            .bind(command.order_id)
+            .execute(&mut *tx)
+            .await?;
     }
     Ok(())
 }
 
-async fn send(Event(command): Event<SendParcel>, meta: Meta, mut tx: Tx) -> Answer<ParcelSent, ParcelRefused> {
-    let SendParcel { order_id, refuse, fails } = command;
+async fn send(
+    Event(command): Event<SendParcel>,
+    meta: Meta,
+    mut tx: Tx,
+) -> Answer<ParcelSent, ParcelRefused> {
+    let SendParcel {
+        order_id,
+        refuse,
+        fails,
+    } = command;
     fail_as_ordered(&meta, fails)?;
     effect(&mut tx, SHOP, &meta).await?;
     if refuse {
         return Ok((None, Some(ParcelRefused { order_id })));
     }
-    sqlx::query("insert into parcel values ($1)").bind(order_id).execute(&mut *tx).await?;
+    sqlx::query("insert into parcel values ($1)")
+        .bind(order_id)
+        .execute(&mut *tx)
+        .await?;
     Ok((Some(ParcelSent { order_id }), None))
 }
 
 /// Returns whether the deed of this order is done for the first time.
 async fn begin(tx: &mut Tx, table: &str, order_id: i64) -> Result<bool, HandlerError> {
-    let insert = sqlx::AssertSqlSafe(format!("insert into {table} values ($1, 'done') on conflict do nothing"));
-    Ok(sqlx::query(insert).bind(order_id).execute(&mut **tx).await?.rows_affected() == 1)
+    let insert = sqlx::AssertSqlSafe(format!(
+        "insert into {table} values ($1, 'done') on conflict do nothing"
+    ));
+    Ok(sqlx::query(insert)
+        .bind(order_id)
+        .execute(&mut **tx)
+        .await?
+        .rows_affected()
+        == 1)
 }
 
 async fn state(tx: &mut Tx, table: &str, order_id: i64) -> Result<Option<String>, HandlerError> {
     let select = sqlx::AssertSqlSafe(format!("select state from {table} where order_id = $1"));
-    Ok(sqlx::query_scalar(select).bind(order_id).fetch_optional(&mut **tx).await?)
+    Ok(sqlx::query_scalar(select)
+        .bind(order_id)
+        .fetch_optional(&mut **tx)
+        .await?)
 }
 
 /// Returns whether the deed was done before. A later deed is refused in both cases.
 async fn undo(tx: &mut Tx, table: &str, order_id: i64) -> Result<bool, HandlerError> {
     let was = state(tx, table, order_id).await?;
-    let upsert =
-        sqlx::AssertSqlSafe(format!("insert into {table} values ($1, 'undone') on conflict (order_id) do update set state = 'undone'"));
-    sqlx::query(upsert).bind(order_id).execute(&mut **tx).await?;
+    let upsert = sqlx::AssertSqlSafe(format!(
+        "insert into {table} values ($1, 'undone') on conflict (order_id) do update set state = 'undone'"
+    ));
+    sqlx::query(upsert)
+        .bind(order_id)
+        .execute(&mut **tx)
+        .await?;
     Ok(was.as_deref() == Some("done"))
 }

@@ -26,7 +26,9 @@ pub(crate) fn retry(release: u32) -> Retry {
 pub(crate) fn escalation(release: u32) -> Escalation {
     match release % 3 {
         0 => park(release),
-        1 => Escalation::retry_topics([300, 900].map(|delay| Duration::from_millis(delay + u64::from(release / 3 % 2) * 100))),
+        1 => Escalation::retry_topics(
+            [300, 900].map(|delay| Duration::from_millis(delay + u64::from(release / 3 % 2) * 100)),
+        ),
         _ => Escalation::DeadLetter,
     }
 }
@@ -43,6 +45,16 @@ fn releases_differ_in_types_retries_and_escalation() {
     assert_eq!([0, 1, 2, 3, 9].map(types), [2, 3, 4, 5, 5]);
     assert_ne!(retry(0), retry(1));
     let escalations = [0, 1, 2].map(escalation);
-    assert!(matches!(escalations, [Escalation::Park(_), Escalation::RetryTopics(_), Escalation::DeadLetter]), "{escalations:?}");
+    assert!(
+        matches!(
+            escalations,
+            [
+                Escalation::Park(_),
+                Escalation::RetryTopics(_),
+                Escalation::DeadLetter
+            ]
+        ),
+        "{escalations:?}"
+    );
     assert_ne!(escalation(1), escalation(4), "retry topics of other delays");
 }

@@ -40,7 +40,15 @@ impl Kind {
 
     /// Whether it lasts for a while, within which something else can happen.
     fn lasts(self) -> bool {
-        matches!(self, Self::Freeze | Self::Deploy | Self::ReadOnly | Self::RestartPostgres | Self::CrashPostgres | Self::KillBroker)
+        matches!(
+            self,
+            Self::Freeze
+                | Self::Deploy
+                | Self::ReadOnly
+                | Self::RestartPostgres
+                | Self::CrashPostgres
+                | Self::KillBroker
+        )
     }
 }
 
@@ -56,7 +64,10 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     pub(crate) fn new(plan: &Plan) -> Self {
-        Self { random: Random::new(plan.seed, 0), urn: Urn::new(plan.faults.iter().copied()) }
+        Self {
+            random: Random::new(plan.seed, 0),
+            urn: Urn::new(plan.faults.iter().copied()),
+        }
     }
 }
 
@@ -69,13 +80,27 @@ impl Iterator for Schedule {
         let random = &mut self.random;
         let kind = self.urn.draw(random);
         // A few are longer than a session or a statement may take.
-        let lasts = if random.one_in(10) { random.millis(8_000, 13_000) } else { random.millis(100, 2_000) };
+        let lasts = if random.one_in(10) {
+            random.millis(8_000, 13_000)
+        } else {
+            random.millis(100, 2_000)
+        };
         let lasts = lasts.max(kind.lasts_at_least());
         // A few pauses are long enough for a group to become stable.
-        let after = if random.one_in(12) { random.millis(8_000, 10_000) } else { random.millis(50, 900) };
+        let after = if random.one_in(12) {
+            random.millis(8_000, 10_000)
+        } else {
+            random.millis(50, 900)
+        };
         let which = random.below(1_000) as usize;
         let kill_meanwhile = random.one_in(3) && kind.lasts();
-        Some(Step { after, kind, lasts: if kind.lasts() { lasts } else { Duration::ZERO }, which, kill_meanwhile })
+        Some(Step {
+            after,
+            kind,
+            lasts: if kind.lasts() { lasts } else { Duration::ZERO },
+            which,
+            kill_meanwhile,
+        })
     }
 }
 
@@ -89,18 +114,29 @@ mod tests {
 
     #[test]
     fn a_seed_gives_the_same_steps_again() {
-        let steps = |seed| Schedule::new(&plan(&format!("--seed {seed}"))).take(50).collect::<Vec<_>>();
+        let steps = |seed| {
+            Schedule::new(&plan(&format!("--seed {seed}")))
+                .take(50)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(steps(1), steps(1));
         assert_ne!(steps(1), steps(2));
     }
 
     #[test]
     fn every_fault_of_the_plan_comes_and_no_other() {
-        let mut seen: Vec<_> = Schedule::new(&plan("--seed 3")).take(200).map(|step| step.kind).collect();
+        let mut seen: Vec<_> = Schedule::new(&plan("--seed 3"))
+            .take(200)
+            .map(|step| step.kind)
+            .collect();
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen, Kind::all());
-        assert!(Schedule::new(&plan("--faults kill")).take(100).all(|step| step.kind == Kind::Kill));
+        assert!(
+            Schedule::new(&plan("--faults kill"))
+                .take(100)
+                .all(|step| step.kind == Kind::Kill)
+        );
     }
 
     #[test]

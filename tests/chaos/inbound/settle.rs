@@ -35,7 +35,14 @@ pub(crate) struct Operator {
 
 impl Operator {
     pub(crate) fn new(program: PathBuf, brokers: String, url: String) -> Self {
-        Self { program, brokers, url, generation: 0, letters: BTreeMap::new(), replayed: HashSet::new() }
+        Self {
+            program,
+            brokers,
+            url,
+            generation: 0,
+            letters: BTreeMap::new(),
+            replayed: HashSet::new(),
+        }
     }
 
     /// Every letter that was read.
@@ -55,19 +62,39 @@ impl Operator {
     pub(crate) fn work(&mut self) -> Result<(), Failure> {
         let mut to_replay = BTreeMap::<String, Vec<(i32, i64)>>::new();
         for letter in topics::read_letters(&self.brokers)? {
-            let at = (self.generation, letter.topic.clone(), letter.partition, letter.offset);
+            let at = (
+                self.generation,
+                letter.topic.clone(),
+                letter.partition,
+                letter.offset,
+            );
             if letter.mark.is_none() && self.replayed.insert(at.clone()) {
-                to_replay.entry(letter.topic.clone()).or_default().push((letter.partition, letter.offset));
+                to_replay
+                    .entry(letter.topic.clone())
+                    .or_default()
+                    .push((letter.partition, letter.offset));
             }
             self.letters.entry(at).or_insert(letter);
         }
         for (topic, places) in to_replay {
-            let places = places.iter().map(|(partition, offset)| format!("{partition}/{offset}"));
+            let places = places
+                .iter()
+                .map(|(partition, offset)| format!("{partition}/{offset}"));
             let mut command = Command::new(&self.program);
-            command.args(["dead-letters", "replay", &topic, "--again"]).args(places).env("KAFKA_BROKERS", &self.brokers);
-            let output = command.env("DATABASE_URL", &self.url).stdin(Stdio::null()).output()?;
+            command
+                .args(["dead-letters", "replay", &topic, "--again"])
+                .args(places)
+                .env("KAFKA_BROKERS", &self.brokers);
+            let output = command
+                .env("DATABASE_URL", &self.url)
+                .stdin(Stdio::null())
+                .output()?;
             if !output.status.success() {
-                return Err(format!("dead letters of {topic} are not replayed: {}", String::from_utf8_lossy(&output.stderr)).into());
+                return Err(format!(
+                    "dead letters of {topic} are not replayed: {}",
+                    String::from_utf8_lossy(&output.stderr)
+                )
+                .into());
             }
         }
         Ok(())
@@ -75,9 +102,15 @@ impl Operator {
 
     /// Hostile records without their end, as far as letters show it.
     fn without_letters(&self, sent: &[Sent], parked: &HashSet<String>) -> usize {
-        let found: HashSet<_> = self.letters.values().filter_map(|letter| letter.mark.as_deref()).collect();
+        let found: HashSet<_> = self
+            .letters
+            .values()
+            .filter_map(|letter| letter.mark.as_deref())
+            .collect();
         let is_missing = |sent: &&Sent| {
-            sent.hostility.end(&sent.topic) == End::Letter && !found.contains(sent.mark.as_str()) && !parked.contains(&sent.mark)
+            sent.hostility.end(&sent.topic) == End::Letter
+                && !found.contains(sent.mark.as_str())
+                && !parked.contains(&sent.mark)
         };
         sent.iter().filter(is_missing).count()
     }
@@ -97,7 +130,11 @@ impl Operator {
         let (mut state, mut changed) = (None, Instant::now());
         for look in 0.. {
             block_in_place(|| relays.revive().and_then(|()| members.revive()))?;
-            let worked = if look % LOOKS_PER_READING == 0 { block_in_place(|| self.work()) } else { Ok(()) };
+            let worked = if look % LOOKS_PER_READING == 0 {
+                block_in_place(|| self.work())
+            } else {
+                Ok(())
+            };
             let now = match worked {
                 Ok(()) => self.look(sent).await,
                 Err(error) => Err(error),
@@ -121,16 +158,29 @@ impl Operator {
     async fn look(&self, sent: &[Sent]) -> Result<String, Failure> {
         let mut session = PgConnection::connect(&self.url).await?;
         let left = Left::read(&mut session).await?;
-        let parked = "select convert_from(header_values[array_position(header_names, $1)], 'UTF8') from tidings.detour
+        let parked = "select convert_from(header_values[array_position(header_names, $1)], 'UTF8') from tidings.subscriber_parked
                       where array_position(header_names, $1) is not null";
-        let parked: Vec<String> = sqlx::query_scalar(parked).bind(super::tables::MARK).fetch_all(&mut session).await?;
+        let parked: Vec<String> = sqlx::query_scalar(parked)
+            .bind(super::tables::MARK)
+            .fetch_all(&mut session)
+            .await?;
         let missing = self.without_letters(sent, &parked.into_iter().collect());
         if !left.is_nothing() || missing > 0 {
-            let Left { events, parked, sagas } = left;
-            return Ok(format!("{events} events without effect, {parked} parked, {sagas} sagas, {missing} hostile records without letter"));
+            let Left {
+                events,
+                parked,
+                sagas,
+            } = left;
+            return Ok(format!(
+                "{events} events without effect, {parked} parked, {sagas} sagas, {missing} hostile records without letter"
+            ));
         }
         let unfinished = block_in_place(|| topics::unfinished(&self.brokers))?;
-        Ok(if unfinished.is_empty() { String::new() } else { format!("not finished: {}", unfinished.join("; ")) })
+        Ok(if unfinished.is_empty() {
+            String::new()
+        } else {
+            format!("not finished: {}", unfinished.join("; "))
+        })
     }
 
     /// The counter of skipped records, over all processes.
@@ -139,7 +189,10 @@ impl Operator {
     /// When Postgres does not answer.
     pub(crate) async fn skipped(&self) -> Result<u64, Failure> {
         let mut session = PgConnection::connect(&self.url).await?;
-        let count: i64 = sqlx::query_scalar("select coalesce(sum(unknown), 0)::bigint from counted").fetch_one(&mut session).await?;
+        let count: i64 =
+            sqlx::query_scalar("select coalesce(sum(unknown), 0)::bigint from counted")
+                .fetch_one(&mut session)
+                .await?;
         Ok(count.unsigned_abs())
     }
 }

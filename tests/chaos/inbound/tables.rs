@@ -45,7 +45,13 @@ const TABLES: &str = "
 /// When Postgres refuses.
 pub(crate) async fn create(session: &mut PgConnection) -> Result<(), Failure> {
     execute(session, TABLES).await?;
-    execute(session, &format!("insert into account (id) select 'a-' || n from generate_series(0, {ACCOUNTS} - 1) n")).await
+    execute(
+        session,
+        &format!(
+            "insert into account (id) select 'a-' || n from generate_series(0, {ACCOUNTS} - 1) n"
+        ),
+    )
+    .await
 }
 
 /// Records the effect of a handler.
@@ -76,7 +82,10 @@ pub(crate) async fn effect(tx: &mut Tx, consumer: &str, meta: &Meta) -> Result<(
 /// # Errors
 /// As the server reports them.
 pub(crate) async fn anomaly(tx: &mut Tx, what: String) -> Result<(), HandlerError> {
-    sqlx::query("insert into anomaly values ($1)").bind(what).execute(&mut **tx).await?;
+    sqlx::query("insert into anomaly values ($1)")
+        .bind(what)
+        .execute(&mut **tx)
+        .await?;
     Ok(())
 }
 
@@ -85,5 +94,9 @@ pub(crate) async fn anomaly(tx: &mut Tx, what: String) -> Result<(), HandlerErro
 /// # Errors
 /// The ordered one.
 pub(crate) fn fail_as_ordered(meta: &Meta, fails: u32) -> Result<(), HandlerError> {
-    if meta.attempt() <= fails { Err(HandlerError::retry("the event orders its handler to fail")) } else { Ok(()) }
+    if meta.attempt() <= fails {
+        Err(HandlerError::retry("the event orders its handler to fail"))
+    } else {
+        Ok(())
+    }
 }

@@ -36,11 +36,16 @@ pub(crate) struct Letter {
 
 /// All subscribed topics, each with its group.
 pub(crate) fn subscribed() -> Vec<(&'static str, &'static str)> {
-    std::iter::once((ACCOUNT_TOPIC, LEDGER)).chain(SHOP_TOPICS.map(|topic| (topic, SHOP))).collect()
+    std::iter::once((ACCOUNT_TOPIC, LEDGER))
+        .chain(SHOP_TOPICS.map(|topic| (topic, SHOP)))
+        .collect()
 }
 
 fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
-    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .expect("a client")
 }
 
 /// Creates every topic that the relay publishes to.
@@ -55,8 +60,15 @@ pub(crate) async fn create_all(brokers: &str) -> Result<(), Failure> {
 }
 
 async fn create(brokers: &str, topic: &str, partitions: usize) -> Result<(), Failure> {
-    let new = NewTopic::new(topic, i32::try_from(partitions)?, TopicReplication::Fixed(1));
-    for answer in admin(brokers).create_topics(&[new], &AdminOptions::new()).await? {
+    let new = NewTopic::new(
+        topic,
+        i32::try_from(partitions)?,
+        TopicReplication::Fixed(1),
+    );
+    for answer in admin(brokers)
+        .create_topics(&[new], &AdminOptions::new())
+        .await?
+    {
         answer.map_err(|(topic, code)| format!("topic {topic} is not created: {code}"))?;
     }
     Ok(())
@@ -71,11 +83,17 @@ pub(crate) async fn delete(brokers: &str, topics: &[String]) -> Result<(), Failu
     if names.is_empty() {
         return Ok(());
     }
-    for answer in admin(brokers).delete_topics(&names, &AdminOptions::new()).await? {
+    for answer in admin(brokers)
+        .delete_topics(&names, &AdminOptions::new())
+        .await?
+    {
         answer.map_err(|(topic, code)| format!("topic {topic} is not deleted: {code}"))?;
     }
     let until = Instant::now() + ANSWER_LIMIT;
-    while list(brokers)?.iter().any(|(name, _)| names.contains(&name.as_str())) {
+    while list(brokers)?
+        .iter()
+        .any(|(name, _)| names.contains(&name.as_str()))
+    {
         if Instant::now() > until {
             return Err("topics are listed although they were deleted".into());
         }
@@ -89,7 +107,10 @@ pub(crate) async fn delete(brokers: &str, topics: &[String]) -> Result<(), Failu
 /// # Errors
 /// As [`delete`], and when it cannot be created.
 pub(crate) async fn create_again(brokers: &str, topic: &str) -> Result<(), Failure> {
-    let partitions = list(brokers)?.into_iter().find(|(name, _)| name == topic).map_or(PARTITIONS, |(_, partitions)| partitions);
+    let partitions = list(brokers)?
+        .into_iter()
+        .find(|(name, _)| name == topic)
+        .map_or(PARTITIONS, |(_, partitions)| partitions);
     delete(brokers, &[topic.to_owned()]).await?;
     create(brokers, topic, partitions).await
 }
@@ -104,7 +125,13 @@ pub(crate) async fn add_partition(brokers: &str) -> Result<(), Failure> {
         if !subscribed.contains(topic.as_str()) || partitions >= PARTITIONS_MAX {
             continue;
         }
-        for answer in admin(brokers).create_partitions(&[NewPartitions::new(&topic, partitions + 1)], &AdminOptions::new()).await? {
+        for answer in admin(brokers)
+            .create_partitions(
+                &[NewPartitions::new(&topic, partitions + 1)],
+                &AdminOptions::new(),
+            )
+            .await?
+        {
             answer.map_err(|(topic, code)| format!("topic {topic} gets no partition: {code}"))?;
         }
     }
@@ -114,7 +141,11 @@ pub(crate) async fn add_partition(brokers: &str) -> Result<(), Failure> {
 /// Every topic with its number of partitions.
 fn list(brokers: &str) -> Result<Vec<(String, usize)>, Failure> {
     let metadata = admin(brokers).inner().fetch_metadata(None, ANSWER_LIMIT)?;
-    Ok(metadata.topics().iter().map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
+    Ok(metadata
+        .topics()
+        .iter()
+        .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
+        .collect())
 }
 
 /// The topics of dead letters and of retries that exist.
@@ -137,8 +168,15 @@ pub(crate) fn letters_and_retries(brokers: &str) -> Result<(Vec<String>, Vec<Str
 
 fn consumer(brokers: &str, group: &str) -> Result<BaseConsumer, Failure> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("group.id", group).set("enable.auto.commit", "false");
-    Ok(config.set("isolation.level", "read_committed").set("fetch.wait.max.ms", "20").set("fetch.message.max.bytes", "4000000").create()?)
+    config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", group)
+        .set("enable.auto.commit", "false");
+    Ok(config
+        .set("isolation.level", "read_committed")
+        .set("fetch.wait.max.ms", "20")
+        .set("fetch.message.max.bytes", "4000000")
+        .create()?)
 }
 
 /// A partition, and the range of it that is read.
@@ -150,7 +188,11 @@ struct Range {
 }
 
 /// Calls `each` for every committed record of these ranges.
-fn read(consumer: &BaseConsumer, ranges: &[Range], mut each: impl FnMut(&rdkafka::message::BorrowedMessage<'_>)) -> Result<(), Failure> {
+fn read(
+    consumer: &BaseConsumer,
+    ranges: &[Range],
+    mut each: impl FnMut(&rdkafka::message::BorrowedMessage<'_>),
+) -> Result<(), Failure> {
     let mut list = TopicPartitionList::new();
     for range in ranges {
         list.add_partition_offset(&range.topic, range.partition, Offset::Offset(range.from))?;
@@ -166,13 +208,19 @@ fn read(consumer: &BaseConsumer, ranges: &[Range], mut each: impl FnMut(&rdkafka
         }
         let positions = consumer.position()?;
         let is_behind = |range: &&Range| {
-            let at = positions.find_partition(&range.topic, range.partition).map(|at| at.offset());
+            let at = positions
+                .find_partition(&range.topic, range.partition)
+                .map(|at| at.offset());
             !matches!(at, Some(Offset::Offset(offset)) if offset >= range.to)
         };
         match ranges.iter().find(is_behind) {
             None => return Ok(()),
             Some(range) if Instant::now() > until => {
-                return Err(format!("the end of {}/{} is not reached", range.topic, range.partition).into());
+                return Err(format!(
+                    "the end of {}/{} is not reached",
+                    range.topic, range.partition
+                )
+                .into());
             }
             Some(_) => {}
         }
@@ -191,7 +239,12 @@ pub(crate) fn read_letters(brokers: &str) -> Result<Vec<Letter>, Failure> {
         for partition in partitions(&consumer, &topic)? {
             let (from, to) = consumer.fetch_watermarks(&topic, partition, ANSWER_LIMIT)?;
             if to > from {
-                ranges.push(Range { topic: topic.clone(), partition, from, to });
+                ranges.push(Range {
+                    topic: topic.clone(),
+                    partition,
+                    from,
+                    to,
+                });
             }
         }
     }
@@ -216,7 +269,12 @@ pub(crate) fn read_letters(brokers: &str) -> Result<Vec<Letter>, Failure> {
 
 fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>, Failure> {
     let metadata = consumer.fetch_metadata(Some(topic), ANSWER_LIMIT)?;
-    Ok(metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id()).collect())
+    Ok(metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions())
+        .map(|partition| partition.id())
+        .collect())
 }
 
 /// Partitions with committed records that their group has not finished, each with the first of
@@ -232,18 +290,32 @@ pub(crate) fn unfinished(brokers: &str) -> Result<Vec<String>, Failure> {
         for (name, partitions) in list(brokers)? {
             let is_read = |(topic, of): (&str, &str)| {
                 of == group
-                    && (name == topic || name == format!("{topic}.{group}.redrive") || name.starts_with(&format!("{topic}.{group}.retry.")))
+                    && (name == topic
+                        || name == format!("{topic}.{group}.redrive")
+                        || name.starts_with(&format!("{topic}.{group}.retry.")))
             };
             if subscribed().into_iter().any(is_read) {
                 list_of_all.add_partition_range(&name, 0, i32::try_from(partitions)? - 1);
             }
         }
         let mut ranges = Vec::new();
-        for at in consumer.committed_offsets(list_of_all, ANSWER_LIMIT)?.elements() {
+        for at in consumer
+            .committed_offsets(list_of_all, ANSWER_LIMIT)?
+            .elements()
+        {
             let (low, to) = consumer.fetch_watermarks(at.topic(), at.partition(), ANSWER_LIMIT)?;
-            let from = if let Offset::Offset(offset) = at.offset() { offset.max(low) } else { low };
+            let from = if let Offset::Offset(offset) = at.offset() {
+                offset.max(low)
+            } else {
+                low
+            };
             if to > from {
-                ranges.push(Range { topic: at.topic().to_owned(), partition: at.partition(), from, to });
+                ranges.push(Range {
+                    topic: at.topic().to_owned(),
+                    partition: at.partition(),
+                    from,
+                    to,
+                });
             }
         }
         // The rest of a partition may be markers of transactions.
@@ -252,6 +324,8 @@ pub(crate) fn unfinished(brokers: &str) -> Result<Vec<String>, Failure> {
             unfinished.entry(at).or_insert(message.offset());
         })?;
     }
-    let line = |((group, topic, partition), offset)| format!("{topic}/{partition} of {group}, from offset {offset} on");
+    let line = |((group, topic, partition), offset)| {
+        format!("{topic}/{partition} of {group}, from offset {offset} on")
+    };
     Ok(unfinished.into_iter().map(line).collect())
 }
