@@ -59,6 +59,11 @@ pub(crate) fn start(plan: &Plan, url: &str) -> Writers {
         };
         tasks.spawn(serve(writer, url.to_owned(), stop.clone()));
     }
+    Writers {
+        stop,
+        tasks,
+        url: url.to_owned(),
+    }
 }
 
 impl Writers {
