@@ -11,6 +11,10 @@ use super::hostile::{End, Hostility};
 /// Faults that are described one by one.
 const EXAMPLES_MAX: usize = 20;
 
+/// Attempts after which a release may escalate an event of the ledger. A member that is killed may
+/// read an event again that is dead or waits in a retry topic, after later ones of its aggregate.
+const ESCALATED_FROM: i32 = 2;
+
 /// The findings about the events of one subscriber.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -19,7 +23,8 @@ pub(crate) struct Tally {
     pub(crate) lost: usize,
     pub(crate) repeated: usize,
     pub(crate) out_of_order: usize,
-    /// Effects that came by a retry topic or a replay, which have no order.
+    /// Effects that came by a retry topic or a replay, or of events that may have been escalated:
+    /// these have no order.
     pub(crate) overtaken: usize,
     pub(crate) never_committed: usize,
     /// Events that are dead although no handler was ordered to fail.
@@ -153,7 +158,9 @@ fn effects(evidence: &Evidence, verdict: &mut Verdict) {
         if event.fails == 0 && effect.attempt > 1 {
             tally.retried += 1;
         }
-        if effect.topic != event.topic {
+        if effect.topic != event.topic
+            || is_ledger(&event.aggregate) && event.fails >= ESCALATED_FROM
+        {
             tally.overtaken += 1;
             continue;
         }

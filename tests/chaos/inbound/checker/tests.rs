@@ -88,7 +88,7 @@ fn good() -> Evidence {
         committed: HashMap::from([
             committed(a, 1, 0),
             committed(a, 2, 0),
-            committed(a, 3, 2),
+            committed(a, 3, 1),
             committed("chaos-stock 7", 10, 0),
             committed("chaos-stock 7", 14, 0),
         ]),
@@ -441,4 +441,16 @@ fn faults_are_described_with_their_event() {
         verdict.examples,
         ["ledger a version 3 (ledger a/3) has no effect"]
     );
+}
+
+#[test]
+fn an_event_that_a_release_may_have_escalated_has_no_order() {
+    let swapped = |fails| {
+        let mut evidence = good();
+        evidence.committed.extend([committed("ledger a", 1, fails)]);
+        evidence.effects.swap(0, 2);
+        let ledger = judge(&evidence).ledger;
+        (ledger.out_of_order, ledger.overtaken)
+    };
+    assert_eq!([0, 1, 2].map(swapped), [(1, 0), (1, 0), (0, 1)]);
 }
