@@ -15,10 +15,13 @@
 
 mod checker;
 mod committed;
+mod faults;
+pub(crate) mod inbound;
 mod murmur2;
 mod nemesis;
 mod pause;
 mod plan;
+mod process;
 mod random;
 mod relays;
 mod report;

@@ -10,7 +10,8 @@ use tokio::time::{sleep, timeout};
 
 use super::pause::{self, Pause};
 use super::plan::{Length, Plan};
-use super::relays::{NAME, Relays, send};
+use super::process::send;
+use super::relays::{NAME, Relays};
 use super::schedule::{Kind, Schedule, Step};
 use super::stage::Stage;
 use super::topic::Record;
@@ -45,16 +46,19 @@ const MAKE_PUBLICATION: &str = "do $$ begin execute (select
 const RETRY: &str = "update tidings.parked set action = 'retry' where reason is not null and action is null and waits_for is null";
 
 /// Sessions that exist are ended; new ones are read-only.
-const READ_ONLY: &str = "set default_transaction_read_only = off;
+pub(crate) const READ_ONLY: &str = "set default_transaction_read_only = off;
     alter database postgres set default_transaction_read_only = on;
     select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = 'postgres' and pid <> pg_backend_pid()";
 
 /// The same the other way; sessions that are read-only stay so.
-const READ_WRITE: &str = "set default_transaction_read_only = off;
+pub(crate) const READ_WRITE: &str = "set default_transaction_read_only = off;
     alter database postgres reset default_transaction_read_only";
 
 const WALSENDER: &str =
     "select active_pid from pg_replication_slots where active_pid is not null limit 1";
+
+/// Writers change a row of this table in each transaction.
+const TABLE: &str = "account";
 
 /// Topics have at most this many partitions more than at first.
 const MORE_PARTITIONS: i32 = 4;
@@ -226,7 +230,7 @@ impl Nemesis {
                 block_in_place(|| rights::restore(stage.broker(0), &denied))?;
             }
             Kind::ExpireProducers => {
-                let pause = Pause::begin(&self.url).await;
+                let pause = Pause::begin(&self.url, TABLE).await;
                 self.last(step, relays).await?;
                 if let Some(pause) = pause {
                     pause.end().await;
@@ -262,7 +266,7 @@ impl Nemesis {
         stage: &mut Stage,
         relays: &mut Relays,
     ) -> Result<(), Failure> {
-        let Some(pause) = Pause::begin(&self.url).await else {
+        let Some(pause) = Pause::begin(&self.url, TABLE).await else {
             return Ok(());
         };
         let Some(read) = pause::read_all(&self.url, &stage.brokers(), &self.archive).await? else {
@@ -295,7 +299,7 @@ impl Nemesis {
 
     /// Lets a fault last, and kills the leader somewhere in it if the step says so.
     async fn last(&mut self, step: &Step, relays: &mut Relays) -> Result<(), Failure> {
-        let before = step.lasts * (1 + step.which as u32 % 7) / 8;
+        let before = step.before_kill();
         sleep(before).await;
         if step.kill_meanwhile {
             self.kill(step, relays).await?;

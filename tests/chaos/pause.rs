@@ -10,19 +10,24 @@ use super::topic::{Record, Topics};
 use super::transaction::execute;
 
 /// Prepared transactions, and sessions that the server has not noticed to be dead, keep the table locked.
-const LOCK: &str = "begin; set local lock_timeout = '10s'; lock table account in exclusive mode";
+const BEGIN: &str = "begin; set local lock_timeout = '10s'";
 
 /// A relay under faults needs this long to deliver the rest.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
-/// Writers wait while this exists: each of their transactions changes an account.
+/// Writers wait while this exists: each of their transactions locks a row of one table.
 pub(crate) struct Pause(PgConnection);
 
 impl Pause {
-    /// Locks out the writers. `None` if the server or the lock cannot be had.
-    pub(crate) async fn begin(url: &str) -> Option<Self> {
+    /// Locks the writers' table. Returns `None` if the server or the lock cannot be had.
+    pub(crate) async fn begin(url: &str, table: &str) -> Option<Self> {
         let mut session = PgConnection::connect(url).await.ok()?;
-        execute(&mut session, LOCK).await.ok()?;
+        execute(
+            &mut session,
+            &format!("{BEGIN}; lock table {table} in exclusive mode"),
+        )
+        .await
+        .ok()?;
         Some(Self(session))
     }
 

@@ -44,11 +44,8 @@ const USAGE: &str = "\
 impl Plan {
     /// A history of five minutes with what every relay must survive.
     fn of_the_clock() -> Self {
-        let clock = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
         Self {
-            seed: u64::from(clock.subsec_nanos()) ^ clock.as_secs(),
+            seed: seed_of_the_clock(),
             length: Length::Time(Duration::from_secs(300)),
             source: "auto".to_owned(),
             delivery: "exactly-once".to_owned(),
@@ -57,6 +54,16 @@ impl Plan {
             partitions: 5,
             writers: 6,
             faults: Kind::SURVIVABLE.to_vec(),
+        }
+    }
+
+    /// One relay that no fault of this half concerns.
+    pub(crate) fn of_one_relay(seed: u64) -> Self {
+        Self {
+            seed,
+            relays: 1,
+            faults: Vec::new(),
+            ..Self::of_the_clock()
         }
     }
 
@@ -155,7 +162,15 @@ impl Plan {
     }
 }
 
-fn number<N: FromStr>(text: &str) -> Result<N, String> {
+/// A seed for a history whose command names none.
+pub(crate) fn seed_of_the_clock() -> u64 {
+    let clock = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::from(clock.subsec_nanos()) ^ clock.as_secs()
+}
+
+pub(crate) fn number<N: FromStr>(text: &str) -> Result<N, String> {
     text.parse().map_err(|_| "not such a number".to_owned())
 }
 

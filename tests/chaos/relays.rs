@@ -1,15 +1,12 @@
 //! The relays: processes of one name, which a supervisor starts again when they end.
 
-use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use super::Failure;
 use super::plan::Plan;
+use super::process::{self, Invocation, Process, end_of, send};
 use super::random::Random;
 use super::schedule::Kind;
 use super::stage::RelaySettings;
@@ -23,17 +20,6 @@ pub(crate) const SLOT: &str = "tidings_chaos%";
 /// The relay's exit codes for what only a person can put right: its command line, or something else.
 const REFUSED: [i32; 2] = [2, 3];
 
-/// Says the relay's process id, ends with its exit code, and kills it once standard input ends: also when the test was killed.
-const KEEPER: &str = r#"
-exec 3<&0
-"$@" </dev/null >&2 & relay=$!
-echo $relay
-{ read -r _ <&3; kill -KILL $relay 2>/dev/null; } & leash=$!
-wait $relay; code=$?
-kill $leash 2>/dev/null
-exit $code
-"#;
-
 /// Libraries that fake the clock of a process (Debian: `apt-get install faketime`).
 const FAKETIME: [&str; 2] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
@@ -42,9 +28,6 @@ const FAKETIME: [&str; 2] = [
 
 /// Steps of the clock, in the library's notation.
 const CLOCK_STEPS: [&str; 4] = ["+1h", "-1h", "+2d", "-2d"];
-
-/// A relay that drains has 10 s for it.
-const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// How the relay is run.
 #[derive(Clone, Debug)]
@@ -60,19 +43,14 @@ pub(crate) struct Relays {
     source: String,
     delivery: String,
     folder: PathBuf,
+    /// The logs stay when the history is over.
+    keeps_logs: bool,
     /// How many events each start may have under way: few make a relay slow, so that faults find it in the middle of something.
     windows: Random,
-    slots: Vec<Option<Relay>>,
+    slots: Vec<Option<Process>>,
     refusal: Option<String>,
     /// The library that fakes the relays' clock, if a plan needs it.
     faketime: Option<&'static str>,
-}
-
-struct Relay {
-    keeper: Child,
-    leash: Option<ChildStdin>,
-    pid: u32,
-    log: PathBuf,
 }
 
 impl Relays {
@@ -85,11 +63,7 @@ impl Relays {
         plan: &Plan,
         settings: RelaySettings,
     ) -> Result<Self, Failure> {
-        static HISTORIES: AtomicU32 = AtomicU32::new(0);
-        let number = HISTORIES.fetch_add(1, Ordering::Relaxed);
-        let folder =
-            std::env::temp_dir().join(format!("tidings-chaos-{}-{number}", std::process::id()));
-        fs::create_dir_all(&folder)?;
+        let folder = process::log_folder()?;
         let (source, delivery) = (plan.source.clone(), plan.delivery.clone());
         let (windows, slots) = (
             Random::new(plan.seed, u64::MAX),
@@ -106,6 +80,7 @@ impl Relays {
             source,
             delivery,
             folder,
+            keeps_logs: false,
             windows,
             slots,
             refusal: None,
@@ -113,6 +88,22 @@ impl Relays {
         };
         relays.restore_clock()?;
         Ok(relays)
+    }
+
+    /// Writes logs to this folder, which stays. To be called before the first start.
+    ///
+    /// # Errors
+    /// When the folder cannot be created.
+    pub(crate) fn keep_logs_in(&mut self, folder: &Path) -> Result<(), Failure> {
+        fs::create_dir_all(folder)?;
+        fs::remove_dir_all(&self.folder)?;
+        (self.folder, self.keeps_logs) = (folder.to_owned(), true);
+        self.restore_clock()
+    }
+
+    /// The folder of the logs.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Starts each that does not run.
@@ -126,22 +117,22 @@ impl Relays {
         Ok(())
     }
 
-    fn start(&mut self, log: &Path) -> Result<Relay, Failure> {
-        let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]);
+    fn start(&mut self, log: &Path) -> Result<Process, Failure> {
+        let mut words: Vec<OsString> = Vec::new();
         if let Some(library) = self.faketime {
             // `env` becomes the relay: the process id stays the same.
-            keeper.args([
-                "env",
-                &format!("LD_PRELOAD={library}"),
-                &format!("FAKETIME_TIMESTAMP_FILE={}", self.clock().display()),
-            ]);
-            keeper.args(["FAKETIME_NO_CACHE=1", "DONT_FAKE_MONOTONIC=1"]);
+            let preload = [
+                format!("LD_PRELOAD={library}"),
+                format!("FAKETIME_TIMESTAMP_FILE={}", self.clock().display()),
+            ];
+            words.push("env".into());
+            words.extend(preload.map(OsString::from));
+            words.extend(["FAKETIME_NO_CACHE=1", "DONT_FAKE_MONOTONIC=1"].map(OsString::from));
         }
-        keeper
-            .arg(&self.program.path)
-            .args(["relay", "--listen", "off", "--log-level", "info"]);
-        keeper.args([
+        words.push(self.program.path.clone().into());
+        let relay =
+            Invocation::new(words).args(["relay", "--listen", "off", "--log-level", "info"]);
+        let relay = relay.args([
             "--name",
             NAME,
             "--topic",
@@ -151,46 +142,27 @@ impl Relays {
             "--delivery",
             &self.delivery,
         ]);
-        keeper.args([
+        let relay = relay.args([
             "--in-flight-events",
             *self.windows.pick(&["8192", "8192", "1000", "30"]),
         ]);
         // Half of all changes are one account's: while a topic refuses one of its events for some seconds, more of them wait than the default allows.
-        keeper.args([
+        let relay = relay.args([
             "--parked-events-per-aggregate",
             "1000000",
             "--parked-events",
             "1000000",
         ]);
-        keeper
+        relay
             .env("DATABASE_URL", &self.settings.database_url)
             .env("KAFKA_BROKERS", &self.settings.brokers)
-            .env("NO_COLOR", "1");
-        let log_file = File::options().create(true).append(true).open(log)?;
-        let mut keeper = keeper
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log_file)
-            .spawn()?;
-        let leash = keeper.stdin.take();
-        let mut line = String::new();
-        BufReader::new(keeper.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-        Ok(Relay {
-            keeper,
-            leash,
-            pid: line.trim().parse()?,
-            log: log.to_owned(),
-        })
+            .start(log)
     }
 
     /// Starts those again that have ended by themselves, as a supervisor does, unless one of them wants a person.
     pub(crate) fn revive(&mut self) -> Result<(), Failure> {
         for slot in &mut self.slots {
-            let Some(status) = slot
-                .as_mut()
-                .and_then(|relay| relay.keeper.try_wait().transpose())
-                .transpose()?
-            else {
+            let Some(status) = slot.as_mut().map(Process::ended).transpose()?.flatten() else {
                 continue;
             };
             let ended = slot.take().expect("it has just been looked at");
@@ -249,14 +221,14 @@ impl Relays {
         let named = self
             .slots
             .iter()
-            .position(|slot| slot.as_ref().is_some_and(|relay| Some(relay.pid) == pid));
+            .position(|slot| slot.as_ref().is_some_and(|relay| Some(relay.pid()) == pid));
         named.unwrap_or(which % self.slots.len())
     }
 
     /// `kill -9`, and a new one in its place; whether there was one.
     pub(crate) fn kill(&mut self, pid: Option<u32>, which: usize) -> Result<bool, Failure> {
         let at = self.choose(pid, which);
-        let killed = self.slots[at].take().map(Relay::kill).is_some();
+        let killed = self.slots[at].take().map(Process::kill).is_some();
         self.start_all()?;
         Ok(killed)
     }
@@ -270,7 +242,7 @@ impl Relays {
     ) -> Result<Option<u32>, Failure> {
         let relay = self.slots[self.choose(pid, which)].as_ref();
         relay
-            .map(|relay| send(signal, relay.pid).map(|()| relay.pid))
+            .map(|relay| send(signal, relay.pid()).map(|()| relay.pid()))
             .transpose()
     }
 
@@ -286,7 +258,7 @@ impl Relays {
     /// SIGTERM to all; those that do not end are killed.
     pub(crate) fn stop_all(&mut self) {
         for slot in &self.slots {
-            let _ = slot.as_ref().map(|relay| send("TERM", relay.pid));
+            let _ = slot.as_ref().map(|relay| send("TERM", relay.pid()));
         }
         for relay in self.slots.iter_mut().filter_map(Option::take) {
             let _ = relay.stop();
@@ -301,45 +273,14 @@ impl Relays {
     }
 }
 
-impl Relay {
-    /// Kills the relay and not its keeper, which ends with it.
-    fn kill(mut self) {
-        let _ = send("KILL", self.pid);
-        let _ = self.keeper.wait();
-    }
-
-    fn stop(mut self) -> Result<(), Failure> {
-        send("TERM", self.pid)?;
-        let until = Instant::now() + STOP_LIMIT;
-        while self.keeper.try_wait()?.is_none() && Instant::now() < until {
-            sleep(Duration::from_millis(10));
-        }
-        Ok(())
-    }
-
-    fn last_words(&self) -> String {
-        end_of(&self.log)
-            .lines()
-            .last()
-            .unwrap_or_default()
-            .to_owned()
-    }
-}
-
 // === impl Drop ===
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        // The end of the leash kills a relay that still runs, stopped or not.
-        drop(self.leash.take());
-        let _ = self.keeper.wait();
-    }
-}
 
 impl Drop for Relays {
     fn drop(&mut self) {
         self.slots.clear();
-        let _ = fs::remove_dir_all(&self.folder);
+        if !self.keeps_logs {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
     }
 }
 
@@ -348,19 +289,4 @@ fn faketime() -> Result<&'static str, Failure> {
         .into_iter()
         .find(|library| Path::new(library).exists());
     found.ok_or_else(|| "clock-steps needs libfaketime (Debian: apt-get install faketime)".into())
-}
-
-fn end_of(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(15)..].join("\n")
-}
-
-pub(crate) fn send(signal: &str, pid: u32) -> Result<(), Failure> {
-    // A process that has just ended is no error.
-    Command::new("sh")
-        .args(["-c", r#"kill -s "$0" "$1""#, signal, &pid.to_string()])
-        .stderr(Stdio::null())
-        .status()?;
-    Ok(())
 }

@@ -1,22 +1,10 @@
 //! Which fault comes when: decided by the seed alone.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
+use super::faults::{self, Urn, kinds};
 use super::plan::Plan;
 use super::random::Random;
-
-macro_rules! kinds {
-    ($($kind:ident, $word:literal, $weight:literal, $doc:literal;)*) => {
-        /// A kind of fault, by the word that `--faults` takes.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub(crate) enum Kind { $(#[doc = $doc] $kind),* }
-
-        /// Each kind, its word, and how often it comes compared to others.
-        const KINDS: &[(Kind, &str, u64)] = &[$((Kind::$kind, $word, $weight)),*];
-    };
-}
 
 kinds! {
     Kill, "kill", 8, "`kill -9` of the leader, or now and then of any relay. It is started again.";
@@ -110,37 +98,16 @@ impl Kind {
                 | Self::AddPartitions
         )
     }
-
-    fn weight(self) -> u64 {
-        KINDS
-            .iter()
-            .find(|(kind, ..)| *kind == self)
-            .map_or(0, |(.., weight)| *weight)
-    }
 }
 
 /// One step of the nemesis.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Step {
-    /// How long everything works before.
-    pub(crate) after: Duration,
-    pub(crate) kind: Kind,
-    /// How long it lasts, for a fault that lasts.
-    pub(crate) lasts: Duration,
-    /// Which broker or relay, modulo how many there are.
-    pub(crate) which: usize,
-    /// Whether the leader is killed in the middle of it.
-    pub(crate) kill_meanwhile: bool,
-}
+pub(crate) type Step = faults::Step<Kind>;
 
 /// The steps, without end.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     random: Random,
-    /// Each kind as often as its weight says.
-    all: Vec<Kind>,
-    /// What is left of them: each comes before any comes more often than its share.
-    urn: Vec<Kind>,
+    urn: Urn<Kind>,
     /// A leader that is silent for longer loses its lease and may wake up beside its successor; at-least-once documents that this
     /// misorders, and a broker that answers a dead leader's requests later is the same.
     zombies: bool,
@@ -153,13 +120,9 @@ impl Schedule {
             .faults
             .iter()
             .filter(|kind| zombies || **kind != Kind::AbortTransactions);
-        let all = kinds
-            .flat_map(|kind| (0..kind.weight()).map(|_| *kind))
-            .collect();
         Self {
             random: Random::new(plan.seed, 0),
-            all,
-            urn: Vec::new(),
+            urn: Urn::new(kinds.copied()),
             zombies,
         }
     }
@@ -173,42 +136,14 @@ impl Schedule {
     }
 }
 
-// === impl Iterator, Display, FromStr ===
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            kind,
-            lasts,
-            kill_meanwhile,
-            ..
-        } = self;
-        write!(f, "{kind}")?;
-        if !lasts.is_zero() {
-            write!(
-                f,
-                " for {lasts:?}{}",
-                if *kill_meanwhile {
-                    ", and a kill in it"
-                } else {
-                    ""
-                }
-            )?;
-        }
-        Ok(())
-    }
-}
+// === impl Iterator ===
 
 impl Iterator for Schedule {
     type Item = Step;
 
     fn next(&mut self) -> Option<Step> {
         let random = &mut self.random;
-        if self.urn.is_empty() {
-            self.urn.clone_from(&self.all);
-        }
-        let at = random.below(self.urn.len() as u64) as usize;
-        let kind = self.urn.swap_remove(at);
+        let kind = self.urn.draw(random);
         // Now and then longer than a lease (10 s), a session timeout or a broker's session.
         let lasts = if self.zombies && random.one_in(4) {
             random.millis(11_000, 15_000)
@@ -226,35 +161,6 @@ impl Iterator for Schedule {
             which,
             kill_meanwhile,
         })
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            KINDS
-                .iter()
-                .find(|(kind, ..)| kind == self)
-                .map_or("", |(_, word, _)| word),
-        )
-    }
-}
-
-impl FromStr for Kind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let known = || {
-            KINDS
-                .iter()
-                .map(|(_, word, _)| *word)
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        let found = KINDS.iter().find(|(_, word, _)| *word == text);
-        found
-            .map(|(kind, ..)| *kind)
-            .ok_or_else(|| format!("`{text}` is none of {}", known()))
     }
 }
 

@@ -75,9 +75,25 @@ impl Stage {
             .faults
             .iter()
             .any(|kind| matches!(kind, Kind::FailOver | Kind::FailOverWithLoss));
-        let (three, kafka) = (plan.brokers == 3, kafka_options(plan));
+        let stage = Self::start(plan.brokers == 3, kafka_options(plan), fails_over).await?;
+        let mut session = PgConnection::connect(&stage.service_url()).await?;
+        writers::create_accounts(&mut session).await?;
+        topic::create(&stage.brokers(), plan).await?;
+        Ok(stage)
+    }
+
+    /// Starts the servers and creates the library's tables.
+    ///
+    /// # Errors
+    /// When a server does not start.
+    pub(crate) async fn start(
+        three: bool,
+        kafka: KafkaOptions,
+        with_standby: bool,
+    ) -> Result<Self, Failure> {
+        let kafka = kafka.proxied(true);
         let (postgres, kafka) = tokio::join!(
-            tokio::task::spawn_blocking(move || start_postgres(fails_over)),
+            tokio::task::spawn_blocking(move || start_postgres(with_standby)),
             tokio::task::spawn_blocking(move || {
                 let options = kafka;
                 if three {
@@ -97,10 +113,7 @@ impl Stage {
             relay_wire,
             service_wire,
         };
-        let mut session = PgConnection::connect(&stage.service_url()).await?;
         tidings::migrate(&sqlx::PgPool::connect(&stage.service_url()).await?).await?;
-        writers::create_accounts(&mut session).await?;
-        topic::create(&stage.brokers(), plan).await?;
         Ok(stage)
     }
 
@@ -211,10 +224,9 @@ fn kafka_options(plan: &Plan) -> KafkaOptions {
         .into_iter()
         .filter(|(kind, _)| plan.faults.contains(kind))
         .flat_map(|(_, properties)| properties);
-    asked.fold(
-        KafkaOptions::new().proxied(true),
-        |options, (name, value)| options.set(*name, *value),
-    )
+    asked.fold(KafkaOptions::new(), |options, (name, value)| {
+        options.set(*name, *value)
+    })
 }
 
 fn start_postgres(with_standby: bool) -> Result<(Postgres, Option<Postgres>), dev_services::Error> {

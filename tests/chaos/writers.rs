@@ -50,17 +50,14 @@ pub(crate) fn start(plan: &Plan, url: &str) -> Writers {
         };
         let random = Random::new(plan.seed, number + 1);
         let wait_for_slot = contract == Contract::Broken && plan.source == "wal";
-        tasks.spawn(
-            Writer {
-                number,
-                contract,
-                random,
-                url: url.to_owned(),
-                wait_for_slot,
-                prepared: 0,
-            }
-            .run(stop.clone()),
-        );
+        let writer = Writer {
+            number,
+            contract,
+            random,
+            wait_for_slot,
+            prepared: 0,
+        };
+        tasks.spawn(serve(writer, url.to_owned(), stop.clone()));
     }
     Writers {
         stop,
@@ -84,74 +81,118 @@ impl Writers {
     }
 }
 
+/// The work of one writer, whose session may end at any time.
+pub(crate) trait Work: Send {
+    /// Prepares a new session.
+    fn open(
+        &mut self,
+        session: &mut PgConnection,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Carries out one transaction. It may be open after an error.
+    fn transact(
+        &mut self,
+        session: &mut PgConnection,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// The time between two transactions.
+    fn pause(&mut self) -> Duration;
+}
+
+/// Works until `stop` is cancelled, with new sessions in place of those that end.
+pub(crate) async fn serve(mut work: impl Work, url: String, stop: CancellationToken) {
+    let mut session = None;
+    while !stop.is_cancelled() {
+        let worked = match session.take() {
+            Some(mut open) => transact(&mut work, &mut open).await.then_some(open),
+            None => connect(&mut work, &url).await,
+        };
+        let pause = if worked.is_some() {
+            work.pause()
+        } else {
+            CONNECT_EVERY
+        };
+        session = worked;
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Carries out one transaction. Returns true if the session can be used again.
+async fn transact(work: &mut impl Work, session: &mut PgConnection) -> bool {
+    match tokio::time::timeout(ANSWER_LIMIT, work.transact(session)).await {
+        Ok(Ok(())) => true,
+        // A session that began while the database was read-only stays so.
+        Ok(Err(error)) if is_read_only(&error) => false,
+        // Conflicts are as good as rollbacks; a session that is broken does not roll back.
+        Ok(Err(_)) => matches!(
+            tokio::time::timeout(ANSWER_LIMIT, execute(session, "rollback")).await,
+            Ok(Ok(()))
+        ),
+        Err(_) => false,
+    }
+}
+
+fn is_read_only(error: &Failure) -> bool {
+    const READ_ONLY_SQL_TRANSACTION: &str = "25006";
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
+    while let Some(error) = cause {
+        if let Some(sqlx::Error::Database(error)) = error.downcast_ref() {
+            return error
+                .code()
+                .is_some_and(|code| code == READ_ONLY_SQL_TRANSACTION);
+        }
+        cause = error.source();
+    }
+    false
+}
+
+async fn connect(work: &mut impl Work, url: &str) -> Option<PgConnection> {
+    let connecting = async {
+        let mut session = PgConnection::connect(url).await?;
+        execute(&mut session, LIMITS).await?;
+        work.open(&mut session).await?;
+        Ok::<_, Failure>(session)
+    };
+    tokio::time::timeout(ANSWER_LIMIT, connecting)
+        .await
+        .ok()?
+        .ok()
+}
+
 struct Writer {
     number: u64,
     contract: Contract,
     random: Random,
-    url: String,
     /// Order of commits is what the log gives; rows from before it come in the order of `seq`.
     wait_for_slot: bool,
     prepared: u64,
 }
 
-impl Writer {
-    async fn run(mut self, stop: CancellationToken) {
-        let mut session = None;
-        while !stop.is_cancelled() {
-            let worked = match session.take() {
-                Some(mut open) => self.transact(&mut open).await.then_some(open),
-                None => self.connect().await,
-            };
-            let pause = if worked.is_some() {
-                self.random.millis(0, 40)
-            } else {
-                CONNECT_EVERY
-            };
-            session = worked;
-            tokio::time::sleep(pause).await;
+impl Work for Writer {
+    async fn open(&mut self, session: &mut PgConnection) -> Result<(), Failure> {
+        // Nobody else knows how they were to end.
+        forget_prepared(session, &format!("chaos-{}-%", self.number)).await?;
+        let slot = "select exists (select from pg_replication_slots where confirmed_flush_lsn is not null)";
+        if self.wait_for_slot
+            && !sqlx::query_scalar::<_, bool>(slot)
+                .fetch_one(session)
+                .await?
+        {
+            return Err("there is no slot yet".into());
         }
+        self.wait_for_slot = false;
+        Ok(())
     }
 
-    /// One transaction; whether the session can be used again.
-    async fn transact(&mut self, session: &mut PgConnection) -> bool {
+    async fn transact(&mut self, session: &mut PgConnection) -> Result<(), Failure> {
         let transaction = Transaction::draw(&mut self.random, self.contract);
         self.prepared += 1;
         let name = format!("chaos-{}-{}", self.number, self.prepared);
-        let run =
-            tokio::time::timeout(ANSWER_LIMIT, transaction.run(session, self.contract, &name))
-                .await;
-        match run {
-            Ok(Ok(())) => true,
-            // Conflicts are as good as rollbacks; a session that is broken does not roll back.
-            Ok(Err(_)) => matches!(
-                tokio::time::timeout(ANSWER_LIMIT, execute(session, "rollback")).await,
-                Ok(Ok(()))
-            ),
-            Err(_) => false,
-        }
+        transaction.run(session, self.contract, &name).await
     }
 
-    async fn connect(&mut self) -> Option<PgConnection> {
-        let connecting = async {
-            let mut session = PgConnection::connect(&self.url).await?;
-            execute(&mut session, LIMITS).await?;
-            // Nobody else knows how they were to end.
-            forget_prepared(&mut session, &format!("chaos-{}-%", self.number)).await?;
-            let slot = "select exists (select from pg_replication_slots where confirmed_flush_lsn is not null)";
-            if self.wait_for_slot
-                && !sqlx::query_scalar::<_, bool>(slot)
-                    .fetch_one(&mut session)
-                    .await?
-            {
-                return Err("there is no slot yet".into());
-            }
-            self.wait_for_slot = false;
-            Ok::<_, Failure>(session)
-        };
-        tokio::time::timeout(ANSWER_LIMIT, connecting)
-            .await
-            .ok()?
-            .ok()
+    fn pause(&mut self) -> Duration {
+        self.random.millis(0, 40)
     }
 }
 

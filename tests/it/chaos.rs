@@ -6,7 +6,7 @@
 #[path = "../chaos/mod.rs"]
 mod history;
 
-use history::{Plan, Program};
+use history::{Plan, Program, inbound};
 
 /// Runs the history that `words` describe and asserts that every check passes. A failure reports
 /// how to replay the history.
@@ -38,4 +38,36 @@ async fn three_brokers_of_which_one_comes_and_goes_break_no_promise() {
         kill,kill-broker,stop-broker,freeze-broker,cut-kafka,stall-kafka",
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_are_killed_frozen_deployed_and_cut_off_from_their_servers_break_no_promise() {
+    let plan = inbound::Plan::parse("--seed 371 --seconds 40 --members 3 --faults all".split(' '))
+        .expect("good words");
+    let words = [
+        "--exact",
+        "chaos::a_member_in_its_own_process",
+        "--ignored",
+        "--nocapture",
+    ];
+    let member = (
+        std::env::current_exe().expect("this test's binary"),
+        words.map(str::to_owned).to_vec(),
+    );
+    let programs = inbound::Programs {
+        tidings: env!("CARGO_BIN_EXE_tidings").into(),
+        member,
+    };
+    let mut steps = Vec::new();
+    let report = inbound::run(&plan, &programs, |step| steps.push(step.to_owned())).await;
+    let report = report.unwrap_or_else(|error| panic!("{}\n{error}", steps.join("\n")));
+    assert!(report.broken().is_empty(), "{}\n{report}", steps.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not a test: the process that the history above kills"]
+async fn a_member_in_its_own_process() {
+    if std::env::var_os("CHAOS_RELEASE").is_some() {
+        inbound::member().await.expect("it ends well");
+    }
 }

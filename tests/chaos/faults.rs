@@ -1,0 +1,147 @@
+//! Kinds of faults with their weights, and the urn for a schedule. Shared by both halves of the
+//! test.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::random::Random;
+
+/// Declares an enum of faults: for each the variant, the word of the command line, the weight and
+/// the documentation. The module that uses it imports `faults`.
+macro_rules! kinds {
+    ($($kind:ident, $word:literal, $weight:literal, $doc:literal;)*) => {
+        /// A kind of fault, by the word that `--faults` takes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Kind { $(#[doc = $doc] $kind),* }
+
+        impl faults::Fault for Kind {
+            const TABLE: &'static [(Self, &'static str, u64)] = &[$((Self::$kind, $word, $weight)),*];
+        }
+
+        impl ::std::fmt::Display for Kind {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                f.write_str(faults::word(*self))
+            }
+        }
+
+        impl ::std::str::FromStr for Kind {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                faults::parse(text)
+            }
+        }
+    };
+}
+pub(crate) use kinds;
+
+/// A kind of fault.
+pub(crate) trait Fault: Copy + Eq + fmt::Display + 'static {
+    /// Each kind, its word, and its weight compared to other kinds.
+    const TABLE: &'static [(Self, &'static str, u64)];
+}
+
+/// The word of a kind.
+pub(crate) fn word<K: Fault>(kind: K) -> &'static str {
+    K::TABLE
+        .iter()
+        .find(|(known, ..)| *known == kind)
+        .map_or("", |(_, word, _)| word)
+}
+
+/// The kind of a word.
+///
+/// # Errors
+/// A message with all words, if there is no such kind.
+pub(crate) fn parse<K: Fault>(text: &str) -> Result<K, String> {
+    let known = || {
+        K::TABLE
+            .iter()
+            .map(|(_, word, _)| *word)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let found = K::TABLE.iter().find(|(_, word, _)| *word == text);
+    found
+        .map(|(kind, ..)| *kind)
+        .ok_or_else(|| format!("`{text}` is none of {}", known()))
+}
+
+/// Draws kinds so that each comes before any comes more often than its weight allows.
+#[derive(Clone, Debug)]
+pub(crate) struct Urn<K> {
+    all: Vec<K>,
+    left: Vec<K>,
+}
+
+impl<K: Fault> Urn<K> {
+    pub(crate) fn new(kinds: impl IntoIterator<Item = K>) -> Self {
+        let weight = |kind| {
+            K::TABLE
+                .iter()
+                .find(|(known, ..)| *known == kind)
+                .map_or(0, |(.., weight)| *weight)
+        };
+        Self {
+            all: kinds
+                .into_iter()
+                .flat_map(|kind| (0..weight(kind)).map(move |_| kind))
+                .collect(),
+            left: Vec::new(),
+        }
+    }
+
+    /// The next kind.
+    pub(crate) fn draw(&mut self, random: &mut Random) -> K {
+        if self.left.is_empty() {
+            self.left.clone_from(&self.all);
+        }
+        let at = random.below(self.left.len() as u64) as usize;
+        self.left.swap_remove(at)
+    }
+}
+
+/// One step of a nemesis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Step<K> {
+    /// The time without a fault before the step.
+    pub(crate) after: Duration,
+    pub(crate) kind: K,
+    /// The duration of a fault that lasts; zero for others.
+    pub(crate) lasts: Duration,
+    /// The number of the broker or process, modulo their count.
+    pub(crate) which: usize,
+    /// True if a process is killed within the fault.
+    pub(crate) kill_meanwhile: bool,
+}
+
+impl<K> Step<K> {
+    /// The time from the beginning of the fault until a process is killed.
+    pub(crate) fn before_kill(&self) -> Duration {
+        self.lasts * (1 + self.which as u32 % 7) / 8
+    }
+}
+
+impl<K: fmt::Display> fmt::Display for Step<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            lasts,
+            kill_meanwhile,
+            ..
+        } = self;
+        write!(f, "{kind}")?;
+        if !lasts.is_zero() {
+            write!(
+                f,
+                " for {lasts:?}{}",
+                if *kill_meanwhile {
+                    ", and a kill in it"
+                } else {
+                    ""
+                }
+            )?;
+        }
+        Ok(())
+    }
+}

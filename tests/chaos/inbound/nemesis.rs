@@ -1,0 +1,295 @@
+//! Carries out the schedule. Every fault is over when its step is.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::task::block_in_place;
+use tokio::time::{sleep, timeout};
+
+use super::super::Failure;
+use super::super::nemesis::{READ_ONLY, READ_WRITE};
+use super::super::pause::Pause;
+use super::super::relays::Relays;
+use super::super::stage::Stage;
+use super::events::{BOOKING_TYPES, LEDGER};
+use super::hostile::Sender;
+use super::members::Members;
+use super::plan::Plan;
+use super::schedule::{Kind, Schedule, Step};
+use super::settle::Operator;
+use super::tables::GATE;
+use super::topics;
+use super::writers::Writers;
+
+/// A server that is up answers within this; one that is not does not matter.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+/// The time without progress after which a deletion of topics is left out.
+const SETTLE_SILENCE: Duration = Duration::from_secs(45);
+
+const END_SESSIONS: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'chaos-member'";
+
+/// The booking types that an instance of the group handles. From a second after its registration
+/// on, no member skips them.
+const REGISTERED: &str = "select count(distinct t.type) from tidings.subscriber s, unnest(s.types) t (type)
+                          where s.consumer = $1 and t.type = any($2) and s.started_at < clock_timestamp() - interval '1 second'";
+
+/// The actor that breaks things.
+pub(crate) struct Nemesis {
+    pool: PgPool,
+    url: String,
+    hostile: Sender,
+    operator: Operator,
+    counts: BTreeMap<Kind, usize>,
+    kills: usize,
+}
+
+impl Nemesis {
+    /// # Errors
+    /// When the URL is invalid.
+    pub(crate) fn new(plan: &Plan, url: &str, operator: Operator) -> Result<Self, Failure> {
+        let options: PgConnectOptions = url.parse()?;
+        let pool = PgPoolOptions::new()
+            .max_connections(2)
+            .acquire_timeout(ANSWER_LIMIT)
+            .connect_lazy_with(options);
+        let counts = plan.faults.iter().map(|kind| (*kind, 0)).collect();
+        Ok(Self {
+            pool,
+            url: url.to_owned(),
+            hostile: Sender::new(plan.seed),
+            operator,
+            counts,
+            kills: 0,
+        })
+    }
+
+    /// Breaks one thing after the other until the plan's length is reached, or a relay has stopped
+    /// for good.
+    ///
+    /// # Errors
+    /// When a server of the test cannot be stopped or started.
+    pub(crate) async fn play(
+        &mut self,
+        plan: &Plan,
+        stage: &mut Stage,
+        relays: &mut Relays,
+        members: &mut Members,
+        writers: &Writers,
+        say: &mut impl FnMut(&str),
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        for step in Schedule::new(plan) {
+            sleep(step.after).await;
+            if began.elapsed() >= plan.length || relays.refusal().is_some() {
+                break;
+            }
+            self.allow_registered_types(writers).await;
+            say(&format!("{:8.1} s  {step}", began.elapsed().as_secs_f32()));
+            let reached = self.carry_out(&step, stage, relays, members).await;
+            let reached = reached.map_err(|error| {
+                format!(
+                    "{}: {error}\n{}{}",
+                    step.kind,
+                    relays.log_ends(),
+                    members.log_ends()
+                )
+            })?;
+            if !reached {
+                say(&format!(
+                    "{:8.1} s  {} is left out",
+                    began.elapsed().as_secs_f32(),
+                    step.kind
+                ));
+            }
+            block_in_place(|| relays.revive().and_then(|()| members.revive()))?;
+            *self.counts.entry(step.kind).or_default() += usize::from(reached);
+        }
+        self.allow_registered_types(writers).await;
+        Ok(())
+    }
+
+    /// The number of each fault that was reached.
+    pub(crate) fn counts(&self) -> BTreeMap<Kind, usize> {
+        self.counts.clone()
+    }
+
+    /// Members that were killed with -9, within other faults too.
+    pub(crate) fn kills(&self) -> usize {
+        self.kills
+    }
+
+    pub(crate) fn parts(&mut self) -> (&mut Operator, &mut Sender) {
+        (&mut self.operator, &mut self.hostile)
+    }
+
+    /// A new type is published once a member has registered for it, as the contract asks.
+    async fn allow_registered_types(&self, writers: &Writers) {
+        let types: Vec<_> = BOOKING_TYPES
+            .iter()
+            .map(|kind| (*kind).to_owned())
+            .collect();
+        let count = sqlx::query_scalar::<_, i64>(REGISTERED)
+            .bind(LEDGER)
+            .bind(types)
+            .fetch_one(&self.pool);
+        if let Ok(Ok(count)) = timeout(ANSWER_LIMIT, count).await {
+            writers.allow_types(usize::try_from(count).unwrap_or_default());
+        }
+    }
+
+    /// Returns false for a fault that could not be reached.
+    async fn carry_out(
+        &mut self,
+        step: &Step,
+        stage: &mut Stage,
+        relays: &mut Relays,
+        members: &mut Members,
+    ) -> Result<bool, Failure> {
+        let which = step.which;
+        match step.kind {
+            Kind::Kill => self.kill(which, members)?,
+            Kind::Restart => block_in_place(|| members.restart(which))?,
+            Kind::Freeze => {
+                members.signal(which, "STOP")?;
+                self.last(step, which + 1, members).await?;
+                members.signal(which, "CONT")?;
+            }
+            Kind::Deploy => self.deploy(step, members).await?,
+            Kind::ReadOnly => {
+                self.run(READ_ONLY).await;
+                self.last(step, which, members).await?;
+                self.run(READ_WRITE).await;
+            }
+            Kind::EndSessions => self.run(END_SESSIONS).await,
+            Kind::RestartPostgres | Kind::CrashPostgres => {
+                let hard = step.kind == Kind::CrashPostgres;
+                block_in_place(|| {
+                    if hard {
+                        stage.primary.kill()
+                    } else {
+                        stage.primary.stop()
+                    }
+                })?;
+                self.last(step, which, members).await?;
+                block_in_place(|| stage.primary.start_again())?;
+            }
+            Kind::KillBroker => {
+                block_in_place(|| stage.broker(0).kill())?;
+                self.last(step, which, members).await?;
+                block_in_place(|| stage.broker(0).start_again())?;
+            }
+            // A broker that has just come back may refuse.
+            Kind::AddPartitions => {
+                return Ok(topics::add_partition(&stage.brokers()).await.is_ok());
+            }
+            Kind::Hostile => {
+                return Ok(self
+                    .hostile
+                    .round(&stage.brokers(), &self.url)
+                    .await
+                    .is_ok());
+            }
+            Kind::RecreateLetters | Kind::RecreateTopic => {
+                return self.recreate(step, stage, relays, members).await;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Lets a fault last, and kills a member within it if the step says so.
+    async fn last(
+        &mut self,
+        step: &Step,
+        which: usize,
+        members: &mut Members,
+    ) -> Result<(), Failure> {
+        let before = step.before_kill();
+        sleep(before).await;
+        if step.kill_meanwhile && members.count() > 1 {
+            self.kill(which, members)?;
+        }
+        sleep(step.lasts - before).await;
+        Ok(())
+    }
+
+    fn kill(&mut self, which: usize, members: &mut Members) -> Result<(), Failure> {
+        self.kills += usize::from(block_in_place(|| members.kill(which))?);
+        Ok(())
+    }
+
+    /// Replaces member by member by one of the next release.
+    async fn deploy(&mut self, step: &Step, members: &mut Members) -> Result<(), Failure> {
+        let (release, count) = (members.release() + 1, members.count());
+        for at in 0..count {
+            block_in_place(|| members.deploy(at, release))?;
+            sleep(step.lasts / u32::try_from(count)?).await;
+            if step.kill_meanwhile && at == 0 {
+                self.kill(step.which, members)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pauses the writers, waits until everything is handled and each letter is read, and deletes
+    /// topics.
+    async fn recreate(
+        &mut self,
+        step: &Step,
+        stage: &Stage,
+        relays: &mut Relays,
+        members: &mut Members,
+    ) -> Result<bool, Failure> {
+        let Some(pause) = Pause::begin(&self.url, GATE).await else {
+            return Ok(false);
+        };
+        let left = self
+            .operator
+            .settle(self.hostile.sent(), members, relays, SETTLE_SILENCE)
+            .await?;
+        if left.is_none() {
+            self.delete_topics(step, &stage.brokers(), members).await?;
+        }
+        pause.end().await;
+        Ok(left.is_none())
+    }
+
+    /// Deletes topics of dead letters, which members create again. Topics that members read are
+    /// deleted while all of them are stopped: a member that runs continues at its old offset if the
+    /// topic is back before it notices.
+    async fn delete_topics(
+        &mut self,
+        step: &Step,
+        brokers: &str,
+        members: &mut Members,
+    ) -> Result<(), Failure> {
+        let (letters, retries) = topics::letters_and_retries(brokers)?;
+        if step.kind == Kind::RecreateLetters {
+            self.operator.letters_are_deleted();
+            if step.which.is_multiple_of(2) {
+                return topics::delete(brokers, &letters).await;
+            }
+        }
+        block_in_place(|| members.stop_all())?;
+        if step.kind == Kind::RecreateLetters {
+            topics::delete(brokers, &[letters, retries].concat()).await?;
+        } else {
+            let subscribed = topics::subscribed();
+            topics::create_again(brokers, subscribed[step.which % subscribed.len()].0).await?;
+        }
+        block_in_place(|| members.start_all())
+    }
+
+    /// Runs statements one by one in one session. Those that fail have nothing to break.
+    async fn run(&self, statements: &str) {
+        let Ok(mut session) = self.pool.acquire().await else {
+            return;
+        };
+        for statement in statements.split(';') {
+            let statement = sqlx::raw_sql(AssertSqlSafe(statement.to_owned()));
+            let _ = timeout(ANSWER_LIMIT, statement.execute(&mut *session)).await;
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The description of a history, written as the command that replays it.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::super::plan::{number, seed_of_the_clock};
+use super::schedule::Kind;
+
+/// One history.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    /// The time for which the nemesis works.
+    pub(crate) length: Duration,
+    /// Member processes of the group.
+    pub(crate) members: usize,
+    pub(crate) writers: u64,
+    pub(crate) faults: Vec<Kind>,
+    /// A folder that keeps the logs. Without one they are removed.
+    pub(crate) logs: Option<PathBuf>,
+}
+
+const USAGE: &str = "\
+inbound                     subscribers and sagas; without this word, the relay
+--minutes N | --seconds N   how long the nemesis works [5 minutes]
+--seed N                    decides what writers do and which fault comes when [the clock]
+--members N                 processes of the group, 1 to 6 [3]
+--writers N                 2 to 20; one in three places orders [4]
+--faults all | WORD,…       which faults; see the table in inbound/schedule.rs [all]
+--logs FOLDER               keeps the logs of relay and members there [removed]";
+
+impl Plan {
+    fn of_the_clock() -> Self {
+        Self {
+            seed: seed_of_the_clock(),
+            length: Duration::from_secs(300),
+            members: 3,
+            writers: 4,
+            faults: Kind::all(),
+            logs: None,
+        }
+    }
+
+    /// Reads the words that [`command`](Self::command) prints behind `inbound`.
+    ///
+    /// # Errors
+    /// A message with the usage.
+    pub(crate) fn parse<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, String> {
+        let (mut plan, mut words) = (Self::of_the_clock(), words.into_iter());
+        while let Some(option) = words.next() {
+            if option == "--help" {
+                return Err(USAGE.to_owned());
+            }
+            let value = words
+                .next()
+                .ok_or_else(|| format!("{option} needs a value\n{USAGE}"))?;
+            plan.set(option, value)
+                .map_err(|reason| format!("{option} {value}: {reason}\n{USAGE}"))?;
+        }
+        Ok(plan)
+    }
+
+    fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
+        match option {
+            "--seed" => self.seed = number(value)?,
+            "--minutes" => self.length = Duration::from_secs_f64(60.0 * number::<f64>(value)?),
+            "--seconds" => self.length = Duration::from_secs(number(value)?),
+            "--members" => {
+                self.members = Some(number(value)?)
+                    .filter(|members| (1..=6).contains(members))
+                    .ok_or("1 to 6")?
+            }
+            "--writers" => {
+                self.writers = Some(number(value)?)
+                    .filter(|writers| (2..=20).contains(writers))
+                    .ok_or("2 to 20")?
+            }
+            "--faults" if value == "all" => self.faults = Kind::all(),
+            "--faults" => {
+                self.faults = value
+                    .split(',')
+                    .map(Kind::from_str)
+                    .collect::<Result<_, _>>()?
+            }
+            "--logs" => self.logs = Some(value.into()),
+            _ => return Err("no such option".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// The command that replays this history.
+    pub(crate) fn command(&self) -> String {
+        let Self {
+            seed,
+            members,
+            writers,
+            ..
+        } = self;
+        let faults = self
+            .faults
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
+        let faults = if self.faults == Kind::all() {
+            "all".to_owned()
+        } else {
+            faults
+        };
+        let seconds = self.length.as_secs();
+        format!(
+            "cargo run --release --example chaos -- inbound --seed {seed} --seconds {seconds} --members {members} --writers {writers} \
+             --faults {faults}"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_that_is_printed_replays_the_plan() {
+        for line in [
+            "--seconds 30 --seed 7 --members 2 --writers 3 --faults kill,read-only",
+            "--seconds 9 --seed 8 --faults all",
+        ] {
+            let plan = Plan::parse(line.split(' ')).expect("good words");
+            let command = plan.command();
+            let (_, words) = command
+                .split_once(" inbound ")
+                .expect("words for the example");
+            assert_eq!(Plan::parse(words.split(' ')), Ok(plan));
+        }
+    }
+
+    #[test]
+    fn a_wrong_word_is_named() {
+        for (line, reported) in [
+            ("--members 7", "1 to 6"),
+            ("--faults rain", "rain"),
+            ("--seed", "needs a value"),
+            ("--speed 1", "no such option"),
+        ] {
+            let error = Plan::parse(line.split(' ')).expect_err("refused");
+            assert!(error.contains(reported), "{error}");
+        }
+    }
+}

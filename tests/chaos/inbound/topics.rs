@@ -1,0 +1,331 @@
+//! The topics of a history: made, grown, deleted; their letters, and the records that a group has
+//! not finished.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Headers as _;
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
+
+use super::super::Failure;
+use super::events::{ACCOUNT_TOPIC, LEDGER, SAGA_TOPIC, SHOP, SHOP_TOPICS};
+use super::tables::MARK;
+
+/// The time that a broker may take that has just come back.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// Partitions at first, and at most.
+const PARTITIONS: usize = 4;
+const PARTITIONS_MAX: usize = 8;
+
+/// A dead letter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Letter {
+    /// The topic of dead letters, and the place in it.
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// The mark of a hostile record.
+    pub(crate) mark: Option<String>,
+    pub(crate) event_id: Option<String>,
+    pub(crate) reason: String,
+}
+
+/// All subscribed topics, each with its group.
+pub(crate) fn subscribed() -> Vec<(&'static str, &'static str)> {
+    std::iter::once((ACCOUNT_TOPIC, LEDGER))
+        .chain(SHOP_TOPICS.map(|topic| (topic, SHOP)))
+        .collect()
+}
+
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .expect("a client")
+}
+
+/// Creates every topic that the relay publishes to.
+///
+/// # Errors
+/// When the broker refuses one.
+pub(crate) async fn create_all(brokers: &str) -> Result<(), Failure> {
+    for (topic, _) in subscribed() {
+        create(brokers, topic, PARTITIONS).await?;
+    }
+    create(brokers, SAGA_TOPIC, 1).await
+}
+
+async fn create(brokers: &str, topic: &str, partitions: usize) -> Result<(), Failure> {
+    let new = NewTopic::new(
+        topic,
+        i32::try_from(partitions)?,
+        TopicReplication::Fixed(1),
+    );
+    for answer in admin(brokers)
+        .create_topics(&[new], &AdminOptions::new())
+        .await?
+    {
+        answer.map_err(|(topic, code)| format!("topic {topic} is not created: {code}"))?;
+    }
+    Ok(())
+}
+
+/// Deletes topics that exist, and returns once the broker does not list them any more.
+///
+/// # Errors
+/// When the broker refuses, or lists one of them for too long.
+pub(crate) async fn delete(brokers: &str, topics: &[String]) -> Result<(), Failure> {
+    let names: Vec<_> = topics.iter().map(String::as_str).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    for answer in admin(brokers)
+        .delete_topics(&names, &AdminOptions::new())
+        .await?
+    {
+        answer.map_err(|(topic, code)| format!("topic {topic} is not deleted: {code}"))?;
+    }
+    let until = Instant::now() + ANSWER_LIMIT;
+    while list(brokers)?
+        .iter()
+        .any(|(name, _)| names.contains(&name.as_str()))
+    {
+        if Instant::now() > until {
+            return Err("topics are listed although they were deleted".into());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+/// Deletes a topic and creates it again with as many partitions.
+///
+/// # Errors
+/// As [`delete`], and when it cannot be created.
+pub(crate) async fn create_again(brokers: &str, topic: &str) -> Result<(), Failure> {
+    let partitions = list(brokers)?
+        .into_iter()
+        .find(|(name, _)| name == topic)
+        .map_or(PARTITIONS, |(_, partitions)| partitions);
+    delete(brokers, &[topic.to_owned()]).await?;
+    create(brokers, topic, partitions).await
+}
+
+/// Gives each subscribed topic one more partition, up to a limit.
+///
+/// # Errors
+/// When the broker refuses.
+pub(crate) async fn add_partition(brokers: &str) -> Result<(), Failure> {
+    let subscribed: HashSet<_> = subscribed().into_iter().map(|(topic, _)| topic).collect();
+    for (topic, partitions) in list(brokers)? {
+        if !subscribed.contains(topic.as_str()) || partitions >= PARTITIONS_MAX {
+            continue;
+        }
+        for answer in admin(brokers)
+            .create_partitions(
+                &[NewPartitions::new(&topic, partitions + 1)],
+                &AdminOptions::new(),
+            )
+            .await?
+        {
+            answer.map_err(|(topic, code)| format!("topic {topic} gets no partition: {code}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Every topic with its number of partitions.
+fn list(brokers: &str) -> Result<Vec<(String, usize)>, Failure> {
+    let metadata = admin(brokers).inner().fetch_metadata(None, ANSWER_LIMIT)?;
+    Ok(metadata
+        .topics()
+        .iter()
+        .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
+        .collect())
+}
+
+/// The topics of dead letters and of retries that exist.
+///
+/// # Errors
+/// When the broker does not answer.
+pub(crate) fn letters_and_retries(brokers: &str) -> Result<(Vec<String>, Vec<String>), Failure> {
+    let (mut letters, mut retries) = (Vec::new(), Vec::new());
+    for (name, _) in list(brokers)? {
+        for (topic, group) in subscribed() {
+            if name == format!("{topic}.{group}.dlt") {
+                letters.push(name.clone());
+            } else if name.starts_with(&format!("{topic}.{group}.retry.")) {
+                retries.push(name.clone());
+            }
+        }
+    }
+    Ok((letters, retries))
+}
+
+fn consumer(brokers: &str, group: &str) -> Result<BaseConsumer, Failure> {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", group)
+        .set("enable.auto.commit", "false");
+    Ok(config
+        .set("isolation.level", "read_committed")
+        .set("fetch.wait.max.ms", "20")
+        .set("fetch.message.max.bytes", "4000000")
+        .create()?)
+}
+
+/// A partition, and the range of it that is read.
+struct Range {
+    topic: String,
+    partition: i32,
+    from: i64,
+    to: i64,
+}
+
+/// Calls `each` for every committed record of these ranges.
+fn read(
+    consumer: &BaseConsumer,
+    ranges: &[Range],
+    mut each: impl FnMut(&rdkafka::message::BorrowedMessage<'_>),
+) -> Result<(), Failure> {
+    let mut list = TopicPartitionList::new();
+    for range in ranges {
+        list.add_partition_offset(&range.topic, range.partition, Offset::Offset(range.from))?;
+    }
+    consumer.assign(&list)?;
+    let until = Instant::now() + ANSWER_LIMIT;
+    loop {
+        // Errors are those of brokers that come and go.
+        while let Some(message) = consumer.poll(Duration::from_millis(30)) {
+            if let Ok(message) = message {
+                each(&message);
+            }
+        }
+        let positions = consumer.position()?;
+        let is_behind = |range: &&Range| {
+            let at = positions
+                .find_partition(&range.topic, range.partition)
+                .map(|at| at.offset());
+            !matches!(at, Some(Offset::Offset(offset)) if offset >= range.to)
+        };
+        match ranges.iter().find(is_behind) {
+            None => return Ok(()),
+            Some(range) if Instant::now() > until => {
+                return Err(format!(
+                    "the end of {}/{} is not reached",
+                    range.topic, range.partition
+                )
+                .into());
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// Every dead letter that exists now.
+///
+/// # Errors
+/// When the broker does not answer, or the end is not reached.
+pub(crate) fn read_letters(brokers: &str) -> Result<Vec<Letter>, Failure> {
+    let (topics, _) = letters_and_retries(brokers)?;
+    let consumer = consumer(brokers, "never-commits")?;
+    let mut ranges = Vec::new();
+    for topic in topics {
+        for partition in partitions(&consumer, &topic)? {
+            let (from, to) = consumer.fetch_watermarks(&topic, partition, ANSWER_LIMIT)?;
+            if to > from {
+                ranges.push(Range {
+                    topic: topic.clone(),
+                    partition,
+                    from,
+                    to,
+                });
+            }
+        }
+    }
+    let mut letters = Vec::new();
+    read(&consumer, &ranges, |message| {
+        let header = |name: &str| {
+            let headers = message.headers()?;
+            let found = headers.iter().find(|header| header.key == name)?;
+            Some(String::from_utf8_lossy(found.value?).into_owned())
+        };
+        letters.push(Letter {
+            topic: message.topic().to_owned(),
+            partition: message.partition(),
+            offset: message.offset(),
+            mark: header(MARK),
+            event_id: header("ce_id"),
+            reason: header("kafka_dlt-exception-message").unwrap_or_default(),
+        });
+    })?;
+    Ok(letters)
+}
+
+fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>, Failure> {
+    let metadata = consumer.fetch_metadata(Some(topic), ANSWER_LIMIT)?;
+    Ok(metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions())
+        .map(|partition| partition.id())
+        .collect())
+}
+
+/// Partitions with committed records that their group has not finished, each with the first of
+/// them. Empty once all offsets are at the end.
+///
+/// # Errors
+/// When the broker does not answer.
+pub(crate) fn unfinished(brokers: &str) -> Result<Vec<String>, Failure> {
+    let mut unfinished = BTreeMap::new();
+    for group in [LEDGER, SHOP] {
+        let consumer = consumer(brokers, group)?;
+        let mut list_of_all = TopicPartitionList::new();
+        for (name, partitions) in list(brokers)? {
+            let is_read = |(topic, of): (&str, &str)| {
+                of == group
+                    && (name == topic
+                        || name == format!("{topic}.{group}.redrive")
+                        || name.starts_with(&format!("{topic}.{group}.retry.")))
+            };
+            if subscribed().into_iter().any(is_read) {
+                list_of_all.add_partition_range(&name, 0, i32::try_from(partitions)? - 1);
+            }
+        }
+        let mut ranges = Vec::new();
+        for at in consumer
+            .committed_offsets(list_of_all, ANSWER_LIMIT)?
+            .elements()
+        {
+            let (low, to) = consumer.fetch_watermarks(at.topic(), at.partition(), ANSWER_LIMIT)?;
+            let from = if let Offset::Offset(offset) = at.offset() {
+                offset.max(low)
+            } else {
+                low
+            };
+            if to > from {
+                ranges.push(Range {
+                    topic: at.topic().to_owned(),
+                    partition: at.partition(),
+                    from,
+                    to,
+                });
+            }
+        }
+        // The rest of a partition may be markers of transactions.
+        read(&consumer, &ranges, |message| {
+            let at = (group, message.topic().to_owned(), message.partition());
+            unfinished.entry(at).or_insert(message.offset());
+        })?;
+    }
+    let line = |((group, topic, partition), offset)| {
+        format!("{topic}/{partition} of {group}, from offset {offset} on")
+    };
+    Ok(unfinished.into_iter().map(line).collect())
+}
