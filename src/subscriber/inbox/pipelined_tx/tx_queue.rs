@@ -494,7 +494,7 @@ mod tests {
                     }
                     request.answer(Ok(tx));
                 }
-                (_, _) => self.owner.release(tx.connection, self.now),
+                _ => self.owner.release(tx.connection, self.now),
             }
         }
 
