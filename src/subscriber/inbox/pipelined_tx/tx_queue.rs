@@ -408,12 +408,14 @@ mod tests {
         }
     }
 
+    /// A transaction whose commit is in flight, with the request that it has taken.
+    type Committing = (Tx, Option<Request<Tx, &'static str>>, End);
+
     struct Model {
         owner: Rc<Owner>,
         tasks: Vec<Task>,
         running: Vec<Tx>,
-        /// Transactions whose commit is in flight, with the request that it has taken.
-        committing: Vec<(Tx, Option<Request<Tx, &'static str>>, End)>,
+        committing: Vec<Committing>,
         now: Instant,
         started: usize,
         ended: usize,
