@@ -23,7 +23,11 @@ pub fn copy(bytes: &[u8]) {
 /// Decodes bytes as a Kafka record. Each line of the form `name: value` is a header; the value
 /// follows an empty line.
 pub fn record(bytes: &[u8]) {
-    crate::kafka::fuzz_record(bytes);
+    let record = crate::kafka::fuzz_record(bytes);
+    #[cfg(feature = "subscriber")]
+    crate::subscriber::fuzz_dead_letter(record);
+    #[cfg(not(feature = "subscriber"))]
+    drop(record);
 }
 
 /// Decodes bytes as the metadata of a committed offset: eight bytes of the offset, then the text.

@@ -8,7 +8,7 @@
 //!   └──────────────────────────────────┴────────────────────────┘
 //! ```
 //!
-//! Changes stored by this process set its [`Wakeup`](super::wakeup::Wakeup). Changes stored by others
+//! Changes stored by this process set its [`Wakeup`](super::wakeup::Wakeup). Changes by others
 //! (other replicas, code that starts a saga, an operator) are found by polling. A notification only
 //! shortens the wait.
 

@@ -5,7 +5,7 @@
 //!              ┌── pause ◀─ retry, snooze, unavailable
 //!              ▼               │
 //!  event ─▶ attempt ───────────┼─ handled, duplicate, skip ─▶ finished
-//!                              └─ attempts used up, dead letter ─▶ kill switch ─┬─▶ table `subscriber_parked`
+//!                              └─ attempts used up, dead letter ─▶ kill switch ─┬─▶ parked
 //!                                                                               ├─▶ retry topic
 //!                                                                               └─▶ dead letter
 //! ```

@@ -24,7 +24,8 @@
 //!   Finished events beyond it are listed in the metadata of the commit, up to its size limit, so
 //!   the next owner of the partition does not handle them again.
 //! - **Isolation**: a failed event is retried while only its aggregate waits. After its last
-//!   attempt, its aggregate is parked in the table `subscriber_parked`, or the event is sent to a retry topic
+//!   attempt, its aggregate is parked in the table `subscriber_parked`, or the event is sent to a
+//!   retry topic
 //!   or to the dead letters. If a dependency of all events is down, for example the database, the
 //!   subscriber pauses and no event loses an attempt.
 //!

@@ -25,7 +25,8 @@ pub enum Order {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Escalation {
-    /// The event and the later ones of its aggregate are parked in the table `subscriber_parked` and handled
+    /// The event and the later ones of its aggregate are parked in the table `subscriber_parked`
+    /// and handled
     /// from there, in order, with longer pauses. Requires an inbox and [`Order::Aggregate`], and is
     /// the default with both. When these attempts are used up too, the event becomes a dead letter
     /// and the next event of its aggregate is tried.

@@ -9,8 +9,8 @@
 //!       └────────────── an event is handled, or no event probes ────────┘
 //! ```
 //!
-//! Records start only while the subscriber runs. Records that already run continue: during an outage
-//! each of them retries, and while the kill switch has tripped one of them at a time does.
+//! Records start only while the subscriber runs. Records that already run continue: during an
+//! outage each of them retries, and while the kill switch has tripped one of them at a time does.
 
 use std::{
     ops::Range,
@@ -128,8 +128,8 @@ impl Pause {
         }
     }
 
-    /// Records an event that is about to be given up. Returns `true` if the kill switch trips or has
-    /// tripped already.
+    /// Records an event that is about to be given up. Returns `true` if the kill switch trips or
+    /// has tripped already.
     pub(super) fn given_up(&self, now: Instant, switch: &KillSwitch) -> bool {
         self.tallying.store(true, Ordering::Relaxed);
         if self.tally_locked().given_up(now, switch) {
@@ -202,8 +202,8 @@ impl Pause {
 /// An event that probes or waits to probe.
 ///
 /// The last one resets the kill switch when it ends, even if it ends because its partition is
-/// revoked. Otherwise no event would be left to detect that the handlers work again. If they do not,
-/// the next event that is about to be given up trips the switch again.
+/// revoked. Otherwise no event would be left to detect that the handlers work again. If they do
+/// not, the next event that is about to be given up trips the switch again.
 pub(super) struct Probing<'p>(&'p Pause);
 
 impl Drop for Probing<'_> {
@@ -217,8 +217,8 @@ impl Drop for Probing<'_> {
 
 /// An outage as seen by one event.
 ///
-/// No event starts during an outage, so only events that are already being tried can detect its end.
-/// Therefore the event that paused the subscriber resumes it when the event ends in any way:
+/// No event starts during an outage, so only events that are already being tried can detect its
+/// end. Therefore the event that paused the subscriber resumes it when the event ends in any way:
 /// handled, failed with another error, or abandoned with its partition. If the dependency is still
 /// down, the next event that starts pauses the subscriber again.
 pub(crate) struct Outage<'p> {

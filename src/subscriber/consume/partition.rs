@@ -137,6 +137,7 @@ impl PartitionTask {
         );
         let due = self.parked_aggregates.values().flatten().min().copied();
         let permits = self.context.runner.permits.clone();
+        let pause = &self.context.runner.pause;
         tokio::select! {
             biased;
             () = self.context.drain.cancelled() => {}
@@ -147,7 +148,7 @@ impl PartitionTask {
                 self.permit = permit.ok();
                 self.start();
             }
-            () = self.context.runner.pause.running(), if !self.context.runner.pause.is_running() => {}
+            () = pause.running(), if !pause.is_running() => {}
             () = self.feed.readable(), if has_room => {}
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
@@ -374,7 +375,7 @@ impl PartitionTask {
         for (lane, items) in ended.singly {
             self.lanes.put_back(lane, items);
         }
-        // After `parked_aggregates` is updated, because the next event of the lane may belong there.
+        // After `parked_aggregates` is updated: the next event of the lane may belong there.
         ended.lanes.iter().for_each(|lane| self.lanes.finish(*lane));
     }
 
