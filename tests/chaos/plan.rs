@@ -1,19 +1,19 @@
-//! What a history is made of, written as the command that replays it.
+//! Parameters of a history, with the command that replays it.
 
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use super::schedule::Kind;
 
-/// One history.
+/// The parameters of one history.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) length: Length,
-    /// Passed on to the relay.
+    /// Passed to the relay, as is `delivery`.
     pub(crate) source: String,
     pub(crate) delivery: String,
-    /// Processes of one name: one leads.
+    /// The number of relay processes with the same name, one of which leads.
     pub(crate) relays: usize,
     /// 1 or 3.
     pub(crate) brokers: usize,
@@ -22,11 +22,11 @@ pub(crate) struct Plan {
     pub(crate) faults: Vec<Kind>,
 }
 
-/// When the nemesis has done enough.
+/// The condition that ends the nemesis.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Length {
     Time(Duration),
-    /// So many times a relay was killed by `kill -9`.
+    /// Stops after this number of `kill -9` of relays.
     Kills(usize),
 }
 
@@ -42,7 +42,8 @@ const USAGE: &str = "\
 --faults WORD,…             which faults; see the table in schedule.rs [those that no relay may mind]";
 
 impl Plan {
-    /// A history of five minutes with what every relay must survive.
+    /// A history of five minutes with the faults that every relay must survive, and a seed from the
+    /// clock.
     fn of_the_clock() -> Self {
         Self {
             seed: seed_of_the_clock(),
@@ -57,7 +58,7 @@ impl Plan {
         }
     }
 
-    /// One relay that no fault of this half concerns.
+    /// A single relay without faults, for the histories of subscribers.
     pub(crate) fn of_one_relay(seed: u64) -> Self {
         Self {
             seed,
@@ -67,10 +68,11 @@ impl Plan {
         }
     }
 
-    /// Reads the words that [`command`](Self::command) prints behind `--`.
+    /// Parses the words that [`command`](Self::command) prints after `--`.
     ///
     /// # Errors
-    /// In words, with the usage.
+    ///
+    /// Returns a message with the usage if a word is invalid.
     pub(crate) fn parse<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, String> {
         let mut plan = Self::of_the_clock();
         let (mut words, mut chosen) = (words.into_iter(), false);
@@ -129,7 +131,7 @@ impl Plan {
         Ok(())
     }
 
-    /// What replays this history.
+    /// Returns the command that replays this history.
     pub(crate) fn command(&self) -> String {
         let length = match self.length {
             Length::Time(time) => format!("--seconds {}", time.as_secs()),
@@ -156,13 +158,14 @@ impl Plan {
         )
     }
 
-    /// Whether a consumer may see an event twice, and whether a stalled leader may send after its successor.
+    /// Returns whether a consumer may read an event twice, and a stalled leader may send events
+    /// after its successor.
     pub(crate) fn repeats(&self) -> bool {
         self.delivery == "at-least-once"
     }
 }
 
-/// A seed for a history whose command names none.
+/// Returns a seed from the clock, for a command without `--seed`.
 pub(crate) fn seed_of_the_clock() -> u64 {
     let clock = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)

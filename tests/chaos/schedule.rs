@@ -1,4 +1,4 @@
-//! Which fault comes when: decided by the seed alone.
+//! Sequence of faults, determined by the seed alone.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ kinds! {
 }
 
 impl Kind {
-    /// What any relay must survive without a person.
+    /// Faults that every relay must survive without an operator.
     pub(crate) const SURVIVABLE: &[Self] = &[
         Self::Kill,
         Self::Freeze,
@@ -65,7 +65,8 @@ impl Kind {
         Self::ReadOnly,
     ];
 
-    /// Whether it can be played with this many brokers. Kafka's authorizer lets no anonymous controllers find each other.
+    /// Returns whether the fault can be injected with this number of brokers. With Kafka's
+    /// authorizer, anonymous controllers cannot form a quorum, so ACLs need a single broker.
     pub(crate) fn suits(self, brokers: usize) -> bool {
         match self {
             Self::KillTwoBrokers => brokers == 3,
@@ -74,7 +75,7 @@ impl Kind {
         }
     }
 
-    /// How long a fault lasts at least that has no effect before.
+    /// The minimum duration of a fault that needs some time to take effect.
     fn lasts_at_least(self) -> Duration {
         match self {
             // Longer than EXPIRY and MAX_TRANSACTION in `stage`.
@@ -83,7 +84,7 @@ impl Kind {
         }
     }
 
-    /// Whether it goes on for a while, in which something else can happen.
+    /// Returns whether the fault has a duration, during which a relay can be killed.
     fn lasts(self) -> bool {
         !matches!(
             self,
@@ -103,13 +104,14 @@ impl Kind {
 /// One step of the nemesis.
 pub(crate) type Step = faults::Step<Kind>;
 
-/// The steps, without end.
+/// An infinite sequence of steps.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     random: Random,
     urn: Urn<Kind>,
-    /// A leader that is silent for longer loses its lease and may wake up beside its successor; at-least-once documents that this
-    /// misorders, and a broker that answers a dead leader's requests later is the same.
+    /// Allows faults that outlast the lease. The leader then loses its lease and may resume beside
+    /// its successor. The documentation of at-least-once delivery states that this can reorder
+    /// events. A broker that processes requests of a killed leader late has the same effect.
     zombies: bool,
 }
 
@@ -127,7 +129,9 @@ impl Schedule {
         }
     }
 
-    /// What answers a dead leader's requests later, or is one: a stalled wire drops what it holds when the leader is killed.
+    /// Returns whether the fault delays requests of a leader that is killed meanwhile, or stops the
+    /// leader itself. A stalled proxy is not among these, because its pending data is dropped when
+    /// the leader is killed.
     fn holds_requests(kind: Kind) -> bool {
         matches!(
             kind,
@@ -144,7 +148,7 @@ impl Iterator for Schedule {
     fn next(&mut self) -> Option<Step> {
         let random = &mut self.random;
         let kind = self.urn.draw(random);
-        // Now and then longer than a lease (10 s), a session timeout or a broker's session.
+        // Some faults outlast a lease (10 s), a session timeout or a broker's session.
         let lasts = if self.zombies && random.one_in(4) {
             random.millis(11_000, 15_000)
         } else {
@@ -204,7 +208,7 @@ mod tests {
         let longest = |delivery| {
             let steps =
                 Schedule::new(&plan(&format!("--seed 5 --delivery {delivery}"))).take(1_000);
-            // Nothing being published is no leader that wakes up.
+            // This fault only pauses the writers; no leader resumes after its lease.
             let steps = steps.filter(|step| step.kind != Kind::ExpireProducers);
             steps.map(|step| step.lasts).max().expect("steps")
         };

@@ -84,7 +84,8 @@ fn commands() -> Vec<String> {
 
 impl Left {
     /// # Errors
-    /// When Postgres does not answer.
+    ///
+    /// Returns an error if Postgres does not answer.
     pub(crate) async fn read(session: &mut PgConnection) -> Result<Self, Failure> {
         let counts = "select
             (select count(*) from history h where not exists (select from effect e where e.event_id = h.event_id and e.mark is null))
@@ -115,7 +116,8 @@ impl Evidence {
     /// account count up by one.
     ///
     /// # Errors
-    /// When Postgres does not answer, or the history has a gap, which would be a fault of the test
+    ///
+    /// Returns an error if Postgres does not answer, or the history has a gap, which would be a fault of the test
     /// or of Postgres.
     pub(crate) async fn read(url: &str) -> Result<Self, Failure> {
         let mut session = PgConnection::connect(url).await?;

@@ -131,7 +131,8 @@ impl Sender {
     /// Sends each kind once, to topics that the seed decides. Large ones are seldom.
     ///
     /// # Errors
-    /// When the broker does not take a record. A database that is away costs the forged ones only.
+    ///
+    /// Returns an error if the broker does not take a record. A database that is away costs the forged ones only.
     pub(crate) async fn round(&mut self, brokers: &str, url: &str) -> Result<(), Failure> {
         let mut config = ClientConfig::new();
         config

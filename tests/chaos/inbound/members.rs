@@ -73,7 +73,8 @@ impl Members {
     /// Starts each member that does not run.
     ///
     /// # Errors
-    /// When a process cannot be started.
+    ///
+    /// Returns an error if a process cannot be started.
     pub(crate) fn start_all(&mut self) -> Result<(), Failure> {
         (0..self.slots.len()).try_for_each(|at| self.start(at))
     }
@@ -95,7 +96,8 @@ impl Members {
     /// Starts members again that ended by themselves, and remembers how.
     ///
     /// # Errors
-    /// As [`start_all`](Self::start_all).
+    ///
+    /// Returns the errors of [`start_all`](Self::start_all).
     pub(crate) fn revive(&mut self) -> Result<(), Failure> {
         for slot in &mut self.slots {
             let Some(status) = slot
@@ -123,7 +125,8 @@ impl Members {
     /// `kill -9` of a member, and a new one in its place. Returns whether it ran.
     ///
     /// # Errors
-    /// As [`start_all`](Self::start_all).
+    ///
+    /// Returns the errors of [`start_all`](Self::start_all).
     pub(crate) fn kill(&mut self, which: usize) -> Result<bool, Failure> {
         let at = which % self.slots.len();
         let killed = self.slots[at].process.take().map(Process::kill).is_some();
@@ -134,7 +137,8 @@ impl Members {
     /// Sends SIGSTOP or SIGCONT to a member.
     ///
     /// # Errors
-    /// When no signal can be sent.
+    ///
+    /// Returns an error if no signal can be sent.
     pub(crate) fn signal(&self, which: usize, signal: &str) -> Result<(), Failure> {
         let process = self.slots[which % self.slots.len()].process.as_ref();
         process.map_or(Ok(()), |process| send(signal, process.pid()))
@@ -143,7 +147,8 @@ impl Members {
     /// Stops a member in order and starts it again.
     ///
     /// # Errors
-    /// As [`start_all`](Self::start_all).
+    ///
+    /// Returns the errors of [`start_all`](Self::start_all).
     pub(crate) fn restart(&mut self, which: usize) -> Result<(), Failure> {
         let at = which % self.slots.len();
         self.stop(at)?;
@@ -153,7 +158,8 @@ impl Members {
     /// Stops a member in order and starts one of this release in its place.
     ///
     /// # Errors
-    /// As [`start_all`](Self::start_all).
+    ///
+    /// Returns the errors of [`start_all`](Self::start_all).
     pub(crate) fn deploy(&mut self, at: usize, release: u32) -> Result<(), Failure> {
         self.stop(at)?;
         self.slots[at].release = release;
@@ -163,7 +169,8 @@ impl Members {
     /// Stops all members in order.
     ///
     /// # Errors
-    /// When no signal can be sent.
+    ///
+    /// Returns an error if no signal can be sent.
     pub(crate) fn stop_all(&mut self) -> Result<(), Failure> {
         for slot in &self.slots {
             slot.process

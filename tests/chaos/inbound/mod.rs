@@ -70,7 +70,8 @@ pub(crate) struct Programs {
 /// Plays the history and judges it. `say` is called with each step.
 ///
 /// # Errors
-/// When a server or a program of the test itself fails; faults of the members are in the report.
+///
+/// Returns an error if a server or a program of the test itself fails; faults of the members are in the report.
 pub(crate) async fn run(
     plan: &Plan,
     programs: &Programs,

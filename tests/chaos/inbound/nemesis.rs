@@ -48,7 +48,8 @@ pub(crate) struct Nemesis {
 
 impl Nemesis {
     /// # Errors
-    /// When the URL is invalid.
+    ///
+    /// Returns an error if the URL is invalid.
     pub(crate) fn new(plan: &Plan, url: &str, operator: Operator) -> Result<Self, Failure> {
         let options: PgConnectOptions = url.parse()?;
         let pool = PgPoolOptions::new()
@@ -70,7 +71,8 @@ impl Nemesis {
     /// for good.
     ///
     /// # Errors
-    /// When a server of the test cannot be stopped or started.
+    ///
+    /// Returns an error if a server of the test cannot be stopped or started.
     pub(crate) async fn play(
         &mut self,
         plan: &Plan,

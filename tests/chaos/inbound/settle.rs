@@ -58,7 +58,8 @@ impl Operator {
     /// Reads all letters and replays those of events that are new.
     ///
     /// # Errors
-    /// When the broker does not answer, or the command fails.
+    ///
+    /// Returns an error if the broker does not answer, or the command fails.
     pub(crate) fn work(&mut self) -> Result<(), Failure> {
         let mut to_replay = BTreeMap::<String, Vec<(i32, i64)>>::new();
         for letter in topics::read_letters(&self.brokers)? {
@@ -119,7 +120,8 @@ impl Operator {
     /// `silence`; `None` if nothing is left.
     ///
     /// # Errors
-    /// When a process cannot be started, or a server does not answer for too long.
+    ///
+    /// Returns an error if a process cannot be started, or a server does not answer for too long.
     pub(crate) async fn settle(
         &mut self,
         sent: &[Sent],
@@ -186,7 +188,8 @@ impl Operator {
     /// The counter of skipped records, over all processes.
     ///
     /// # Errors
-    /// When Postgres does not answer.
+    ///
+    /// Returns an error if Postgres does not answer.
     pub(crate) async fn skipped(&self) -> Result<u64, Failure> {
         let mut session = PgConnection::connect(&self.url).await?;
         let count: i64 =

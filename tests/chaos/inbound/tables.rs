@@ -42,7 +42,8 @@ const TABLES: &str = "
 /// Creates the tables and accounts.
 ///
 /// # Errors
-/// When Postgres refuses.
+///
+/// Returns an error if Postgres refuses.
 pub(crate) async fn create(session: &mut PgConnection) -> Result<(), Failure> {
     execute(session, TABLES).await?;
     execute(
@@ -57,7 +58,8 @@ pub(crate) async fn create(session: &mut PgConnection) -> Result<(), Failure> {
 /// Records the effect of a handler.
 ///
 /// # Errors
-/// As the server reports them.
+///
+/// Returns the error that the server reports.
 pub(crate) async fn effect(tx: &mut Tx, consumer: &str, meta: &Meta) -> Result<(), HandlerError> {
     let insert = "insert into effect (consumer, event_id, type, aggregate, topic, partition, record_offset, attempt, pid, mark)
                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
@@ -80,7 +82,8 @@ pub(crate) async fn effect(tx: &mut Tx, consumer: &str, meta: &Meta) -> Result<(
 /// Records something that must not happen.
 ///
 /// # Errors
-/// As the server reports them.
+///
+/// Returns the error that the server reports.
 pub(crate) async fn anomaly(tx: &mut Tx, what: String) -> Result<(), HandlerError> {
     sqlx::query("insert into anomaly values ($1)")
         .bind(what)

@@ -51,7 +51,8 @@ fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
 /// Creates every topic that the relay publishes to.
 ///
 /// # Errors
-/// When the broker refuses one.
+///
+/// Returns an error if the broker refuses one.
 pub(crate) async fn create_all(brokers: &str) -> Result<(), Failure> {
     for (topic, _) in subscribed() {
         create(brokers, topic, PARTITIONS).await?;
@@ -77,7 +78,8 @@ async fn create(brokers: &str, topic: &str, partitions: usize) -> Result<(), Fai
 /// Deletes topics that exist, and returns once the broker does not list them any more.
 ///
 /// # Errors
-/// When the broker refuses, or lists one of them for too long.
+///
+/// Returns an error if the broker refuses, or lists one of them for too long.
 pub(crate) async fn delete(brokers: &str, topics: &[String]) -> Result<(), Failure> {
     let names: Vec<_> = topics.iter().map(String::as_str).collect();
     if names.is_empty() {
@@ -105,7 +107,8 @@ pub(crate) async fn delete(brokers: &str, topics: &[String]) -> Result<(), Failu
 /// Deletes a topic and creates it again with as many partitions.
 ///
 /// # Errors
-/// As [`delete`], and when it cannot be created.
+///
+/// Returns the errors of [`delete`], and an error if it cannot be created.
 pub(crate) async fn create_again(brokers: &str, topic: &str) -> Result<(), Failure> {
     let partitions = list(brokers)?
         .into_iter()
@@ -118,7 +121,8 @@ pub(crate) async fn create_again(brokers: &str, topic: &str) -> Result<(), Failu
 /// Gives each subscribed topic one more partition, up to a limit.
 ///
 /// # Errors
-/// When the broker refuses.
+///
+/// Returns an error if the broker refuses.
 pub(crate) async fn add_partition(brokers: &str) -> Result<(), Failure> {
     let subscribed: HashSet<_> = subscribed().into_iter().map(|(topic, _)| topic).collect();
     for (topic, partitions) in list(brokers)? {
@@ -151,7 +155,8 @@ fn list(brokers: &str) -> Result<Vec<(String, usize)>, Failure> {
 /// The topics of dead letters and of retries that exist.
 ///
 /// # Errors
-/// When the broker does not answer.
+///
+/// Returns an error if the broker does not answer.
 pub(crate) fn letters_and_retries(brokers: &str) -> Result<(Vec<String>, Vec<String>), Failure> {
     let (mut letters, mut retries) = (Vec::new(), Vec::new());
     for (name, _) in list(brokers)? {
@@ -230,7 +235,8 @@ fn read(
 /// Every dead letter that exists now.
 ///
 /// # Errors
-/// When the broker does not answer, or the end is not reached.
+///
+/// Returns an error if the broker does not answer, or the end is not reached.
 pub(crate) fn read_letters(brokers: &str) -> Result<Vec<Letter>, Failure> {
     let (topics, _) = letters_and_retries(brokers)?;
     let consumer = consumer(brokers, "never-commits")?;
@@ -281,7 +287,8 @@ fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>, Failure>
 /// them. Empty once all offsets are at the end.
 ///
 /// # Errors
-/// When the broker does not answer.
+///
+/// Returns an error if the broker does not answer.
 pub(crate) fn unfinished(brokers: &str) -> Result<Vec<String>, Failure> {
     let mut unfinished = BTreeMap::new();
     for group in [LEDGER, SHOP] {
