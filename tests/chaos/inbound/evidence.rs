@@ -1,4 +1,4 @@
-//! Events that were committed and their outcomes, read from Postgres and Kafka.
+//! Committed events and their outcomes, read from Postgres and Kafka.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use super::orders::SAGA;
 use super::tables::MARK;
 use super::topics::Letter;
 
-/// An event that a writer or a saga has committed.
+/// An event that a writer or a saga committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Committed {
-    /// The topic and the key.
+    /// The subscriber and the account of a booking, or the topic and the key of a command.
     pub(crate) aggregate: Arc<str>,
     pub(crate) version: i64,
     pub(crate) topic: Arc<str>,
-    /// The number of attempts that its handler is ordered to fail.
+    /// The number of attempts that its handler must fail.
     pub(crate) fails: i32,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Order {
     pub(crate) cents: i64,
     pub(crate) refused_by: String,
     pub(crate) status: String,
-    /// The sum of all movements.
+    /// The sum of all movements, as is `money`.
     pub(crate) stock: i64,
     pub(crate) money: i64,
     pub(crate) parcels: i64,
@@ -51,26 +51,27 @@ pub(crate) struct Order {
     pub(crate) saga: Option<String>,
 }
 
-/// Everything that the checker looks at.
+/// The input of the checker.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Evidence {
-    /// By event id.
+    /// Committed events by event id.
     pub(crate) committed: HashMap<String, Committed>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) orders: Vec<Order>,
-    /// Observations of handlers that must not happen.
+    /// Observations of handlers that must not occur.
     pub(crate) anomalies: Vec<String>,
-    /// Events that wait in the database, each as its mark or its place.
+    /// Parked events, each with its mark or its position.
     pub(crate) parked: Vec<String>,
     pub(crate) letters: Vec<Letter>,
     pub(crate) hostile: Vec<Sent>,
     /// Partitions with records that their group has not finished.
     pub(crate) unfinished: Vec<String>,
-    /// The closing round, which has no faults: records to skip, and records counted as skipped.
+    /// The closing round, which has no faults: the records that must be skipped, and those that
+    /// were counted as skipped.
     pub(crate) skipped: (u64, u64),
 }
 
-/// Work that is not done yet.
+/// The remaining work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Left {
     pub(crate) events: i64,
@@ -112,13 +113,13 @@ impl Left {
 }
 
 impl Evidence {
-    /// Reads what is in the database, and makes sure that the history is one: the versions of each
-    /// account count up by one.
+    /// Reads the evidence in the database, and verifies that the history has no gap: the versions
+    /// of each account must be consecutive.
     ///
     /// # Errors
     ///
-    /// Returns an error if Postgres does not answer, or the history has a gap, which would be a fault of the test
-    /// or of Postgres.
+    /// Returns an error if Postgres does not respond, or if the history has a gap. A gap is a fault
+    /// of the test or of Postgres.
     pub(crate) async fn read(url: &str) -> Result<Self, Failure> {
         let mut session = PgConnection::connect(url).await?;
         let gap = "select id from account left join (select account, max(version), count(*) from history group by 1) h on h.account = id

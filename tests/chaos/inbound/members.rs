@@ -1,5 +1,4 @@
-//! The members: processes of one group, each of a release, which a supervisor starts again when
-//! they end.
+//! Member processes, each of one release, which a supervisor restarts when they exit.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +6,7 @@ use super::super::Failure;
 use super::super::process::{Invocation, Process, end_of, send};
 use super::member::RELEASE;
 
-/// The exit code of a shell whose program ended by SIGTERM.
+/// The exit code of a shell whose program was terminated by SIGTERM.
 const TERMINATED: i32 = 143;
 
 /// The command line of a member.
@@ -23,7 +22,7 @@ pub(crate) struct Members {
     database_url: String,
     brokers: String,
     slots: Vec<Slot>,
-    /// Members that ended by themselves. None may.
+    /// Descriptions of members that exited by themselves or did not stop in order. Each is a fault.
     ended: Vec<String>,
 }
 
@@ -34,7 +33,7 @@ struct Slot {
 }
 
 impl Members {
-    /// No member runs yet.
+    /// Creates the set of members without starting one.
     pub(crate) fn new(
         program: &Program,
         count: usize,
@@ -61,7 +60,7 @@ impl Members {
         self.slots.len()
     }
 
-    /// The newest release that a member has.
+    /// Returns the newest release of all members.
     pub(crate) fn release(&self) -> u32 {
         self.slots
             .iter()
@@ -70,7 +69,7 @@ impl Members {
             .unwrap_or_default()
     }
 
-    /// Starts each member that does not run.
+    /// Starts each member that is not running.
     ///
     /// # Errors
     ///
@@ -93,7 +92,7 @@ impl Members {
         Ok(())
     }
 
-    /// Starts members again that ended by themselves, and remembers how.
+    /// Restarts members that exited by themselves, and records their exit.
     ///
     /// # Errors
     ///
@@ -122,7 +121,8 @@ impl Members {
         self.start_all()
     }
 
-    /// `kill -9` of a member, and a new one in its place. Returns whether it ran.
+    /// Kills a member with `kill -9` and starts another one in its place. Returns whether it was
+    /// running.
     ///
     /// # Errors
     ///
@@ -155,7 +155,7 @@ impl Members {
         self.start(at)
     }
 
-    /// Stops a member in order and starts one of this release in its place.
+    /// Stops a member in order and starts one of the given release in its place.
     ///
     /// # Errors
     ///
@@ -186,7 +186,7 @@ impl Members {
             return Ok(());
         };
         match process.stop()? {
-            // The signal may come before the process has a handler for it.
+            // The signal may arrive before the process has installed its handler.
             Some(status) if status.success() || status.code() == Some(TERMINATED) => {}
             Some(status) => {
                 let last_words = end_of(&slot.log);
@@ -204,12 +204,13 @@ impl Members {
         Ok(())
     }
 
-    /// Members that ended by themselves or did not stop in order, each with its last words.
+    /// Returns the members that exited by themselves or did not stop in order, each with the last
+    /// line of its log.
     pub(crate) fn ended(&self) -> Vec<String> {
         self.ended.clone()
     }
 
-    /// The end of every log.
+    /// Returns the last lines of every log.
     pub(crate) fn log_ends(&self) -> String {
         self.slots
             .iter()

@@ -1,4 +1,4 @@
-//! The description of a history, written as the command that replays it.
+//! Parameters of a history, with the command that replays it.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,17 +7,17 @@ use std::time::Duration;
 use super::super::plan::{number, seed_of_the_clock};
 use super::schedule::Kind;
 
-/// One history.
+/// The parameters of one history.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
-    /// The time for which the nemesis works.
+    /// The time for which faults are injected.
     pub(crate) length: Duration,
-    /// Member processes of the group.
+    /// The number of member processes.
     pub(crate) members: usize,
     pub(crate) writers: u64,
     pub(crate) faults: Vec<Kind>,
-    /// A folder that keeps the logs. Without one they are removed.
+    /// The folder for logs. If `None`, the logs are removed after the history.
     pub(crate) logs: Option<PathBuf>,
 }
 
@@ -42,10 +42,11 @@ impl Plan {
         }
     }
 
-    /// Reads the words that [`command`](Self::command) prints behind `inbound`.
+    /// Parses the words that [`command`](Self::command) prints after `inbound`.
     ///
     /// # Errors
-    /// A message with the usage.
+    ///
+    /// Returns a message with the usage if a word is invalid.
     pub(crate) fn parse<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, String> {
         let (mut plan, mut words) = (Self::of_the_clock(), words.into_iter());
         while let Some(option) = words.next() {
@@ -89,7 +90,7 @@ impl Plan {
         Ok(())
     }
 
-    /// The command that replays this history.
+    /// Returns the command that replays this history.
     pub(crate) fn command(&self) -> String {
         let Self {
             seed,

@@ -1,4 +1,4 @@
-//! The faults of members, their servers and their topics, in the order that the seed decides.
+//! Sequence of faults of members, their servers and their topics, determined by the seed alone.
 
 use std::time::Duration;
 
@@ -23,22 +23,22 @@ kinds! {
 }
 
 impl Kind {
-    /// Every kind.
+    /// Returns every kind of fault.
     pub(crate) fn all() -> Vec<Self> {
         Self::TABLE.iter().map(|(kind, ..)| *kind).collect()
     }
 
-    /// The least duration of a fault that has no effect before.
+    /// The minimum duration of a fault that needs some time to take effect.
     fn lasts_at_least(self) -> Duration {
         match self {
-            // The session time-out of a member is 7 s.
+            // The session timeout of a member is 7 s.
             Self::Freeze => Duration::from_secs(9),
             Self::Deploy => Duration::from_secs(2),
             _ => Duration::ZERO,
         }
     }
 
-    /// Whether it lasts for a while, within which something else can happen.
+    /// Returns whether the fault has a duration, during which a member can be killed.
     fn lasts(self) -> bool {
         matches!(
             self,
@@ -55,7 +55,7 @@ impl Kind {
 /// One step of the nemesis.
 pub(crate) type Step = faults::Step<Kind>;
 
-/// The steps, without end.
+/// An infinite sequence of steps.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     random: Random,
@@ -79,7 +79,7 @@ impl Iterator for Schedule {
     fn next(&mut self) -> Option<Step> {
         let random = &mut self.random;
         let kind = self.urn.draw(random);
-        // A few are longer than a session or a statement may take.
+        // Some faults last longer than the limits of a session or a statement.
         let lasts = if random.one_in(10) {
             random.millis(8_000, 13_000)
         } else {

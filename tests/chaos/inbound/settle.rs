@@ -1,4 +1,4 @@
-//! Waits until everything is handled, as an operator who replays dead letters does.
+//! Operator of a history, who replays dead letters and waits until all events are handled.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -15,19 +15,19 @@ use super::hostile::{End, Sent};
 use super::members::Members;
 use super::topics::{self, Letter};
 
-/// Between two looks.
+/// The pause between two checks.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The letters are read once in this number of looks.
+/// The letters are read once in this number of checks.
 const LOOKS_PER_READING: usize = 4;
 
-/// An operator: knows all letters that were ever read, and replays those of events once.
+/// An operator, who keeps all letters that were ever read and replays each letter of an event once.
 pub(crate) struct Operator {
     program: PathBuf,
     brokers: String,
     url: String,
-    /// Topics of letters that were deleted since the beginning: another letter at the same place is
-    /// another one.
+    /// The number of deletions of letter topics. After a deletion, another letter may have the same
+    /// partition and offset.
     generation: usize,
     letters: BTreeMap<(usize, String, i32, i64), Letter>,
     replayed: HashSet<(usize, String, i32, i64)>,
@@ -45,21 +45,21 @@ impl Operator {
         }
     }
 
-    /// Every letter that was read.
+    /// Returns every letter that was read.
     pub(crate) fn letters(&self) -> Vec<Letter> {
         self.letters.values().cloned().collect()
     }
 
-    /// Topics of letters were deleted.
+    /// Records that the topics of letters were deleted.
     pub(crate) fn letters_are_deleted(&mut self) {
         self.generation += 1;
     }
 
-    /// Reads all letters and replays those of events that are new.
+    /// Reads all letters and replays the new ones that belong to events.
     ///
     /// # Errors
     ///
-    /// Returns an error if the broker does not answer, or the command fails.
+    /// Returns an error if the broker does not respond or the command fails.
     pub(crate) fn work(&mut self) -> Result<(), Failure> {
         let mut to_replay = BTreeMap::<String, Vec<(i32, i64)>>::new();
         for letter in topics::read_letters(&self.brokers)? {
@@ -101,7 +101,8 @@ impl Operator {
         Ok(())
     }
 
-    /// Hostile records without their end, as far as letters show it.
+    /// Counts the hostile records that must become a letter and have neither a letter nor a parked
+    /// row.
     fn without_letters(&self, sent: &[Sent], parked: &HashSet<String>) -> usize {
         let found: HashSet<_> = self
             .letters
@@ -116,12 +117,12 @@ impl Operator {
         sent.iter().filter(is_missing).count()
     }
 
-    /// Works until nothing is left to do. Returns what is left once nothing has changed for
-    /// `silence`; `None` if nothing is left.
+    /// Replays letters and restarts processes until all events are handled. Returns `None` in this
+    /// case, or a description of the remaining work if nothing has changed for `silence`.
     ///
     /// # Errors
     ///
-    /// Returns an error if a process cannot be started, or a server does not answer for too long.
+    /// Returns an error if a process cannot be started.
     pub(crate) async fn settle(
         &mut self,
         sent: &[Sent],
@@ -144,7 +145,7 @@ impl Operator {
             if matches!(&now, Ok(text) if text.is_empty()) {
                 return Ok(None);
             }
-            // A server that is not back yet shows nothing.
+            // The state cannot be read while a server is down. Its error then stands for the state.
             let now = now.unwrap_or_else(|error| error.to_string());
             if state.as_ref() != Some(&now) {
                 (state, changed) = (Some(now), Instant::now());
@@ -156,7 +157,7 @@ impl Operator {
         Ok(state)
     }
 
-    /// Describes what is left; empty if there is nothing.
+    /// Describes the remaining work. Returns an empty string if there is none.
     async fn look(&self, sent: &[Sent]) -> Result<String, Failure> {
         let mut session = PgConnection::connect(&self.url).await?;
         let left = Left::read(&mut session).await?;
@@ -185,7 +186,7 @@ impl Operator {
         })
     }
 
-    /// The counter of skipped records, over all processes.
+    /// Returns the number of skipped records, summed over all processes.
     ///
     /// # Errors
     ///

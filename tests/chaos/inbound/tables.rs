@@ -1,4 +1,4 @@
-//! The tables of a history: what was committed by the writers, and the effects of the members.
+//! Tables of a history: the commits of the writers and the effects of the members.
 
 use sqlx::PgConnection;
 use tidings::subscriber::{HandlerError, Meta, Tx};
@@ -9,10 +9,10 @@ use super::super::transaction::execute;
 /// The header that marks a hostile record.
 pub(crate) const MARK: &str = "chaos-mark";
 
-/// The number of accounts; a quarter of all bookings are those of the first.
+/// The number of accounts. At least a quarter of all bookings belong to the first one.
 pub(crate) const ACCOUNTS: u64 = 12;
 
-/// A writer locks the row of `gate` in each transaction, so that a lock of the table pauses all
+/// The table whose row a writer locks in each transaction. A lock of the whole table pauses all
 /// writers.
 pub(crate) const GATE: &str = "gate";
 
@@ -79,7 +79,7 @@ pub(crate) async fn effect(tx: &mut Tx, consumer: &str, meta: &Meta) -> Result<(
     Ok(())
 }
 
-/// Records something that must not happen.
+/// Records an observation that must not happen.
 ///
 /// # Errors
 ///
@@ -92,10 +92,11 @@ pub(crate) async fn anomaly(tx: &mut Tx, what: String) -> Result<(), HandlerErro
     Ok(())
 }
 
-/// Returns an error for as many attempts as the event orders.
+/// Fails the first `fails` attempts of an event.
 ///
 /// # Errors
-/// The ordered one.
+///
+/// Returns an error if this attempt is one of the first `fails`.
 pub(crate) fn fail_as_ordered(meta: &Meta, fails: u32) -> Result<(), HandlerError> {
     if meta.attempt() <= fails {
         Err(HandlerError::retry("the event orders its handler to fail"))
