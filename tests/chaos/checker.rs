@@ -71,7 +71,7 @@ pub(crate) fn judge(committed: &Committed, records: &[Record], partitions: i32) 
         let belongs = murmur2::partition(&record.key, partitions);
         if record.partition != belongs {
             verdict.of(&record.key).wrong_partition += 1;
-            verdict.example(|| format!("{record} belongs into partition {belongs}"));
+            verdict.example(|| format!("{record} belongs to partition {belongs}"));
         }
         let Some(event) = committed
             .events
@@ -90,7 +90,7 @@ pub(crate) fn judge(committed: &Committed, records: &[Record], partitions: i32) 
         if event.version < *last {
             let (version, last) = (event.version, *last);
             verdict.of(&record.key).out_of_order += 1;
-            verdict.example(|| format!("{record}, version {version}, comes behind version {last}"));
+            verdict.example(|| format!("{record}, version {version}, follows version {last}"));
         } else {
             *last = event.version;
         }

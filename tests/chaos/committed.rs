@@ -12,7 +12,8 @@ use super::Failure;
 /// of an account, with the mark of its event.
 pub(crate) const TABLES: &str = "
     create table account (id text primary key, version bigint not null default 0);
-    create table history (account text not null, version bigint not null, mark uuid primary key, unique (account, version));
+    create table history (account text not null, version bigint not null, mark uuid primary key, \
+        unique (account, version));
 ";
 
 /// A committed event.
@@ -38,7 +39,8 @@ impl Committed {
     /// of the test or of Postgres.
     pub(crate) async fn read(url: &str) -> Result<Self, Failure> {
         let mut session = PgConnection::connect(url).await?;
-        let gap = "select id from account full join (select account, max(version), count(*) from history group by 1) h on h.account = id
+        let gap = "select id from account full join (select account, max(version), count(*) \
+                   from history group by 1) h on h.account = id
                    where version <> coalesce(max, 0) or version <> coalesce(count, 0) limit 1";
         if let Some(account) = sqlx::query_scalar::<_, Option<String>>(gap)
             .fetch_optional(&mut session)

@@ -15,7 +15,8 @@ macro_rules! kinds {
         pub(crate) enum Kind { $(#[doc = $doc] $kind),* }
 
         impl faults::Fault for Kind {
-            const TABLE: &'static [(Self, &'static str, u64)] = &[$((Self::$kind, $word, $weight)),*];
+            const TABLE: &'static [(Self, &'static str, u64)] =
+                &[$((Self::$kind, $word, $weight)),*];
         }
 
         impl ::std::fmt::Display for Kind {
@@ -65,7 +66,7 @@ pub(crate) fn parse<K: Fault>(text: &str) -> Result<K, String> {
     let found = K::TABLE.iter().find(|(_, word, _)| *word == text);
     found
         .map(|(kind, ..)| *kind)
-        .ok_or_else(|| format!("`{text}` is none of {}", known()))
+        .ok_or_else(|| format!("`{text}` is not one of {}", known()))
 }
 
 /// Draws kinds without replacement. The urn holds each kind as often as its weight and is refilled
@@ -137,11 +138,7 @@ impl<K: fmt::Display> fmt::Display for Step<K> {
             write!(
                 f,
                 " for {lasts:?}{}",
-                if *kill_meanwhile {
-                    ", and a kill in it"
-                } else {
-                    ""
-                }
+                if *kill_meanwhile { ", with a kill" } else { "" }
             )?;
         }
         Ok(())

@@ -28,29 +28,37 @@ const STEPS_PER_KILL_MAX: usize = 60;
 const SMALL: u32 = 100_000;
 const USUAL: u32 = 1_048_588;
 
-const END_STREAM: &str = "select pg_terminate_backend(active_pid) from pg_replication_slots where active_pid is not null";
-const DROP_SLOT: &str = "select pg_terminate_backend(active_pid, 2000) from pg_replication_slots where slot_name like 'tidings_chaos%';
-                         select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'tidings_chaos%'";
+const END_STREAM: &str = "select pg_terminate_backend(active_pid) from pg_replication_slots \
+                          where active_pid is not null";
+const DROP_SLOT: &str = "select pg_terminate_backend(active_pid, 2000) from pg_replication_slots \
+                         where slot_name like 'tidings_chaos%';
+                         select pg_drop_replication_slot(slot_name) from pg_replication_slots \
+                             where slot_name like 'tidings_chaos%'";
 /// These statements use the publication name that the relay has recorded.
-const NARROW: &str = "do $$ begin execute (select format('alter publication %I set (publish = ''update'')', publication)
+const NARROW: &str = "do $$ begin execute (select format('alter publication %I \
+                      set (publish = ''update'')', publication)
                       from tidings.relay where name = 'chaos'); end $$";
-const WIDEN: &str = "do $$ begin execute (select format('alter publication %I set (publish = ''insert'')', publication)
+const WIDEN: &str = "do $$ begin execute (select format('alter publication %I \
+                     set (publish = ''insert'')', publication)
                      from tidings.relay where name = 'chaos'); end $$";
 const DROP_PUBLICATION: &str =
     "do $$ begin execute (select format('drop publication %I', publication)
                                 from tidings.relay where name = 'chaos'); end $$";
 const MAKE_PUBLICATION: &str = "do $$ begin execute (select
-                                format('create publication %I for table tidings.outbox with (publish = ''insert'')', publication)
+                                format('create publication %I for table tidings.outbox \
+                                    with (publish = ''insert'')', publication)
                                 from tidings.relay where name = 'chaos'); end $$";
 
 /// The action of an operator for events that were parked because a topic refused them. Events that
 /// wait for a missing topic are released without an operator.
-const RETRY: &str = "update tidings.parked set action = 'retry' where reason is not null and action is null and waits_for is null";
+const RETRY: &str = "update tidings.parked set action = 'retry' where reason is not null \
+                     and action is null and waits_for is null";
 
 /// Terminates all existing sessions. New sessions are read-only.
 pub(crate) const READ_ONLY: &str = "set default_transaction_read_only = off;
     alter database postgres set default_transaction_read_only = on;
-    select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = 'postgres' and pid <> pg_backend_pid()";
+    select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = 'postgres' \
+        and pid <> pg_backend_pid()";
 
 /// Makes new sessions writable again. Existing read-only sessions stay read-only.
 pub(crate) const READ_WRITE: &str = "set default_transaction_read_only = off;
@@ -374,7 +382,7 @@ impl Nemesis {
         relays: &mut Relays,
     ) -> Result<(), Failure> {
         if step.kind == Kind::FailOverWithLoss {
-            let standby = stage.standby.as_mut().ok_or("there is no standby")?;
+            let standby = stage.standby.as_mut().ok_or("the stage has no standby")?;
             block_in_place(|| standby.hold_back())?;
             self.last(step, relays).await?;
         } else {

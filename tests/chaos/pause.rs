@@ -39,7 +39,8 @@ impl Pause {
     }
 }
 
-/// Reads both topics from their beginning until every committed event has been read, here or earlier.
+/// Reads both topics from their beginning until every committed event has been read, here or
+/// earlier.
 /// Returns `None` if the relays do not deliver the rest in time.
 ///
 /// # Errors

@@ -31,15 +31,15 @@ pub(crate) enum Length {
 }
 
 const USAGE: &str = "\
---minutes N | --seconds N   how long the nemesis works [5 minutes]
---kills N                   until a relay was killed with -9 so many times
---seed N                    decides what writers do and which fault comes when [the clock]
---source WORD               the relay's [auto]
---delivery WORD             the relay's [exactly-once]
---relays N                  processes of one name, 1 to 3 [2]
---brokers N                 1 or 3 [1]
---writers N                 [6]
---faults WORD,…             which faults; see the table in schedule.rs [those that no relay may mind]";
+--minutes N | --seconds N   time for which faults are injected [5 minutes]
+--kills N                   inject faults until relays were killed N times with kill -9
+--seed N                    determines the transactions and the sequence of faults [the clock]
+--source WORD               source of the relay [auto]
+--delivery WORD             delivery of the relay [exactly-once]
+--relays N                  relay processes with the same name, 1 to 3 [2]
+--brokers N                 Kafka brokers, 1 or 3 [1]
+--writers N                 writers, at least 2 [6]
+--faults WORD,…             faults to inject; see schedule.rs [those that any relay must survive]";
 
 impl Plan {
     /// A history of five minutes with the faults that every relay must survive, and a seed from the
@@ -92,7 +92,7 @@ impl Plan {
         }
         match plan.faults.iter().find(|kind| !kind.suits(plan.brokers)) {
             Some(kind) => Err(format!(
-                "--faults {kind} cannot be played with --brokers {}\n{USAGE}",
+                "--faults {kind} cannot be injected with --brokers {}\n{USAGE}",
                 plan.brokers
             )),
             None => Ok(plan),
@@ -153,7 +153,8 @@ impl Plan {
             .collect::<Vec<_>>()
             .join(",");
         format!(
-            "cargo run --release --example chaos -- --seed {seed} {length} --source {source} --delivery {delivery} --relays {relays} \
+            "cargo run --release --example chaos -- --seed {seed} {length} --source {source} \
+             --delivery {delivery} --relays {relays} \
              --brokers {brokers} --writers {writers} --faults {faults}"
         )
     }
@@ -174,7 +175,7 @@ pub(crate) fn seed_of_the_clock() -> u64 {
 }
 
 pub(crate) fn number<N: FromStr>(text: &str) -> Result<N, String> {
-    text.parse().map_err(|_| "not such a number".to_owned())
+    text.parse().map_err(|_| "not a valid number".to_owned())
 }
 
 #[cfg(test)]
@@ -183,7 +184,8 @@ mod tests {
 
     #[test]
     fn the_command_that_is_printed_replays_the_plan() {
-        let line = "--kills 500 --seed 7 --source auto --delivery exactly-once --relays 3 --brokers 3 --writers 2 --faults kill,cut-postgres";
+        let line = "--kills 500 --seed 7 --source auto --delivery exactly-once --relays 3 \
+                    --brokers 3 --writers 2 --faults kill,cut-postgres";
         let plan = Plan::parse(line.split(' ')).expect("good words");
         assert_eq!(plan.length, Length::Kills(500));
         let command = plan.command();

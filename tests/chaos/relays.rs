@@ -175,7 +175,7 @@ impl Relays {
             let ended = slot.take().expect("it has just been looked at");
             if status.code().is_some_and(|code| REFUSED.contains(&code)) && self.refusal.is_none() {
                 self.refusal = Some(format!(
-                    "a relay stopped and wants a person: {}",
+                    "a relay stopped and needs an operator: {}",
                     ended.last_words()
                 ));
             }

@@ -137,7 +137,8 @@ impl fmt::Display for Report {
         let (seconds, kills) = (self.lasted.as_secs(), self.kills);
         writeln!(
             f,
-            "seed {seed}: {source}, {delivery}, {relays} relay(s), {brokers} broker(s), {seconds} s, {kills} times kill -9"
+            "seed {seed}: {source}, {delivery}, {relays} relay(s), {brokers} broker(s), \
+             {seconds} s, {kills} times kill -9"
         )?;
         let faults: Vec<_> = self
             .faults
@@ -172,7 +173,8 @@ impl fmt::Display for Report {
             } = tally;
             writeln!(
                 f,
-                "{name:<15}{committed:>10}{delivered:>10}{lost:>6}{repeated:>9}{out_of_order:>13}{never_committed:>16}{wrong_partition:>16}"
+                "{name:<15}{committed:>10}{delivered:>10}{lost:>6}{repeated:>9}\
+                 {out_of_order:>13}{never_committed:>16}{wrong_partition:>16}"
             )?;
         }
         for example in &self.verdict.examples {
@@ -371,7 +373,7 @@ mod tests {
             report.broken(),
             ["3 lost by Postgres or by the relay, and no relay said so"]
         );
-        report.refusal = Some("a relay stopped and wants a person: …".to_owned());
+        report.refusal = Some("a relay stopped and needs an operator: …".to_owned());
         assert!(report.broken().is_empty());
     }
 
@@ -383,7 +385,11 @@ mod tests {
             lost: 5,
             ..Tally::default()
         };
-        let refusal = Some("a relay stopped and wants a person: publication `tidings_chaos_0a1b2c3d` leaves inserts out".to_owned());
+        let refusal = Some(
+            "a relay stopped and needs an operator: \
+                            publication `tidings_chaos_0a1b2c3d` leaves inserts out"
+                .to_owned(),
+        );
         let stopped = |words: &str, tally| Report {
             refusal: refusal.clone(),
             ..report(

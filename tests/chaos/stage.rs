@@ -158,7 +158,7 @@ impl Stage {
     /// Returns an error if the stage does not have three brokers.
     pub(crate) fn kill_two_brokers(&mut self, which: usize) -> Result<(), Failure> {
         let Brokers::Three(cluster) = &mut self.brokers else {
-            return Err("needs --brokers 3".into());
+            return Err("the fault needs --brokers 3".into());
         };
         for broker in [which, which + 1] {
             cluster.broker(broker % KafkaCluster::BROKERS).kill()?;
@@ -186,7 +186,7 @@ impl Stage {
     /// Waits until the standby can take over without a loss: it needs the slot (PostgreSQL 17 and
     /// later) and every commit. Afterwards the primary accepts no connection through the proxies.
     pub(crate) fn prepare_fail_over(&self) -> Result<(), Failure> {
-        let standby = self.standby.as_ref().ok_or("there is no standby")?;
+        let standby = self.standby.as_ref().ok_or("the stage has no standby")?;
         if self.primary.version() >= 17 {
             standby.wait_for_slot(&self.primary, relays::SLOT)?;
         }
@@ -199,7 +199,7 @@ impl Stage {
 
     /// Kills the primary and promotes the standby. The new primary gets its own standby.
     pub(crate) fn fail_over(&mut self) -> Result<(), Failure> {
-        let mut next = self.standby.take().ok_or("there is no standby")?;
+        let mut next = self.standby.take().ok_or("the stage has no standby")?;
         self.primary.kill()?;
         next.promote()?;
         self.standby = Some(next.standby()?);

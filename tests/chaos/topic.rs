@@ -98,7 +98,7 @@ impl Topics {
             let Marked { mark } = serde_json::from_slice(message.payload().unwrap_or_default())
                 .map_err(|error| {
                     format!(
-                        "a record at {}/{}/{}: {error}",
+                        "the record at {}/{}/{} is not an event of this test: {error}",
                         message.topic(),
                         message.partition(),
                         message.offset()
@@ -165,7 +165,7 @@ impl Topics {
                 None => return Ok(records),
                 Some(at) if Instant::now() > until => {
                     return Err(format!(
-                        "the end of {}/{} is not reached: {:?}",
+                        "the consumer did not reach the end of {}/{}: {:?}",
                         at.topic(),
                         at.partition(),
                         at.offset()
@@ -230,7 +230,7 @@ pub(crate) async fn create(brokers: &str, plan: &Plan) -> Result<(), Failure> {
         .create_topics(&new, &AdminOptions::new())
         .await?
     {
-        answer.map_err(|(topic, code)| format!("topic {topic} is not made: {code}"))?;
+        answer.map_err(|(topic, code)| format!("topic {topic} cannot be created: {code}"))?;
     }
     Ok(())
 }
@@ -240,7 +240,7 @@ pub(crate) async fn delete(brokers: &str) -> Result<(), Failure> {
     let (client, names) = (admin(brokers), topics());
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     for answer in client.delete_topics(&names, &AdminOptions::new()).await? {
-        answer.map_err(|(topic, code)| format!("topic {topic} is not deleted: {code}"))?;
+        answer.map_err(|(topic, code)| format!("topic {topic} cannot be deleted: {code}"))?;
     }
     let until = Instant::now() + ANSWER_LIMIT;
     loop {
@@ -253,7 +253,7 @@ pub(crate) async fn delete(brokers: &str) -> Result<(), Failure> {
             return Ok(());
         }
         if Instant::now() > until {
-            return Err("the topics are listed although they were deleted".into());
+            return Err("the broker still lists the deleted topics".into());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -275,7 +275,7 @@ pub(crate) async fn add_partition(brokers: &str, most: i32) -> Result<(), Failur
             .create_partitions(&[NewPartitions::new(&name, now + 1)], &AdminOptions::new())
             .await?
         {
-            answer.map_err(|(topic, code)| format!("topic {topic} gets no partition: {code}"))?;
+            answer.map_err(|(topic, code)| format!("topic {topic} cannot be extended: {code}"))?;
         }
     }
     Ok(())
@@ -294,7 +294,7 @@ pub(crate) async fn limit_messages(brokers: &str, bytes: u32) -> Result<(), Fail
         .alter_configs(&changes, &AdminOptions::new())
         .await?
     {
-        answer.map_err(|(topic, code)| format!("{topic:?} is not changed: {code}"))?;
+        answer.map_err(|(topic, code)| format!("{topic:?} cannot be changed: {code}"))?;
     }
     Ok(())
 }

@@ -226,10 +226,12 @@ impl Step {
     /// Increments the account's version by one for each event, which locks the account, and records
     /// the mark of each version.
     async fn lock(&self, session: &mut PgConnection) -> Result<(), Failure> {
-        let change = "with moved as (update account set version = version + cardinality($2) where id = $1
+        let change = "with moved as (update account set version = version + cardinality($2) \
+                      where id = $1
                                      returning id, version - cardinality($2) as before)
                       insert into history (account, version, mark)
-                      select id, before + ordinality, mark from moved, unnest($2::uuid[]) with ordinality as given (mark)";
+                      select id, before + ordinality, mark from moved, unnest($2::uuid[]) \
+                          with ordinality as given (mark)";
         sqlx::query(change)
             .bind(&self.account)
             .bind(&self.marks)

@@ -14,7 +14,8 @@ use super::transaction::{ACCOUNTS, Contract, Transaction, execute};
 
 /// Limits the time for which a writer waits for a lock or a response. A prepared transaction whose
 /// writer lost its session keeps its locks until this writer reconnects.
-const LIMITS: &str = "set lock_timeout = '3s'; set statement_timeout = '10s'; set idle_in_transaction_session_timeout = '10s'";
+const LIMITS: &str = "set lock_timeout = '3s'; set statement_timeout = '10s'; \
+                      set idle_in_transaction_session_timeout = '10s'";
 
 /// The interval of connection attempts while Postgres is unavailable.
 const CONNECT_EVERY: Duration = Duration::from_millis(100);
@@ -35,7 +36,14 @@ pub(crate) struct Writers {
 pub(crate) async fn create_accounts(session: &mut PgConnection) -> Result<(), Failure> {
     execute(session, super::committed::TABLES).await?;
     for prefix in ["a", super::checker::EARLY] {
-        execute(session, &format!("insert into account (id) select '{prefix}-' || n from generate_series(0, {ACCOUNTS} - 1) n")).await?;
+        execute(
+            session,
+            &format!(
+                "insert into account (id) select '{prefix}-' || n \
+                                   from generate_series(0, {ACCOUNTS} - 1) n"
+            ),
+        )
+        .await?;
     }
     Ok(())
 }
@@ -79,7 +87,7 @@ impl Writers {
             forget_prepared(&mut session, "chaos-%").await
         };
         if let Err(error) = settle.await {
-            eprintln!("prepared transactions are left: {error}");
+            eprintln!("prepared transactions remain: {error}");
         }
     }
 }
@@ -176,13 +184,14 @@ impl Work for Writer {
     async fn open(&mut self, session: &mut PgConnection) -> Result<(), Failure> {
         // No other session finishes the prepared transactions that this writer left behind.
         forget_prepared(session, &format!("chaos-{}-%", self.number)).await?;
-        let slot = "select exists (select from pg_replication_slots where confirmed_flush_lsn is not null)";
+        let slot = "select exists (select from pg_replication_slots \
+                    where confirmed_flush_lsn is not null)";
         if self.wait_for_slot
             && !sqlx::query_scalar::<_, bool>(slot)
                 .fetch_one(session)
                 .await?
         {
-            return Err("there is no slot yet".into());
+            return Err("the slot does not exist yet".into());
         }
         self.wait_for_slot = false;
         Ok(())

@@ -266,7 +266,8 @@ fn judge_order(order: &Order, orders: &mut Orders) -> Option<String> {
     if (*stock, *money, *parcels) != moved || *audits > 1 || is_refused {
         orders.unbalanced += 1;
         return Some(format!(
-            "order {id} of {quantity} for {cents} is {status}, refused by {refused_by:?}: stock {stock}, money {money}, parcels {parcels}, \
+            "order {id} of {quantity} for {cents} is {status}, refused by {refused_by:?}: \
+             stock {stock}, money {money}, parcels {parcels}, \
              audits {audits}"
         ));
     }

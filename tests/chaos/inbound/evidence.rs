@@ -89,12 +89,15 @@ impl Left {
     /// Returns an error if Postgres does not answer.
     pub(crate) async fn read(session: &mut PgConnection) -> Result<Self, Failure> {
         let counts = "select
-            (select count(*) from history h where not exists (select from effect e where e.event_id = h.event_id and e.mark is null))
+            (select count(*) from history h where not exists (select from effect e \
+                where e.event_id = h.event_id and e.mark is null))
             + (select count(*) from tidings.outbox o where type = any($1)
-               and not exists (select from effect e where e.event_id = o.id::text and e.mark is null)),
+               and not exists (select from effect e where e.event_id = o.id::text \
+                   and e.mark is null)),
             (select count(*) from tidings.subscriber_parked),
             (select count(*) from orders o where not exists
-                (select from tidings.saga s where s.name = $2 and s.key = o.id::text and s.ended_at is not null))";
+                (select from tidings.saga s where s.name = $2 and s.key = o.id::text \
+                    and s.ended_at is not null))";
         let (events, parked, sagas) = sqlx::query_as(counts)
             .bind(commands())
             .bind(SAGA)
@@ -122,7 +125,8 @@ impl Evidence {
     /// of the test or of Postgres.
     pub(crate) async fn read(url: &str) -> Result<Self, Failure> {
         let mut session = PgConnection::connect(url).await?;
-        let gap = "select id from account left join (select account, max(version), count(*) from history group by 1) h on h.account = id
+        let gap = "select id from account left join (select account, max(version), count(*) \
+                   from history group by 1) h on h.account = id
                    where version <> coalesce(max, 0) or version <> coalesce(count, 0) limit 1";
         if let Some(account) = sqlx::query_scalar::<_, String>(gap)
             .fetch_optional(&mut session)
@@ -149,8 +153,10 @@ impl Evidence {
         evidence.anomalies = sqlx::query_scalar("select what from anomaly")
             .fetch_all(&mut session)
             .await?;
-        let parked = "select coalesce(convert_from(header_values[array_position(header_names, $1)], 'UTF8'),
-                                      topic || '/' || partition || '/' || record_offset || ' ' || coalesce(error, '')) from tidings.subscriber_parked";
+        let parked = "select coalesce(convert_from(header_values[array_position(header_names, \
+                      $1)], 'UTF8'),
+                                      topic || '/' || partition || '/' || record_offset || ' ' || \
+                                          coalesce(error, '')) from tidings.subscriber_parked";
         evidence.parked = sqlx::query_scalar(parked)
             .bind(MARK)
             .fetch_all(&mut session)
@@ -174,7 +180,8 @@ impl Evidence {
                 },
             );
         }
-        let sent = "select 'chaos-' || aggregatetype, aggregateid, seq, id::text, coalesce((payload ->> 'fails')::int, 0)
+        let sent = "select 'chaos-' || aggregatetype, aggregateid, seq, id::text, \
+                    coalesce((payload ->> 'fails')::int, 0)
                     from tidings.outbox where type = any($1)";
         let sent: Vec<(String, String, i64, String, i32)> = sqlx::query_as(sent)
             .bind(commands())
@@ -197,11 +204,14 @@ impl Evidence {
 
     async fn read_orders(&mut self, session: &mut PgConnection) -> Result<(), Failure> {
         let orders = "select o.id, quantity, cents, refused_by, o.status,
-                             coalesce((select sum(m.quantity) from stock_move m where m.order_id = o.id), 0)::bigint,
-                             coalesce((select sum(m.cents) from money_move m where m.order_id = o.id), 0)::bigint,
+                             coalesce((select sum(m.quantity) from stock_move m \
+                                 where m.order_id = o.id), 0)::bigint,
+                             coalesce((select sum(m.cents) from money_move m \
+                                 where m.order_id = o.id), 0)::bigint,
                              (select count(*) from parcel p where p.order_id = o.id),
                              (select count(*) from audited a where a.order_id = o.id),
-                             (select s.status from tidings.saga s where s.name = $1 and s.key = o.id::text)
+                             (select s.status from tidings.saga s where s.name = $1 \
+                                 and s.key = o.id::text)
                       from orders o order by o.id";
         type Row = (
             i64,

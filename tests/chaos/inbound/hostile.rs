@@ -57,17 +57,18 @@ macro_rules! hostilities {
 }
 
 hostilities! {
-    MalformedJson, "malformed JSON", "A CloudEvent whose data ends in its middle.";
-    Confluent, "Confluent's wire format", "Magic byte, schema id and Avro.";
-    CloudEventsBatch, "batch of CloudEvents", "A batch in one record.";
-    ManyHeaders, "20,000 header names", "Header names that no other record has.";
-    Oversized, "oversized", "A record to which a letter's headers cannot be added.";
-    HeaderBytes, "header bytes", "Attributes that are no text or no number.";
-    NewerVersion, "newer version", "A version of the data that no code knows.";
-    Keyless, "keyless", "A record that is no event, without a key, with an empty one, or with one that is no text.";
+    MalformedJson, "malformed JSON", "A CloudEvent with truncated data.";
+    Confluent, "Confluent's wire format", "Magic byte, schema id and Avro data.";
+    CloudEventsBatch, "batch of CloudEvents", "A batch of CloudEvents in one record.";
+    ManyHeaders, "20,000 header names", "Many header names that no other record has.";
+    Oversized, "oversized", "A record that is too large for the additional headers of a letter.";
+    HeaderBytes, "header bytes", "Attributes that are not valid UTF-8.";
+    NewerVersion, "newer version", "A data version that is newer than the code.";
+    Keyless, "keyless", "A record that is not an event, and whose key is missing, \
+                         empty or not valid text.";
     Tombstone, "tombstone", "A null value.";
-    Forged, "forged duplicate", "The id of an event that was handled, with other data.";
-    UnknownType, "unknown type", "A type that no handler takes.";
+    Forged, "forged duplicate", "The id of a handled event, with other data.";
+    UnknownType, "unknown type", "A type without a handler.";
 }
 
 impl Hostility {
@@ -320,9 +321,11 @@ impl Sender {
     /// the database is unavailable.
     async fn forge(&mut self, topic: &str, url: &str) -> Option<Record> {
         let consumer = if topic == ACCOUNT_TOPIC { LEDGER } else { SHOP };
-        let handled = "select i.source, i.event_id, o.type, o.aggregatetype, o.aggregateid, o.payload::text
+        let handled = "select i.source, i.event_id, o.type, o.aggregatetype, o.aggregateid, \
+                       o.payload::text
                        from (select source, event_id from tidings.inbox
-                             where consumer = $1 and topic = $2 and event_id ~ '^[0-9a-f]{8}-[0-9a-f-]{27}$'
+                             where consumer = $1 and topic = $2 and event_id ~ \
+                                 '^[0-9a-f]{8}-[0-9a-f-]{27}$'
                              order by handled_at desc limit 50) i
                        join tidings.outbox o on o.id = i.event_id::uuid";
         let reading = async {

@@ -131,7 +131,8 @@ async fn erase(erased: Tombstone<Deposited>, mut tx: Tx) -> Result<(), HandlerEr
 /// Records the counters of this process periodically. An unavailable database is retried in the
 /// next interval.
 async fn count(pool: PgPool, all: [Statistics; 2]) {
-    let upsert = "insert into counted values ($1, $2, $3, $4, $5, $6, $7) on conflict (process, consumer) do update set
+    let upsert = "insert into counted values ($1, $2, $3, $4, $5, $6, $7) on conflict (process, \
+                  consumer) do update set
                   unknown = excluded.unknown, dead = excluded.dead, failed = excluded.failed,
                   duplicates = excluded.duplicates, conflicting = excluded.conflicting";
     let number = |number: u64| number.cast_signed();

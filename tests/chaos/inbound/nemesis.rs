@@ -29,12 +29,15 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// The time without progress after which a deletion of topics is skipped.
 const SETTLE_SILENCE: Duration = Duration::from_secs(45);
 
-const END_SESSIONS: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'chaos-member'";
+const END_SESSIONS: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity where \
+                            application_name = 'chaos-member'";
 
 /// Counts the booking types that an instance of the group handles. One second after its
 /// registration, no member skips these types.
-const REGISTERED: &str = "select count(distinct t.type) from tidings.subscriber s, unnest(s.types) t (type)
-                          where s.consumer = $1 and t.type = any($2) and s.started_at < clock_timestamp() - interval '1 second'";
+const REGISTERED: &str = "select count(distinct t.type) from tidings.subscriber s, \
+                          unnest(s.types) t (type)
+                          where s.consumer = $1 and t.type = any($2) \
+                              and s.started_at < clock_timestamp() - interval '1 second'";
 
 /// The component that injects faults.
 pub(crate) struct Nemesis {
@@ -101,7 +104,7 @@ impl Nemesis {
             })?;
             if !reached {
                 say(&format!(
-                    "{:8.1} s  {} is left out",
+                    "{:8.1} s  {} is skipped",
                     began.elapsed().as_secs_f32(),
                     step.kind
                 ));

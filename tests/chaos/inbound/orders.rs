@@ -221,7 +221,8 @@ async fn give_back(
 ) -> Result<(), HandlerError> {
     effect(&mut tx, SHOP, &meta).await?;
     if undo(&mut tx, "reservation", command.order_id).await? {
-        let moves = "insert into stock_move select order_id, -quantity from stock_move where order_id = $1 and quantity < 0";
+        let moves = "insert into stock_move select order_id, -quantity from stock_move \
+                     where order_id = $1 and quantity < 0";
         sqlx::query(moves)
             .bind(command.order_id)
             .execute(&mut *tx)
@@ -291,7 +292,8 @@ async fn refund(
 ) -> Result<(), HandlerError> {
     effect(&mut tx, SHOP, &meta).await?;
     if undo(&mut tx, "payment", command.order_id).await? {
-        let moves = "insert into money_move select order_id, -cents from money_move where order_id = $1 and cents > 0";
+        let moves = "insert into money_move select order_id, -cents from money_move \
+                     where order_id = $1 and cents > 0";
         sqlx::query(moves)
             .bind(command.order_id)
             .execute(&mut *tx)
@@ -348,7 +350,8 @@ async fn state(tx: &mut Tx, table: &str, order_id: i64) -> Result<Option<String>
 async fn undo(tx: &mut Tx, table: &str, order_id: i64) -> Result<bool, HandlerError> {
     let was = state(tx, table, order_id).await?;
     let upsert = sqlx::AssertSqlSafe(format!(
-        "insert into {table} values ($1, 'undone') on conflict (order_id) do update set state = 'undone'"
+        "insert into {table} values ($1, 'undone') on conflict (order_id) do update \
+         set state = 'undone'"
     ));
     sqlx::query(upsert)
         .bind(order_id)

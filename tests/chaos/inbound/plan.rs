@@ -23,12 +23,12 @@ pub(crate) struct Plan {
 
 const USAGE: &str = "\
 inbound                     subscribers and sagas; without this word, the relay
---minutes N | --seconds N   how long the nemesis works [5 minutes]
---seed N                    decides what writers do and which fault comes when [the clock]
---members N                 processes of the group, 1 to 6 [3]
+--minutes N | --seconds N   time for which faults are injected [5 minutes]
+--seed N                    determines the transactions and the sequence of faults [the clock]
+--members N                 member processes, 1 to 6 [3]
 --writers N                 2 to 20; one in three places orders [4]
---faults all | WORD,…       which faults; see the table in inbound/schedule.rs [all]
---logs FOLDER               keeps the logs of relay and members there [removed]";
+--faults all | WORD,…       faults to inject; see inbound/schedule.rs [all]
+--logs FOLDER               folder for the logs of relay and members [removed at the end]";
 
 impl Plan {
     fn of_the_clock() -> Self {
@@ -111,7 +111,8 @@ impl Plan {
         };
         let seconds = self.length.as_secs();
         format!(
-            "cargo run --release --example chaos -- inbound --seed {seed} --seconds {seconds} --members {members} --writers {writers} \
+            "cargo run --release --example chaos -- inbound --seed {seed} --seconds {seconds} \
+             --members {members} --writers {writers} \
              --faults {faults}"
         )
     }

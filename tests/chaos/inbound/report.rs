@@ -111,7 +111,8 @@ impl fmt::Display for Report {
         let Plan { seed, members, .. } = &self.plan;
         writeln!(
             f,
-            "seed {seed}: {members} members, {seconds} s, {count} faults, {kills} times kill -9, {} releases",
+            "seed {seed}: {members} members, {seconds} s, {count} faults, {kills} times kill -9, \
+             {} releases",
             self.releases + 1
         )?;
         let faults: Vec<_> = self
@@ -172,7 +173,8 @@ impl fmt::Display for Report {
         let orders = &self.verdict.orders;
         writeln!(
             f,
-            "orders: {} completed, {} cancelled, {} of these because a step was late; {} open, {} failed, {} unbalanced",
+            "orders: {} completed, {} cancelled, {} of these because a step was late; {} open, \
+             {} failed, {} unbalanced",
             orders.completed,
             orders.cancelled,
             orders.late,
@@ -191,7 +193,8 @@ impl fmt::Display for Report {
             } = hostile;
             writeln!(
                 f,
-                "hostile: {sent:>4} {hostility}: {letters} letters, {parked} parked, {skipped} skipped, {handled} handled, \
+                "hostile: {sent:>4} {hostility}: {letters} letters, {parked} parked, \
+                 {skipped} skipped, {handled} handled, \
                  {unaccounted} unaccounted"
             )?;
         }

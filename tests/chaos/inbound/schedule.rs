@@ -8,18 +8,24 @@ use super::plan::Plan;
 
 kinds! {
     Kill, "kill", 16, "`kill -9` of a member, which is started again.";
-    Restart, "restart", 6, "SIGTERM of a member, which drains, and is started again.";
-    Freeze, "freeze", 3, "SIGSTOP of a member for longer than its session lasts, then SIGCONT.";
-    Deploy, "deploy", 4, "A rolling deployment of the next release: member by member, old and new side by side.";
-    ReadOnly, "read-only", 4, "The database's sessions are ended, and new ones are read-only for a while.";
-    EndSessions, "end-sessions", 8, "The server ends all sessions of the members.";
-    RestartPostgres, "restart-postgres", 2, "Postgres shuts down in order, and is started again.";
+    Restart, "restart", 6, "SIGTERM of a member, which drains and is started again.";
+    Freeze, "freeze", 3, "SIGSTOP of a member for longer than its session timeout, \
+                          followed by SIGCONT.";
+    Deploy, "deploy", 4, "Rolling deployment of the next release: old \
+                          and new members run side by side.";
+    ReadOnly, "read-only", 4, "The sessions of the database are terminated, \
+                               and new ones are temporarily read-only.";
+    EndSessions, "end-sessions", 8, "The server terminates all sessions of the members.";
+    RestartPostgres, "restart-postgres", 2, "Orderly restart of Postgres.";
     CrashPostgres, "crash-postgres", 2, "`kill -9` of Postgres, with all its processes.";
     KillBroker, "kill-broker", 3, "`kill -9` of the broker, which is started again.";
     AddPartitions, "add-partitions", 1, "Each subscribed topic gets one more partition.";
-    RecreateLetters, "recreate-letters", 1, "Topics of dead letters are deleted once everything is handled and each letter is read; every other time also those of retries, while all members are stopped.";
-    RecreateTopic, "recreate-topic", 1, "A subscribed topic is deleted and created again while all members are stopped and everything in it is handled.";
-    Hostile, "hostile", 8, "Records that no publisher should write, in each subscribed topic.";
+    RecreateLetters, "recreate-letters", 1, "Topics of dead letters are deleted once all events \
+        are handled and all letters are read. In half of the cases, retry topics are deleted too, \
+            while all members are stopped.";
+    RecreateTopic, "recreate-topic", 1, "A subscribed topic is deleted \
+        and created again while all members are stopped and all its events are handled.";
+    Hostile, "hostile", 8, "Records that no publisher should write, in subscribed topics.";
 }
 
 impl Kind {

@@ -92,7 +92,7 @@ impl Operator {
                 .output()?;
             if !output.status.success() {
                 return Err(format!(
-                    "dead letters of {topic} are not replayed: {}",
+                    "dead letters of {topic} cannot be replayed: {}",
                     String::from_utf8_lossy(&output.stderr)
                 )
                 .into());
@@ -161,7 +161,9 @@ impl Operator {
     async fn look(&self, sent: &[Sent]) -> Result<String, Failure> {
         let mut session = PgConnection::connect(&self.url).await?;
         let left = Left::read(&mut session).await?;
-        let parked = "select convert_from(header_values[array_position(header_names, $1)], 'UTF8') from tidings.subscriber_parked
+        let parked =
+            "select convert_from(header_values[array_position(header_names, $1)], 'UTF8') \
+                      from tidings.subscriber_parked
                       where array_position(header_names, $1) is not null";
         let parked: Vec<String> = sqlx::query_scalar(parked)
             .bind(super::tables::MARK)
@@ -175,7 +177,8 @@ impl Operator {
                 sagas,
             } = left;
             return Ok(format!(
-                "{events} events without effect, {parked} parked, {sagas} sagas, {missing} hostile records without letter"
+                "{events} events without effect, {parked} parked, {sagas} sagas, \
+                 {missing} hostile records without letter"
             ));
         }
         let unfinished = block_in_place(|| topics::unfinished(&self.brokers))?;

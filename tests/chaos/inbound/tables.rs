@@ -20,13 +20,18 @@ const TABLES: &str = "
     create table gate (id int primary key);
     insert into gate values (1);
     create table account (id text primary key, version bigint not null default 0);
-    create table history (account text not null, version bigint not null, event_id text primary key, fails int not null);
-    create table orders (id bigint generated always as identity primary key, quantity bigint not null, cents bigint not null,
+    create table history (account text not null, version bigint not null, \
+        event_id text primary key, fails int not null);
+    create table orders (id bigint generated always as identity primary key, \
+        quantity bigint not null, cents bigint not null,
                          refused_by text not null, status text not null default 'placed');
 
-    create table effect (seq bigint generated always as identity, consumer text not null, event_id text not null, type text not null,
-                         aggregate text not null, topic text not null, partition int not null, record_offset bigint not null,
-                         attempt int not null, pid int not null, mark text, at timestamptz not null default clock_timestamp());
+    create table effect (seq bigint generated always as identity, consumer text not null, \
+        event_id text not null, type text not null,
+                         aggregate text not null, topic text not null, partition int not null, \
+                             record_offset bigint not null,
+                         attempt int not null, pid int not null, mark text, \
+                             at timestamptz not null default clock_timestamp());
     create index on effect (event_id);
     create table stock_move (order_id bigint not null, quantity bigint not null);
     create table money_move (order_id bigint not null, cents bigint not null);
@@ -35,7 +40,8 @@ const TABLES: &str = "
     create table reservation (order_id bigint primary key, state text not null);
     create table payment (order_id bigint primary key, state text not null);
     create table anomaly (what text not null);
-    create table counted (process uuid, consumer text, unknown bigint, dead bigint, failed bigint, duplicates bigint, conflicting bigint,
+    create table counted (process uuid, consumer text, unknown bigint, dead bigint, failed bigint, \
+        duplicates bigint, conflicting bigint,
                           primary key (process, consumer));
 ";
 
@@ -61,7 +67,8 @@ pub(crate) async fn create(session: &mut PgConnection) -> Result<(), Failure> {
 ///
 /// Returns the error that the server reports.
 pub(crate) async fn effect(tx: &mut Tx, consumer: &str, meta: &Meta) -> Result<(), HandlerError> {
-    let insert = "insert into effect (consumer, event_id, type, aggregate, topic, partition, record_offset, attempt, pid, mark)
+    let insert = "insert into effect (consumer, event_id, type, aggregate, topic, partition, \
+                  record_offset, attempt, pid, mark)
                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
     sqlx::query(insert)
         .bind(consumer)

@@ -69,7 +69,7 @@ async fn create(brokers: &str, topic: &str, partitions: usize) -> Result<(), Fai
         .create_topics(&[new], &AdminOptions::new())
         .await?
     {
-        answer.map_err(|(topic, code)| format!("topic {topic} is not created: {code}"))?;
+        answer.map_err(|(topic, code)| format!("topic {topic} cannot be created: {code}"))?;
     }
     Ok(())
 }
@@ -88,7 +88,7 @@ pub(crate) async fn delete(brokers: &str, topics: &[String]) -> Result<(), Failu
         .delete_topics(&names, &AdminOptions::new())
         .await?
     {
-        answer.map_err(|(topic, code)| format!("topic {topic} is not deleted: {code}"))?;
+        answer.map_err(|(topic, code)| format!("topic {topic} cannot be deleted: {code}"))?;
     }
     let until = Instant::now() + ANSWER_LIMIT;
     while list(brokers)?
@@ -96,7 +96,7 @@ pub(crate) async fn delete(brokers: &str, topics: &[String]) -> Result<(), Failu
         .any(|(name, _)| names.contains(&name.as_str()))
     {
         if Instant::now() > until {
-            return Err("topics are listed although they were deleted".into());
+            return Err("the broker still lists deleted topics".into());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -135,7 +135,7 @@ pub(crate) async fn add_partition(brokers: &str) -> Result<(), Failure> {
             )
             .await?
         {
-            answer.map_err(|(topic, code)| format!("topic {topic} gets no partition: {code}"))?;
+            answer.map_err(|(topic, code)| format!("topic {topic} cannot be extended: {code}"))?;
         }
     }
     Ok(())
@@ -221,7 +221,7 @@ fn read(
             None => return Ok(()),
             Some(range) if Instant::now() > until => {
                 return Err(format!(
-                    "the end of {}/{} is not reached",
+                    "the consumer did not reach the end of {}/{}",
                     range.topic, range.partition
                 )
                 .into());
@@ -331,7 +331,7 @@ pub(crate) fn unfinished(brokers: &str) -> Result<Vec<String>, Failure> {
         })?;
     }
     let line = |((group, topic, partition), offset)| {
-        format!("{topic}/{partition} of {group}, from offset {offset} on")
+        format!("{topic}/{partition} of {group}, from offset {offset}")
     };
     Ok(unfinished.into_iter().map(line).collect())
 }
