@@ -1,7 +1,7 @@
 //! Histories of writers and relays under injected faults, generated from a seed.
 //!
 //! ```text
-//! plan ─▶ stage: Postgres, Kafka and the wires to them
+//! plan ─▶ stage: Postgres, Kafka and the proxies to them
 //!           ├─ writers    change aggregates and publish, in every kind of transaction
 //!           ├─ relays     processes of the binary, which may be killed
 //!           └─ nemesis    injects the faults of the schedule

@@ -45,7 +45,7 @@ impl Pause {
 ///
 /// # Errors
 ///
-/// Returns an error if Postgres or Kafka does not answer.
+/// Returns an error if Postgres or Kafka does not respond.
 pub(crate) async fn read_all(
     url: &str,
     brokers: &str,

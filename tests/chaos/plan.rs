@@ -15,7 +15,7 @@ pub(crate) struct Plan {
     pub(crate) delivery: String,
     /// The number of relay processes with the same name, one of which leads.
     pub(crate) relays: usize,
-    /// 1 or 3.
+    /// The number of brokers, 1 or 3.
     pub(crate) brokers: usize,
     pub(crate) partitions: i32,
     pub(crate) writers: u64,
@@ -26,7 +26,7 @@ pub(crate) struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Length {
     Time(Duration),
-    /// Stops after this number of `kill -9` of relays.
+    /// Ends after relays were killed this many times with `kill -9`.
     Kills(usize),
 }
 

@@ -22,8 +22,8 @@ kinds! {
     EndStream, "end-stream", 3, "The server terminates the walsender.";
     FailOver, "fail-over", 1, "The primary is killed. Its standby is promoted \
                                and gets its own standby.";
-    FailOverWithLoss, "fail-over-with-loss", 1, "The same, \
-        with commits that the standby has not received. A relay that stops and reports the loss is correct.";
+    FailOverWithLoss, "fail-over-with-loss", 1, "The same, with commits that the standby has not \
+        received. A relay that stops and reports the loss is correct.";
     DropSlot, "drop-slot", 1, "The slot is dropped.";
     NarrowPublication, "narrow-publication", 1, "The publication temporarily leaves inserts out.";
     DropPublication, "drop-publication", 1, "The publication is dropped and later created again.";

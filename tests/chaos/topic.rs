@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::Failure;
 use super::plan::Plan;
 
-/// The relay's `--topic`; the two aggregate types are [`TYPES`].
+/// The relay's `--topic`. [`TYPES`] lists the two aggregate types.
 pub(crate) const TEMPLATE: &str = "chaos-{aggregatetype}";
 pub(crate) const TYPES: [&str; 2] = ["account", "early"];
 

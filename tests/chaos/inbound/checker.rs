@@ -223,7 +223,7 @@ fn letters(evidence: &Evidence, verdict: &mut Verdict) {
     }
 }
 
-/// Returns the fault of an order, if it has one.
+/// Returns a description of the fault of an order. Returns `None` if it has none.
 fn judge_order(order: &Order, orders: &mut Orders) -> Option<String> {
     let Order {
         id,

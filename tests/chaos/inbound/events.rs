@@ -7,10 +7,10 @@ use tidings::DomainEvent;
 /// The topic of bookings. The relay uses the same topic template as in the outbound histories.
 pub(crate) const ACCOUNT_TOPIC: &str = "chaos-account";
 
-/// The subscriber that books.
+/// The name of the subscriber that handles bookings, which is also its group.
 pub(crate) const LEDGER: &str = "ledger";
 
-/// The subscriber that runs the saga and the services that it commands.
+/// The name of the subscriber that runs the saga and the services that it commands.
 pub(crate) const SHOP: &str = "shop";
 
 /// The topics of the subscriber [`SHOP`].

@@ -86,7 +86,7 @@ fn commands() -> Vec<String> {
 impl Left {
     /// # Errors
     ///
-    /// Returns an error if Postgres does not answer.
+    /// Returns an error if Postgres does not respond.
     pub(crate) async fn read(session: &mut PgConnection) -> Result<Self, Failure> {
         let counts = "select
             (select count(*) from history h where not exists (select from effect e \
@@ -153,8 +153,8 @@ impl Evidence {
         evidence.anomalies = sqlx::query_scalar("select what from anomaly")
             .fetch_all(&mut session)
             .await?;
-        let parked = "select coalesce(convert_from(header_values[array_position(header_names, \
-                      $1)], 'UTF8'),
+        let parked = "select coalesce(convert_from(\
+                      header_values[array_position(header_names, $1)], 'UTF8'),
                                       topic || '/' || partition || '/' || record_offset || ' ' || \
                                           coalesce(error, '')) from tidings.subscriber_parked";
         evidence.parked = sqlx::query_scalar(parked)

@@ -4,8 +4,8 @@
 //! plan ─▶ stage: Postgres, Kafka, one relay
 //!           ├─ writers    book on accounts and place orders, in transactions
 //!           ├─ members    processes of two groups: one books, one runs the saga and its services
-//!           └─ nemesis    carries out the schedule; its operator replays dead letters
-//!         then quiet: all faults are over, all writers have ended, everything is handled
+//!           └─ nemesis    injects the faults of the schedule; its operator replays dead letters
+//!         then quiet: all faults are over, all writers have stopped, all events are handled
 //! evidence (tables, letters, offsets) ─▶ checker ─▶ report
 //! ```
 //!

@@ -16,7 +16,7 @@ use super::events::{
 use super::release;
 use super::tables::{anomaly, effect, fail_as_ordered};
 
-/// The saga's name.
+/// The name of the saga.
 pub(crate) const SAGA: &str = "place-order";
 
 /// A step without a reply is retried twice, each time after this timeout, and then compensated.

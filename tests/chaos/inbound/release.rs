@@ -7,7 +7,7 @@ use tidings::subscriber::{Escalation, Retry};
 
 use super::events::{BOOKING_TYPES, FIRST_TYPES};
 
-/// Releases beyond this one change settings only.
+/// Later releases than this one change only settings.
 const LAST_WITH_NEW_TYPES: u32 = (BOOKING_TYPES.len() - FIRST_TYPES) as u32;
 
 /// Returns the number of booking types that a release handles.

@@ -11,8 +11,8 @@ kinds! {
     Restart, "restart", 6, "SIGTERM of a member, which drains and is started again.";
     Freeze, "freeze", 3, "SIGSTOP of a member for longer than its session timeout, \
                           followed by SIGCONT.";
-    Deploy, "deploy", 4, "Rolling deployment of the next release: old \
-                          and new members run side by side.";
+    Deploy, "deploy", 4, "Rolling deployment of the next release: old and new \
+                          members run side by side.";
     ReadOnly, "read-only", 4, "The sessions of the database are terminated, \
                                and new ones are temporarily read-only.";
     EndSessions, "end-sessions", 8, "The server terminates all sessions of the members.";
@@ -22,9 +22,9 @@ kinds! {
     AddPartitions, "add-partitions", 1, "Each subscribed topic gets one more partition.";
     RecreateLetters, "recreate-letters", 1, "Topics of dead letters are deleted once all events \
         are handled and all letters are read. In half of the cases, retry topics are deleted too, \
-            while all members are stopped.";
-    RecreateTopic, "recreate-topic", 1, "A subscribed topic is deleted \
-        and created again while all members are stopped and all its events are handled.";
+        while all members are stopped.";
+    RecreateTopic, "recreate-topic", 1, "A subscribed topic is deleted and created again \
+        while all members are stopped and all its events are handled.";
     Hostile, "hostile", 8, "Records that no publisher should write, in subscribed topics.";
 }
 

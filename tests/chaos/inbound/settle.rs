@@ -1,4 +1,4 @@
-//! Operator of a history, who replays dead letters and waits until all events are handled.
+//! Operator of a history: replays dead letters and waits until all events are handled.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The letters are read once in this number of checks.
 const LOOKS_PER_READING: usize = 4;
 
-/// An operator, who keeps all letters that were ever read and replays each letter of an event once.
+/// An operator. Keeps all letters that were ever read, and replays each letter of an event once.
 pub(crate) struct Operator {
     program: PathBuf,
     brokers: String,
@@ -193,7 +193,7 @@ impl Operator {
     ///
     /// # Errors
     ///
-    /// Returns an error if Postgres does not answer.
+    /// Returns an error if Postgres does not respond.
     pub(crate) async fn skipped(&self) -> Result<u64, Failure> {
         let mut session = PgConnection::connect(&self.url).await?;
         let count: i64 =

@@ -155,7 +155,7 @@ fn list(brokers: &str) -> Result<Vec<(String, usize)>, Failure> {
 ///
 /// # Errors
 ///
-/// Returns an error if the broker does not answer.
+/// Returns an error if the broker does not respond.
 pub(crate) fn letters_and_retries(brokers: &str) -> Result<(Vec<String>, Vec<String>), Failure> {
     let (mut letters, mut retries) = (Vec::new(), Vec::new());
     for (name, _) in list(brokers)? {
@@ -287,7 +287,7 @@ fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>, Failure>
 ///
 /// # Errors
 ///
-/// Returns an error if the broker does not answer.
+/// Returns an error if the broker does not respond.
 pub(crate) fn unfinished(brokers: &str) -> Result<Vec<String>, Failure> {
     let mut unfinished = BTreeMap::new();
     for group in [LEDGER, SHOP] {
