@@ -106,7 +106,8 @@ pub(crate) async fn run(
         }
         records.extend(new);
     }
-    // A relay may still send repeated or uncommitted events while it drains.
+    // A relay may still send records while it drains, for example repeats. The checker must see
+    // them.
     relays.stop_all();
     records.extend(tokio::task::block_in_place(|| topics.read_to_the_end())?);
     let verdict = checker::judge(&committed, &records, plan.partitions);

@@ -40,8 +40,7 @@ impl Pause {
 }
 
 /// Reads both topics from their beginning until every committed event has been read, here or
-/// earlier.
-/// Returns `None` if the relays do not deliver the rest in time.
+/// earlier. Returns `None` if the relays do not deliver the rest in time.
 ///
 /// # Errors
 ///

@@ -26,7 +26,7 @@ pub(crate) struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Length {
     Time(Duration),
-    /// Ends after relays were killed this many times with `kill -9`.
+    /// Ends after this number of kills of relays with `kill -9`.
     Kills(usize),
 }
 

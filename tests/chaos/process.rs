@@ -24,7 +24,7 @@ kill $leash 2>/dev/null
 exit $code
 "#;
 
-/// A relay drains for up to 10 s, and a member for up to 20 s.
+/// The time limit for an orderly stop: a relay drains for up to 10 s, and a member for up to 20 s.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// The number of log lines in a report.

@@ -7,8 +7,8 @@ use super::plan::Plan;
 use super::schedule::Kind;
 use super::{Failure, relays, topic, writers};
 
-/// Short timeouts, so that Postgres notices a lost client soon. The lease and the replication
-/// stream depend on them.
+/// Short timeouts, so that Postgres notices a lost client soon, and a limit for the WAL that a slot
+/// retains. The lease and the replication stream depend on them.
 const POSTGRES: [(&str, &str); 3] = [
     ("wal_sender_timeout", "10s"),
     ("tcp_keepalives_idle", "5"),

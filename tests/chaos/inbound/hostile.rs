@@ -1,5 +1,4 @@
-//! Records that no publisher should write. Each carries a mark, by which the checker finds its
-//! outcome.
+//! Records that no publisher should write. The mark of each record identifies its outcome.
 
 use std::collections::BTreeMap;
 use std::fmt;

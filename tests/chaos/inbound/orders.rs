@@ -19,7 +19,7 @@ use super::tables::{anomaly, effect, fail_as_ordered};
 /// The name of the saga.
 pub(crate) const SAGA: &str = "place-order";
 
-/// A step without a reply is retried twice, each time after this timeout, and then compensated.
+/// The time limit for the reply to a command. A step has two attempts and is then compensated.
 /// Faults delay some steps beyond the limit.
 const STEP_TIMEOUT: Duration = Duration::from_secs(8);
 

@@ -9,7 +9,7 @@ use super::super::transaction::execute;
 /// The header that marks a hostile record.
 pub(crate) const MARK: &str = "chaos-mark";
 
-/// The number of accounts. At least a quarter of all bookings belong to the first one.
+/// The number of accounts. More than a quarter of all bookings go to the first one.
 pub(crate) const ACCOUNTS: u64 = 12;
 
 /// The table whose row a writer locks in each transaction. A lock of the whole table pauses all
