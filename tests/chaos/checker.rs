@@ -1,4 +1,6 @@
-//! Compares what a consumer has read with what Postgres has committed. Pure: each fault is planted in the tests below and seen.
+//! Comparison of the consumed records with the events committed in Postgres.
+//!
+//! The functions are pure. The tests below plant each kind of fault and verify that it is found.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -7,13 +9,13 @@ use super::committed::Committed;
 use super::murmur2;
 use super::topic::Record;
 
-/// The accounts whose writers publish before they lock start with this.
+/// The prefix of the accounts whose writers publish before they lock.
 pub(crate) const EARLY: &str = "early";
 
-/// How many faults are told one by one.
+/// The maximum number of faults that are described individually.
 const EXAMPLES_MAX: usize = 12;
 
-/// What the topics say of one kind of writers.
+/// The findings about one kind of writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) committed: usize,
@@ -25,14 +27,14 @@ pub(crate) struct Tally {
     pub(crate) wrong_partition: usize,
 }
 
-/// What they say of all.
+/// The findings about all writers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// Writers that lock the aggregate, then publish.
+    /// Writers that lock the aggregate before they publish.
     pub(crate) locked: Tally,
-    /// Writers that publish first: the contract promises them no order.
+    /// Writers that publish before they lock. The contract guarantees no order for them.
     pub(crate) early: Tally,
-    /// The first faults, in words. Repeats are not among them.
+    /// Descriptions of the first faults, without repeats.
     pub(crate) examples: Vec<String>,
 }
 
@@ -52,23 +54,24 @@ impl Verdict {
     }
 }
 
-/// Judges all records of all topics, each partition's in its order.
+/// Checks all records of all topics. The records of each partition must be in order.
 ///
-/// Order is that of first occurrences: a repeat is counted as one and as nothing else.
+/// Only the first occurrence of an event counts for the order. A repeat is counted only as a
+/// repeat.
 pub(crate) fn judge(committed: &Committed, records: &[Record], partitions: i32) -> Verdict {
     let mut verdict = Verdict::default();
     for event in committed.events.values() {
         verdict.of(&event.account).committed += 1;
     }
     let mut seen = HashSet::new();
-    // Per account: the highest version that has come.
+    // The highest delivered version of each account.
     let mut reached: HashMap<Arc<str>, i64> = HashMap::new();
     for record in records {
         verdict.of(&record.key).delivered += 1;
         let belongs = murmur2::partition(&record.key, partitions);
         if record.partition != belongs {
             verdict.of(&record.key).wrong_partition += 1;
-            verdict.example(|| format!("{record} belongs into partition {belongs}"));
+            verdict.example(|| format!("{record} belongs to partition {belongs}"));
         }
         let Some(event) = committed
             .events
@@ -87,7 +90,7 @@ pub(crate) fn judge(committed: &Committed, records: &[Record], partitions: i32) 
         if event.version < *last {
             let (version, last) = (event.version, *last);
             verdict.of(&record.key).out_of_order += 1;
-            verdict.example(|| format!("{record}, version {version}, comes behind version {last}"));
+            verdict.example(|| format!("{record}, version {version}, follows version {last}"));
         } else {
             *last = event.version;
         }
@@ -143,7 +146,7 @@ mod tests {
         }
     }
 
-    /// Three versions of account `a`, two of an account that is published early.
+    /// Three versions of account `a`, and two of an account whose writers publish first.
     fn committed() -> Committed {
         let steps = [("a", 1), ("a", 2), ("a", 3), ("early-1", 1), ("early-1", 2)];
         let event = |(account, version): (&str, i64)| {

@@ -1,4 +1,4 @@
-//! What was committed, as Postgres says once all writers have ended.
+//! Committed events, read from Postgres once all writers have stopped.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,33 +8,39 @@ use uuid::Uuid;
 
 use super::Failure;
 
-/// The tables that writers change, beside the outbox. `history` has a row for each version of an account, and the mark of its event.
+/// The tables that writers change in addition to the outbox. `history` has one row for each version
+/// of an account, with the mark of its event.
 pub(crate) const TABLES: &str = "
     create table account (id text primary key, version bigint not null default 0);
-    create table history (account text not null, version bigint not null, mark uuid primary key, unique (account, version));
+    create table history (account text not null, version bigint not null, mark uuid primary key, \
+        unique (account, version));
 ";
 
-/// One event that was committed.
+/// A committed event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) account: Arc<str>,
     pub(crate) version: i64,
 }
 
-/// All of them, by mark.
+/// All committed events, by mark.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Committed {
     pub(crate) events: HashMap<Uuid, Event>,
 }
 
 impl Committed {
-    /// Reads the history, and makes sure that it is one: each account's versions count up by one.
+    /// Reads the history and verifies that it has no gap: the versions of each account must be
+    /// consecutive.
     ///
     /// # Errors
-    /// When Postgres does not answer, or the history has a gap, which would be the fault of the test or of Postgres.
+    ///
+    /// Returns an error if Postgres does not respond, or if the history has a gap. A gap is a fault
+    /// of the test or of Postgres.
     pub(crate) async fn read(url: &str) -> Result<Self, Failure> {
         let mut session = PgConnection::connect(url).await?;
-        let gap = "select id from account full join (select account, max(version), count(*) from history group by 1) h on h.account = id
+        let gap = "select id from account full join (select account, max(version), count(*) \
+                   from history group by 1) h on h.account = id
                    where version <> coalesce(max, 0) or version <> coalesce(count, 0) limit 1";
         if let Some(account) = sqlx::query_scalar::<_, Option<String>>(gap)
             .fetch_optional(&mut session)
@@ -67,7 +73,7 @@ impl Committed {
         self.events.len()
     }
 
-    /// What must come.
+    /// Returns the marks of all events that must be delivered.
     pub(crate) fn marks(&self) -> HashSet<Uuid> {
         self.events.keys().copied().collect()
     }

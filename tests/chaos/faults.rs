@@ -1,21 +1,22 @@
-//! Kinds of faults with their weights, and the urn for a schedule. Shared by both halves of the
-//! test.
+//! Kinds of faults with their weights, and the urn that a schedule draws from. Shared by the relay
+//! and the subscriber histories.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::random::Random;
 
-/// Declares an enum of faults: for each the variant, the word of the command line, the weight and
-/// the documentation. The module that uses it imports `faults`.
+/// Declares an enum of faults. Each entry has the variant, the command-line word, the weight and
+/// the documentation. The calling module must import `faults`.
 macro_rules! kinds {
     ($($kind:ident, $word:literal, $weight:literal, $doc:literal;)*) => {
-        /// A kind of fault, by the word that `--faults` takes.
+        /// A kind of fault, named by a word of `--faults`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub(crate) enum Kind { $(#[doc = $doc] $kind),* }
 
         impl faults::Fault for Kind {
-            const TABLE: &'static [(Self, &'static str, u64)] = &[$((Self::$kind, $word, $weight)),*];
+            const TABLE: &'static [(Self, &'static str, u64)] =
+                &[$((Self::$kind, $word, $weight)),*];
         }
 
         impl ::std::fmt::Display for Kind {
@@ -37,11 +38,11 @@ pub(crate) use kinds;
 
 /// A kind of fault.
 pub(crate) trait Fault: Copy + Eq + fmt::Display + 'static {
-    /// Each kind, its word, and its weight compared to other kinds.
+    /// Each kind, its word, and its weight relative to the other kinds.
     const TABLE: &'static [(Self, &'static str, u64)];
 }
 
-/// The word of a kind.
+/// Returns the word of a kind.
 pub(crate) fn word<K: Fault>(kind: K) -> &'static str {
     K::TABLE
         .iter()
@@ -49,10 +50,11 @@ pub(crate) fn word<K: Fault>(kind: K) -> &'static str {
         .map_or("", |(_, word, _)| word)
 }
 
-/// The kind of a word.
+/// Returns the kind of a word.
 ///
 /// # Errors
-/// A message with all words, if there is no such kind.
+///
+/// Returns a message that lists all words if `text` is not one of them.
 pub(crate) fn parse<K: Fault>(text: &str) -> Result<K, String> {
     let known = || {
         K::TABLE
@@ -64,10 +66,11 @@ pub(crate) fn parse<K: Fault>(text: &str) -> Result<K, String> {
     let found = K::TABLE.iter().find(|(_, word, _)| *word == text);
     found
         .map(|(kind, ..)| *kind)
-        .ok_or_else(|| format!("`{text}` is none of {}", known()))
+        .ok_or_else(|| format!("`{text}` is not one of {}", known()))
 }
 
-/// Draws kinds so that each comes before any comes more often than its weight allows.
+/// Draws kinds without replacement. The urn holds each kind as often as its weight and is refilled
+/// once it is empty.
 #[derive(Clone, Debug)]
 pub(crate) struct Urn<K> {
     all: Vec<K>,
@@ -91,7 +94,7 @@ impl<K: Fault> Urn<K> {
         }
     }
 
-    /// The next kind.
+    /// Draws the next kind.
     pub(crate) fn draw(&mut self, random: &mut Random) -> K {
         if self.left.is_empty() {
             self.left.clone_from(&self.all);
@@ -104,19 +107,19 @@ impl<K: Fault> Urn<K> {
 /// One step of a nemesis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step<K> {
-    /// The time without a fault before the step.
+    /// The pause before the step.
     pub(crate) after: Duration,
     pub(crate) kind: K,
-    /// The duration of a fault that lasts; zero for others.
+    /// The duration of the fault, or zero if the fault is momentary.
     pub(crate) lasts: Duration,
     /// The number of the broker or process, modulo their count.
     pub(crate) which: usize,
-    /// True if a process is killed within the fault.
+    /// Whether a process is killed during the fault.
     pub(crate) kill_meanwhile: bool,
 }
 
 impl<K> Step<K> {
-    /// The time from the beginning of the fault until a process is killed.
+    /// Returns the time between the start of the fault and the kill.
     pub(crate) fn before_kill(&self) -> Duration {
         self.lasts * (1 + self.which as u32 % 7) / 8
     }
@@ -135,11 +138,7 @@ impl<K: fmt::Display> fmt::Display for Step<K> {
             write!(
                 f,
                 " for {lasts:?}{}",
-                if *kill_meanwhile {
-                    ", and a kill in it"
-                } else {
-                    ""
-                }
+                if *kill_meanwhile { ", with a kill" } else { "" }
             )?;
         }
         Ok(())

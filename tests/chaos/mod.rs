@@ -1,17 +1,21 @@
-//! A history under faults, told from a seed.
+//! Histories of writers and relays under injected faults, generated from a seed.
 //!
 //! ```text
-//! plan ─▶ stage: Postgres, Kafka and the wires to them
-//!           ├─ writers    change aggregates and publish, in every way a transaction can go
-//!           ├─ relays     the binary, in processes that may be killed
-//!           └─ nemesis    carries out the schedule: which fault, when
-//!         then quiet: all faults are over, all writers have ended
-//! committed (what Postgres says) + topic (what a read_committed consumer reads) ─▶ checker ─▶ report
+//! plan ─▶ stage: Postgres, Kafka and the proxies to them
+//!           ├─ writers    change aggregates and publish, in every kind of transaction
+//!           ├─ relays     processes of the binary, which may be killed
+//!           └─ nemesis    injects the faults of the schedule
+//!         then quiet: all faults are over, all writers have stopped
+//! committed (rows in Postgres) + topic (records at read_committed) ─▶ checker ─▶ report
 //! ```
 //!
-//! The seed decides what writers do and which fault comes when; how they interleave is up to the machine, so a failing seed is likely,
-//! not certain, to fail again. The checker asks neither the relay nor the writers: an event carries a *mark*, and a table that is written
-//! by the same transaction says which marks were committed, as which version of which aggregate.
+//! The seed determines the transactions of the writers and the sequence of faults. Their
+//! interleaving depends on the machine, so a failing seed is likely, but not certain, to fail
+//! again.
+//!
+//! The checker trusts neither the relay nor the writers. Each event carries a *mark*. The
+//! transaction that publishes the event also records the mark in a table, with the aggregate and
+//! its version.
 
 mod checker;
 mod committed;
@@ -43,19 +47,23 @@ pub(crate) use report::Report;
 use stage::Stage;
 use topic::Topics;
 
-/// Something went wrong with the test itself.
+/// An error of the test itself rather than of the code under test.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// After this much silence nothing more is expected of the relays: longer than any lease, session or transaction lasts.
+/// If no record arrives for this time, the test stops waiting. Longer than any lease, session or
+/// transaction lasts.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
 
-/// After this much silence what is parked is tried again. More often it would slow down its release.
+/// If no record arrives for this time, parked events are retried. A shorter interval would slow
+/// down their release.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Plays the history and judges it. `say` hears what happens.
+/// Runs the history and checks the outcome. Calls `say` with each step.
 ///
 /// # Errors
-/// When a server or a program of the test itself fails; what the relays do wrong is in the report.
+///
+/// Returns an error if a server or a program of the test itself fails. The report contains the
+/// faults of the relays.
 pub(crate) async fn run(
     plan: &Plan,
     program: &Program,
@@ -84,7 +92,7 @@ pub(crate) async fn run(
     let (mut heard, mut retried) = (Instant::now(), Instant::now());
     while !wanted.is_empty() && heard.elapsed() < SILENCE_MAX && relays.refusal().is_none() {
         relays.revive()?;
-        // One may have been found when its topic took it again.
+        // An event may have been parked at the moment when its topic accepted records again.
         if heard.max(retried).elapsed() > RETRY_AFTER {
             nemesis.retry_parked().await;
             retried = Instant::now();
@@ -98,7 +106,8 @@ pub(crate) async fn run(
         }
         records.extend(new);
     }
-    // A relay that drains may still send something that nobody misses.
+    // A relay may still send records while it drains, for example repeats. The checker must see
+    // them.
     relays.stop_all();
     records.extend(tokio::task::block_in_place(|| topics.read_to_the_end())?);
     let verdict = checker::judge(&committed, &records, plan.partitions);

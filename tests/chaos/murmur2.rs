@@ -1,6 +1,7 @@
-//! Where a key belongs, computed without the code under test.
+//! Partition of a key, computed without the code under test.
 
-/// The Java client's partition of `key` (`Utils.toPositive(Utils.murmur2(key)) % partitions`).
+/// Returns the partition that the Java client computes for `key`
+/// (`Utils.toPositive(Utils.murmur2(key)) % partitions`).
 pub(crate) fn partition(key: &str, partitions: i32) -> i32 {
     i32::try_from(hash(key.as_bytes()) & 0x7fff_ffff).expect("31 bits") % partitions
 }

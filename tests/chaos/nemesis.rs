@@ -1,4 +1,4 @@
-//! Carries out the schedule. Every fault is over when its step is.
+//! Injection of the scheduled faults. Each fault is over when its step returns.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,57 +17,67 @@ use super::stage::Stage;
 use super::topic::Record;
 use super::{Failure, rights, topic};
 
-/// A server that is up answers within this; one that is not does not matter.
+/// A running server responds within this time. A statement to a stopped server may fail.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
-/// Between kills, at least this often, when there is nothing but kills.
+/// The maximum number of steps for each kill that a plan requires, so that a history ends even if
+/// kills miss.
 const STEPS_PER_KILL_MAX: usize = 60;
 
-/// The record size that a small topic takes, and what Kafka takes otherwise.
+/// The record size limit during the fault, and Kafka's default.
 const SMALL: u32 = 100_000;
 const USUAL: u32 = 1_048_588;
 
-const END_STREAM: &str = "select pg_terminate_backend(active_pid) from pg_replication_slots where active_pid is not null";
-const DROP_SLOT: &str = "select pg_terminate_backend(active_pid, 2000) from pg_replication_slots where slot_name like 'tidings_chaos%';
-                         select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'tidings_chaos%'";
-/// Each statement names the publication that the relay has recorded.
-const NARROW: &str = "do $$ begin execute (select format('alter publication %I set (publish = ''update'')', publication)
+const END_STREAM: &str = "select pg_terminate_backend(active_pid) from pg_replication_slots \
+                          where active_pid is not null";
+const DROP_SLOT: &str = "select pg_terminate_backend(active_pid, 2000) from pg_replication_slots \
+                         where slot_name like 'tidings_chaos%';
+                         select pg_drop_replication_slot(slot_name) from pg_replication_slots \
+                             where slot_name like 'tidings_chaos%'";
+/// These statements use the publication name that the relay has recorded.
+const NARROW: &str = "do $$ begin execute (select format('alter publication %I \
+                      set (publish = ''update'')', publication)
                       from tidings.relay where name = 'chaos'); end $$";
-const WIDEN: &str = "do $$ begin execute (select format('alter publication %I set (publish = ''insert'')', publication)
+const WIDEN: &str = "do $$ begin execute (select format('alter publication %I \
+                     set (publish = ''insert'')', publication)
                      from tidings.relay where name = 'chaos'); end $$";
 const DROP_PUBLICATION: &str =
     "do $$ begin execute (select format('drop publication %I', publication)
                                 from tidings.relay where name = 'chaos'); end $$";
 const MAKE_PUBLICATION: &str = "do $$ begin execute (select
-                                format('create publication %I for table tidings.outbox with (publish = ''insert'')', publication)
+                                format('create publication %I for table tidings.outbox \
+                                    with (publish = ''insert'')', publication)
                                 from tidings.relay where name = 'chaos'); end $$";
 
-/// What an operator does about events that were parked because a topic did not take them. Those that wait for a topic need nobody.
-const RETRY: &str = "update tidings.parked set action = 'retry' where reason is not null and action is null and waits_for is null";
+/// The action of an operator for events that were parked because a topic refused them. Events that
+/// wait for a missing topic are released without an operator.
+const RETRY: &str = "update tidings.parked set action = 'retry' where reason is not null \
+                     and action is null and waits_for is null";
 
-/// Sessions that exist are ended; new ones are read-only.
+/// Terminates all existing sessions. New sessions are read-only.
 pub(crate) const READ_ONLY: &str = "set default_transaction_read_only = off;
     alter database postgres set default_transaction_read_only = on;
-    select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = 'postgres' and pid <> pg_backend_pid()";
+    select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = 'postgres' \
+        and pid <> pg_backend_pid()";
 
-/// The same the other way; sessions that are read-only stay so.
+/// Makes new sessions writable again. Existing read-only sessions stay read-only.
 pub(crate) const READ_WRITE: &str = "set default_transaction_read_only = off;
     alter database postgres reset default_transaction_read_only";
 
 const WALSENDER: &str =
     "select active_pid from pg_replication_slots where active_pid is not null limit 1";
 
-/// Writers change a row of this table in each transaction.
+/// The table in which each transaction of a writer changes a row.
 const TABLE: &str = "account";
 
-/// Topics have at most this many partitions more than at first.
+/// The maximum number of partitions that are added to a topic.
 const MORE_PARTITIONS: i32 = 4;
 
-/// Who breaks things.
+/// The component that injects faults.
 pub(crate) struct Nemesis {
     pool: PgPool,
     url: String,
-    /// Records of topics that were deleted since.
+    /// The records of topics that were deleted later.
     archive: Vec<Record>,
     counts: BTreeMap<Kind, usize>,
     kills: usize,
@@ -75,7 +85,8 @@ pub(crate) struct Nemesis {
 
 impl Nemesis {
     /// # Errors
-    /// When the URL is none.
+    ///
+    /// Returns an error if the URL is invalid.
     pub(crate) fn new(plan: &Plan, url: &str) -> Result<Self, Failure> {
         let options: PgConnectOptions = url.parse()?;
         let pool = PgPoolOptions::new()
@@ -91,10 +102,12 @@ impl Nemesis {
         })
     }
 
-    /// Breaks one thing after the other until the plan's length is reached, or a relay has stopped for good.
+    /// Injects one fault after the other until the plan's length is reached or a relay has stopped
+    /// permanently.
     ///
     /// # Errors
-    /// When a server of the test does not do what it is told.
+    ///
+    /// Returns an error if a server of the test cannot be controlled.
     pub(crate) async fn play(
         &mut self,
         plan: &Plan,
@@ -122,22 +135,23 @@ impl Nemesis {
         Ok(())
     }
 
-    /// Has what is parked tried again: nothing is in its way any more.
+    /// Retries parked events once the cause of their failure has been removed.
     pub(crate) async fn retry_parked(&self) {
         self.run(RETRY).await;
     }
 
-    /// The records of deleted topics, in the order of their partitions.
+    /// Takes the records of deleted topics, in the order of their partitions.
     pub(crate) fn take_archive(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.archive)
     }
 
-    /// How often each fault came.
+    /// Returns the number of injections of each fault.
     pub(crate) fn counts(&self) -> BTreeMap<Kind, usize> {
         self.counts.clone()
     }
 
-    /// How often a relay was killed with -9, within other faults too.
+    /// Returns the number of relays that were killed with `kill -9`, including kills during other
+    /// faults.
     pub(crate) fn kills(&self) -> usize {
         self.kills
     }
@@ -187,7 +201,8 @@ impl Nemesis {
                 stage.broker(which).proxy().stall();
                 self.last(step, relays).await?;
                 if step.kill_meanwhile && plan.repeats() {
-                    // What the dead leader had sent must not arrive behind its successor's: only exactly-once promises anything then.
+                    // Drops the data that the killed leader had sent. If it arrived after the data
+                    // of the successor, only exactly-once delivery would keep the order.
                     stage.broker(which).proxy().cut();
                 }
                 stage.broker(which).proxy().resume();
@@ -258,7 +273,8 @@ impl Nemesis {
         Ok(())
     }
 
-    /// Deletes the topics once everything in them has been read, lets the writers continue, and creates the topics again.
+    /// Deletes the topics once all their records have been read, lets the writers continue, and
+    /// creates the topics again.
     async fn recreate_topics(
         &mut self,
         plan: &Plan,
@@ -280,7 +296,7 @@ impl Nemesis {
         topic::create(&stage.brokers(), plan).await
     }
 
-    /// Stops the walsender's process for a while.
+    /// Suspends the walsender process for the duration of the step.
     async fn hang_replication(&mut self, step: &Step, relays: &mut Relays) -> Result<(), Failure> {
         let walsender = sqlx::query_scalar::<_, i32>(WALSENDER).fetch_optional(&self.pool);
         let walsender = timeout(ANSWER_LIMIT, walsender)
@@ -297,7 +313,7 @@ impl Nemesis {
         lasted
     }
 
-    /// Lets a fault last, and kills the leader somewhere in it if the step says so.
+    /// Waits for the duration of a fault, and kills a relay during it if the step includes a kill.
     async fn last(&mut self, step: &Step, relays: &mut Relays) -> Result<(), Failure> {
         let before = step.before_kill();
         sleep(before).await;
@@ -309,7 +325,8 @@ impl Nemesis {
     }
 
     async fn kill(&mut self, step: &Step, relays: &mut Relays) -> Result<(), Failure> {
-        // One in five hits whoever it hits: a relay that is starting, or standing by.
+        // One kill in five does not target the leader. It may hit a relay that is starting or on
+        // standby.
         let leader = if step.which.is_multiple_of(5) {
             None
         } else {
@@ -319,7 +336,8 @@ impl Nemesis {
         Ok(())
     }
 
-    /// The leader's process id, as it has written it down; `None` while Postgres does not answer.
+    /// Returns the process id that the leader has recorded. Returns `None` while Postgres does not
+    /// respond or no leader is recorded.
     async fn leader(&self) -> Option<u32> {
         let leader = sqlx::query_scalar::<_, Option<String>>(
             "select leader from tidings.relay where name = $1",
@@ -332,7 +350,8 @@ impl Nemesis {
         leader.rsplit(':').next()?.parse().ok()
     }
 
-    /// Runs statements one by one in one session. Those that fail have nothing to break, for example no slot yet.
+    /// Runs the statements one by one in one session. Ignores errors, because the object of the
+    /// fault may not exist, for example a slot before it is created.
     async fn run(&self, statements: &str) {
         let Ok(mut session) = self.pool.acquire().await else {
             return;
@@ -363,7 +382,7 @@ impl Nemesis {
         relays: &mut Relays,
     ) -> Result<(), Failure> {
         if step.kind == Kind::FailOverWithLoss {
-            let standby = stage.standby.as_mut().ok_or("there is no standby")?;
+            let standby = stage.standby.as_mut().ok_or("the stage has no standby")?;
             block_in_place(|| standby.hold_back())?;
             self.last(step, relays).await?;
         } else {

@@ -1,4 +1,4 @@
-//! A moment in which no event is committed, and everything that was committed has been read.
+//! A pause of all writers, during which every committed event can be read.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,18 @@ use super::committed::Committed;
 use super::topic::{Record, Topics};
 use super::transaction::execute;
 
-/// Prepared transactions, and sessions that the server has not noticed to be dead, keep the table locked.
+/// The lock needs a timeout: prepared transactions, and sessions whose end the server has not
+/// noticed, keep the table locked.
 const BEGIN: &str = "begin; set local lock_timeout = '10s'";
 
-/// A relay under faults needs this long to deliver the rest.
+/// The time that a relay under faults may need to deliver the remaining events.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
-/// Writers wait while this exists: each of their transactions locks a row of one table.
+/// A lock that makes all writers wait, because each of their transactions locks a row of the table.
 pub(crate) struct Pause(PgConnection);
 
 impl Pause {
-    /// Locks the writers' table. Returns `None` if the server or the lock cannot be had.
+    /// Locks the writers' table. Returns `None` if the server is unavailable or the lock times out.
     pub(crate) async fn begin(url: &str, table: &str) -> Option<Self> {
         let mut session = PgConnection::connect(url).await.ok()?;
         execute(
@@ -33,16 +34,17 @@ impl Pause {
 
     /// Lets the writers continue.
     pub(crate) async fn end(mut self) {
-        // A session that has ended holds no lock.
+        // A session that has ended holds no lock, so an error does not matter.
         let _ = execute(&mut self.0, "rollback").await;
     }
 }
 
-/// Reads both topics from their beginning until every committed event has been read, here or earlier.
-/// `None` if the relays do not deliver the rest in time.
+/// Reads both topics from their beginning until every committed event has been read, here or
+/// earlier. Returns `None` if the relays do not deliver the rest in time.
 ///
 /// # Errors
-/// When Postgres or Kafka does not answer.
+///
+/// Returns an error if Postgres or Kafka does not respond.
 pub(crate) async fn read_all(
     url: &str,
     brokers: &str,

@@ -1,48 +1,49 @@
-//! What a history is made of, written as the command that replays it.
+//! Parameters of a history, with the command that replays it.
 
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use super::schedule::Kind;
 
-/// One history.
+/// The parameters of one history.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) length: Length,
-    /// Passed on to the relay.
+    /// Passed to the relay, as is `delivery`.
     pub(crate) source: String,
     pub(crate) delivery: String,
-    /// Processes of one name: one leads.
+    /// The number of relay processes with the same name, one of which leads.
     pub(crate) relays: usize,
-    /// 1 or 3.
+    /// The number of brokers, 1 or 3.
     pub(crate) brokers: usize,
     pub(crate) partitions: i32,
     pub(crate) writers: u64,
     pub(crate) faults: Vec<Kind>,
 }
 
-/// When the nemesis has done enough.
+/// The condition that ends the nemesis.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Length {
     Time(Duration),
-    /// So many times a relay was killed by `kill -9`.
+    /// Ends after this number of kills of relays with `kill -9`.
     Kills(usize),
 }
 
 const USAGE: &str = "\
---minutes N | --seconds N   how long the nemesis works [5 minutes]
---kills N                   until a relay was killed with -9 so many times
---seed N                    decides what writers do and which fault comes when [the clock]
---source WORD               the relay's [auto]
---delivery WORD             the relay's [exactly-once]
---relays N                  processes of one name, 1 to 3 [2]
---brokers N                 1 or 3 [1]
---writers N                 [6]
---faults WORD,…             which faults; see the table in schedule.rs [those that no relay may mind]";
+--minutes N | --seconds N   time for which faults are injected [5 minutes]
+--kills N                   inject faults until relays were killed N times with kill -9
+--seed N                    determines the transactions and the sequence of faults [the clock]
+--source WORD               source of the relay [auto]
+--delivery WORD             delivery of the relay [exactly-once]
+--relays N                  relay processes with the same name, 1 to 3 [2]
+--brokers N                 Kafka brokers, 1 or 3 [1]
+--writers N                 writers, at least 2 [6]
+--faults WORD,…             faults to inject; see schedule.rs [those that any relay must survive]";
 
 impl Plan {
-    /// A history of five minutes with what every relay must survive.
+    /// A history of five minutes with the faults that every relay must survive, and a seed from the
+    /// clock.
     fn of_the_clock() -> Self {
         Self {
             seed: seed_of_the_clock(),
@@ -57,7 +58,7 @@ impl Plan {
         }
     }
 
-    /// One relay that no fault of this half concerns.
+    /// A single relay without faults, for the histories of subscribers.
     pub(crate) fn of_one_relay(seed: u64) -> Self {
         Self {
             seed,
@@ -67,10 +68,11 @@ impl Plan {
         }
     }
 
-    /// Reads the words that [`command`](Self::command) prints behind `--`.
+    /// Parses the words that [`command`](Self::command) prints after `--`.
     ///
     /// # Errors
-    /// In words, with the usage.
+    ///
+    /// Returns a message with the usage if a word is invalid.
     pub(crate) fn parse<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, String> {
         let mut plan = Self::of_the_clock();
         let (mut words, mut chosen) = (words.into_iter(), false);
@@ -90,7 +92,7 @@ impl Plan {
         }
         match plan.faults.iter().find(|kind| !kind.suits(plan.brokers)) {
             Some(kind) => Err(format!(
-                "--faults {kind} cannot be played with --brokers {}\n{USAGE}",
+                "--faults {kind} cannot be injected with --brokers {}\n{USAGE}",
                 plan.brokers
             )),
             None => Ok(plan),
@@ -129,7 +131,7 @@ impl Plan {
         Ok(())
     }
 
-    /// What replays this history.
+    /// Returns the command that replays this history.
     pub(crate) fn command(&self) -> String {
         let length = match self.length {
             Length::Time(time) => format!("--seconds {}", time.as_secs()),
@@ -151,18 +153,20 @@ impl Plan {
             .collect::<Vec<_>>()
             .join(",");
         format!(
-            "cargo run --release --example chaos -- --seed {seed} {length} --source {source} --delivery {delivery} --relays {relays} \
+            "cargo run --release --example chaos -- --seed {seed} {length} --source {source} \
+             --delivery {delivery} --relays {relays} \
              --brokers {brokers} --writers {writers} --faults {faults}"
         )
     }
 
-    /// Whether a consumer may see an event twice, and whether a stalled leader may send after its successor.
+    /// Returns whether a consumer may read an event twice, and a stalled leader may send events
+    /// after its successor.
     pub(crate) fn repeats(&self) -> bool {
         self.delivery == "at-least-once"
     }
 }
 
-/// A seed for a history whose command names none.
+/// Returns a seed from the clock, for a command without `--seed`.
 pub(crate) fn seed_of_the_clock() -> u64 {
     let clock = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -171,7 +175,7 @@ pub(crate) fn seed_of_the_clock() -> u64 {
 }
 
 pub(crate) fn number<N: FromStr>(text: &str) -> Result<N, String> {
-    text.parse().map_err(|_| "not such a number".to_owned())
+    text.parse().map_err(|_| "not a valid number".to_owned())
 }
 
 #[cfg(test)]
@@ -180,7 +184,8 @@ mod tests {
 
     #[test]
     fn the_command_that_is_printed_replays_the_plan() {
-        let line = "--kills 500 --seed 7 --source auto --delivery exactly-once --relays 3 --brokers 3 --writers 2 --faults kill,cut-postgres";
+        let line = "--kills 500 --seed 7 --source auto --delivery exactly-once --relays 3 \
+                    --brokers 3 --writers 2 --faults kill,cut-postgres";
         let plan = Plan::parse(line.split(' ')).expect("good words");
         assert_eq!(plan.length, Length::Kills(500));
         let command = plan.command();

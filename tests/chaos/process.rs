@@ -1,4 +1,5 @@
-//! A process under test: killed, stopped and resumed by signals, and ended with the test itself.
+//! A process under test, which is killed, stopped and resumed with signals and never outlives the
+//! test.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::Failure;
 
-/// Prints the program's process id, ends with its exit code, and kills it once standard input ends:
-/// also when the test was killed.
+/// A shell script that prints the process id of the program and exits with the program's exit code.
+/// It kills the program when standard input is closed, which also happens when the test is killed.
 const KEEPER: &str = r#"
 exec 3<&0
 "$@" </dev/null >&2 & program=$!
@@ -23,17 +24,17 @@ kill $leash 2>/dev/null
 exit $code
 "#;
 
-/// A relay drains for up to 10 s, and a member for up to 20 s.
+/// The time limit for an orderly stop: a relay drains for up to 10 s, and a member for up to 20 s.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// Lines of a log that a report shows.
+/// The number of log lines in a report.
 const LOG_END_LINES: usize = 15;
 
 /// A command line with its environment.
 pub(crate) struct Invocation(Command);
 
 impl Invocation {
-    /// Starts the program through a shell that keeps it.
+    /// Starts the program through the shell script [`KEEPER`].
     pub(crate) fn new(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let mut keeper = Command::new("sh");
         keeper
@@ -53,10 +54,11 @@ impl Invocation {
         self
     }
 
-    /// Starts it; its output is appended to `log`.
+    /// Starts the program. Its output is appended to `log`.
     ///
     /// # Errors
-    /// When the program cannot be started.
+    ///
+    /// Returns an error if the program cannot be started.
     pub(crate) fn start(mut self, log: &Path) -> Result<Process, Failure> {
         let log_file = File::options().create(true).append(true).open(log)?;
         let mut keeper = self
@@ -77,7 +79,7 @@ impl Invocation {
     }
 }
 
-/// A program that runs, or has ended.
+/// A program that is running or has exited.
 pub(crate) struct Process {
     keeper: Child,
     leash: Option<ChildStdin>,
@@ -90,25 +92,27 @@ impl Process {
         self.pid
     }
 
-    /// Its status, once it has ended.
+    /// Returns the exit status, or `None` while the program is running.
     ///
     /// # Errors
-    /// When the system cannot be queried.
+    ///
+    /// Returns an error if the system cannot be queried.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>, Failure> {
         Ok(self.keeper.try_wait()?)
     }
 
-    /// Kills the program rather than its keeper, which ends with it.
+    /// Kills the program rather than the shell, which exits with it.
     pub(crate) fn kill(mut self) {
         let _ = send("KILL", self.pid);
         let _ = self.keeper.wait();
     }
 
-    /// Sends SIGTERM and waits for the end. Returns `None` if the program was still running at the
-    /// limit; it is killed then.
+    /// Sends SIGTERM and waits until the program exits. Kills the program and returns `None` if it
+    /// is still running after the limit.
     ///
     /// # Errors
-    /// When no signal can be sent.
+    ///
+    /// Returns an error if no signal can be sent.
     pub(crate) fn stop(mut self) -> Result<Option<ExitStatus>, Failure> {
         send("TERM", self.pid)?;
         let until = Instant::now() + STOP_LIMIT;
@@ -121,7 +125,7 @@ impl Process {
         Ok(None)
     }
 
-    /// The last line of its log.
+    /// Returns the last line of the log.
     pub(crate) fn last_words(&self) -> String {
         end_of(&self.log)
             .lines()
@@ -135,13 +139,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The end of the leash kills a program that still runs, stopped or not.
+        // Closing standard input makes the shell kill a program that is still running or stopped.
         drop(self.leash.take());
         let _ = self.keeper.wait();
     }
 }
 
-/// The end of a log.
+/// Returns the last lines of a log.
 pub(crate) fn end_of(log: &Path) -> String {
     let text = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
     let lines: Vec<_> = text.lines().collect();
@@ -151,9 +155,10 @@ pub(crate) fn end_of(log: &Path) -> String {
 /// Sends a signal.
 ///
 /// # Errors
-/// When there is no shell.
+///
+/// Returns an error if the shell cannot be started.
 pub(crate) fn send(signal: &str, pid: u32) -> Result<(), Failure> {
-    // A process that has just ended is no error.
+    // It is not an error if the process has just exited.
     Command::new("sh")
         .args(["-c", r#"kill -s "$0" "$1""#, signal, &pid.to_string()])
         .stderr(Stdio::null())
@@ -161,10 +166,11 @@ pub(crate) fn send(signal: &str, pid: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A folder for the logs of one history.
+/// Creates a folder for the logs of one history.
 ///
 /// # Errors
-/// When it cannot be created.
+///
+/// Returns an error if it cannot be created.
 pub(crate) fn log_folder() -> Result<PathBuf, Failure> {
     static HISTORIES: AtomicU32 = AtomicU32::new(0);
     let number = HISTORIES.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Numbers that a seed decides: the same on every machine and for ever, which a library's generator does not promise.
+//! Pseudo-random numbers from a seed, equal on every machine and in every version. Generators of
+//! libraries do not guarantee this.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use std::time::Duration;
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// The stream `part` of a seed; each part of the history has its own.
+    /// Returns the stream `part` of a seed. Each part of the history has its own stream.
     pub(crate) fn new(seed: u64, part: u64) -> Self {
         let mut random = Self(seed ^ part.wrapping_mul(0xD6E8_FEB8_6659_FD93));
         random.next();
@@ -22,17 +23,17 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `limit`, which is at least 1.
+    /// Returns a number below `limit`, which must be at least 1.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    /// True once in `times`.
+    /// Returns true with a probability of one in `times`.
     pub(crate) fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
-    /// Between both, in milliseconds.
+    /// Returns a duration between `least` and `most` milliseconds, both included.
     pub(crate) fn millis(&mut self, least: u64, most: u64) -> Duration {
         Duration::from_millis(least + self.below(most - least + 1))
     }
@@ -41,7 +42,7 @@ impl Random {
         &among[usize::try_from(self.below(among.len() as u64)).expect("an index")]
     }
 
-    /// An id of its own, for an event.
+    /// Returns a unique mark for an event.
     pub(crate) fn mark(&mut self) -> uuid::Uuid {
         uuid::Uuid::from_u64_pair(self.next(), self.next())
     }

@@ -1,4 +1,4 @@
-//! The relays: processes of one name, which a supervisor starts again when they end.
+//! Relay processes with the same name, which a supervisor restarts when they exit.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,40 +12,42 @@ use super::schedule::Kind;
 use super::stage::RelaySettings;
 use super::topic::TEMPLATE;
 
-/// The name that all relays of a history have.
+/// The name of all relays of a history.
 pub(crate) const NAME: &str = "chaos";
-/// A pattern that its slot's name is like.
+/// A `like` pattern for the name of their slot.
 pub(crate) const SLOT: &str = "tidings_chaos%";
 
-/// The relay's exit codes for what only a person can put right: its command line, or something else.
+/// The exit codes of a relay that needs an operator: 2 for an invalid command line, 3 for other
+/// causes.
 const REFUSED: [i32; 2] = [2, 3];
 
-/// Libraries that fake the clock of a process (Debian: `apt-get install faketime`).
+/// Paths of the library that fakes the clock of a process (Debian: `apt-get install faketime`).
 const FAKETIME: [&str; 2] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
 ];
 
-/// Steps of the clock, in the library's notation.
+/// Clock steps, in the notation of libfaketime.
 const CLOCK_STEPS: [&str; 4] = ["+1h", "-1h", "+2d", "-2d"];
 
-/// How the relay is run.
+/// The program of the relay.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
-    /// The binary `tidings`, or a program that behaves as it does when its first argument is `relay`.
+    /// The binary `tidings`, or a program that behaves like it if the first argument is `relay`.
     pub(crate) path: PathBuf,
 }
 
-/// All of them.
+/// All relays of a history.
 pub(crate) struct Relays {
     program: Program,
     settings: RelaySettings,
     source: String,
     delivery: String,
     folder: PathBuf,
-    /// The logs stay when the history is over.
+    /// Whether the logs are kept after the history.
     keeps_logs: bool,
-    /// How many events each start may have under way: few make a relay slow, so that faults find it in the middle of something.
+    /// Draws the limit of in-flight events for each start. A low limit slows the relay down, so
+    /// that faults hit it in the middle of its work.
     windows: Random,
     slots: Vec<Option<Process>>,
     refusal: Option<String>,
@@ -54,10 +56,11 @@ pub(crate) struct Relays {
 }
 
 impl Relays {
-    /// None runs yet.
+    /// Creates the set of relays without starting one.
     ///
     /// # Errors
-    /// When there is no place for logs.
+    ///
+    /// Returns an error if the log folder cannot be created.
     pub(crate) fn new(
         program: &Program,
         plan: &Plan,
@@ -90,10 +93,12 @@ impl Relays {
         Ok(relays)
     }
 
-    /// Writes logs to this folder, which stays. To be called before the first start.
+    /// Writes logs to this folder and keeps it after the history. Must be called before the first
+    /// start.
     ///
     /// # Errors
-    /// When the folder cannot be created.
+    ///
+    /// Returns an error if the folder cannot be created.
     pub(crate) fn keep_logs_in(&mut self, folder: &Path) -> Result<(), Failure> {
         fs::create_dir_all(folder)?;
         fs::remove_dir_all(&self.folder)?;
@@ -101,12 +106,12 @@ impl Relays {
         self.restore_clock()
     }
 
-    /// The folder of the logs.
+    /// Returns the folder of the logs.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Starts each that does not run.
+    /// Starts each relay that is not running.
     pub(crate) fn start_all(&mut self) -> Result<(), Failure> {
         for at in 0..self.slots.len() {
             if self.slots[at].is_none() {
@@ -120,7 +125,7 @@ impl Relays {
     fn start(&mut self, log: &Path) -> Result<Process, Failure> {
         let mut words: Vec<OsString> = Vec::new();
         if let Some(library) = self.faketime {
-            // `env` becomes the relay: the process id stays the same.
+            // `env` executes the relay in place, so the process id stays the same.
             let preload = [
                 format!("LD_PRELOAD={library}"),
                 format!("FAKETIME_TIMESTAMP_FILE={}", self.clock().display()),
@@ -146,7 +151,8 @@ impl Relays {
             "--in-flight-events",
             *self.windows.pick(&["8192", "8192", "1000", "30"]),
         ]);
-        // Half of all changes are one account's: while a topic refuses one of its events for some seconds, more of them wait than the default allows.
+        // Half of all changes belong to one account. While a topic refuses one of its events for
+        // some seconds, more of its events wait than the default allows.
         let relay = relay.args([
             "--parked-events-per-aggregate",
             "1000000",
@@ -159,7 +165,8 @@ impl Relays {
             .start(log)
     }
 
-    /// Starts those again that have ended by themselves, as a supervisor does, unless one of them wants a person.
+    /// Restarts relays that have exited, as a supervisor does, unless one of them needs an
+    /// operator.
     pub(crate) fn revive(&mut self) -> Result<(), Failure> {
         for slot in &mut self.slots {
             let Some(status) = slot.as_mut().map(Process::ended).transpose()?.flatten() else {
@@ -168,7 +175,7 @@ impl Relays {
             let ended = slot.take().expect("it has just been looked at");
             if status.code().is_some_and(|code| REFUSED.contains(&code)) && self.refusal.is_none() {
                 self.refusal = Some(format!(
-                    "a relay stopped and wants a person: {}",
+                    "a relay stopped and needs an operator: {}",
                     ended.last_words()
                 ));
             }
@@ -180,23 +187,25 @@ impl Relays {
         }
     }
 
-    /// What a relay said that stopped for good.
+    /// Returns the description of a relay that stopped permanently, with the last line of its log.
     pub(crate) fn refusal(&self) -> Option<String> {
         self.refusal.clone()
     }
 
-    /// Lets the clock of all relays step.
+    /// Steps the clock of all relays.
     ///
     /// # Errors
-    /// When the file that the clock follows cannot be written.
+    ///
+    /// Returns an error if the file that controls the clock cannot be written.
     pub(crate) fn step_clock(&self, which: usize) -> Result<(), Failure> {
         self.set_clock(CLOCK_STEPS[which % CLOCK_STEPS.len()])
     }
 
-    /// Lets it step back to the true time.
+    /// Steps the clock back to the true time.
     ///
     /// # Errors
-    /// As [`step_clock`](Self::step_clock).
+    ///
+    /// Returns the errors of [`step_clock`](Self::step_clock).
     pub(crate) fn restore_clock(&self) -> Result<(), Failure> {
         self.set_clock("+0")
     }
@@ -211,12 +220,13 @@ impl Relays {
         self.folder.join("clock")
     }
 
-    /// From the next start on.
+    /// Sets the source of relays that are started from now on.
     pub(crate) fn set_source(&mut self, source: &str) {
         source.clone_into(&mut self.source);
     }
 
-    /// The relay with this process id, or else the one of this number.
+    /// Returns the index of the relay with this process id. Defaults to the relay with the number
+    /// `which`.
     fn choose(&self, pid: Option<u32>, which: usize) -> usize {
         let named = self
             .slots
@@ -225,7 +235,8 @@ impl Relays {
         named.unwrap_or(which % self.slots.len())
     }
 
-    /// `kill -9`, and a new one in its place; whether there was one.
+    /// Kills a relay with `kill -9` and starts another one in its place. Returns whether a relay
+    /// was running.
     pub(crate) fn kill(&mut self, pid: Option<u32>, which: usize) -> Result<bool, Failure> {
         let at = self.choose(pid, which);
         let killed = self.slots[at].take().map(Process::kill).is_some();
@@ -233,7 +244,7 @@ impl Relays {
         Ok(killed)
     }
 
-    /// SIGSTOP or SIGCONT; which one it was.
+    /// Sends SIGSTOP or SIGCONT to a relay. Returns its process id.
     pub(crate) fn signal(
         &self,
         pid: Option<u32>,
@@ -246,7 +257,7 @@ impl Relays {
             .transpose()
     }
 
-    /// SIGTERM to one, which drains, and a new one in its place.
+    /// Sends SIGTERM to a relay, waits until it has drained, and starts another one in its place.
     pub(crate) fn restart(&mut self, which: usize) -> Result<(), Failure> {
         let at = self.choose(None, which);
         if let Some(relay) = self.slots[at].take() {
@@ -255,7 +266,7 @@ impl Relays {
         self.start_all()
     }
 
-    /// SIGTERM to all; those that do not end are killed.
+    /// Sends SIGTERM to all relays and kills those that do not exit.
     pub(crate) fn stop_all(&mut self) {
         for slot in &self.slots {
             let _ = slot.as_ref().map(|relay| send("TERM", relay.pid()));
@@ -265,7 +276,7 @@ impl Relays {
         }
     }
 
-    /// The end of every log.
+    /// Returns the last lines of every log.
     pub(crate) fn log_ends(&self) -> String {
         let logs = (0..self.slots.len()).map(|at| self.folder.join(format!("relay-{at}.log")));
         logs.map(|log| format!("{}:\n{}\n", log.display(), end_of(&log)))

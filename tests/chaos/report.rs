@@ -1,4 +1,4 @@
-//! What came out, for people.
+//! Human-readable report of a history.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,14 +16,14 @@ pub(crate) struct Report {
     pub(crate) faults: BTreeMap<Kind, usize>,
     pub(crate) kills: usize,
     pub(crate) verdict: Verdict,
-    /// A relay that stopped and wants a person, with the end of what it said.
+    /// The relay that stopped and needs an operator, with the last line of its log.
     pub(crate) refusal: Option<String>,
     /// The end of every relay's log.
     pub(crate) log_ends: String,
 }
 
 impl Report {
-    /// What is broken of what is promised, in words; empty: nothing.
+    /// Returns a description of each broken guarantee. Returns an empty list if all hold.
     pub(crate) fn broken(&self) -> Vec<String> {
         let mut broken = Vec::new();
         let mut promise = |count: usize, what: &str| {
@@ -37,7 +37,8 @@ impl Report {
             .get(&Kind::FailOverWithLoss)
             .is_some_and(|count| *count > 0)
         {
-            // What Kafka has and the database lost cannot be taken back. It has to be said, and nothing more is sent until a person has read it.
+            // An event that Kafka has and the database has lost cannot be revoked. A relay must
+            // report it and stop until an operator has acted.
             let unsaid = if self.refusal.is_none() {
                 locked.never_committed + early.never_committed + locked.lost + early.lost
             } else {
@@ -85,8 +86,9 @@ impl Report {
         broken
     }
 
-    /// Whether a relay stopped and said so, as one that is to read the log and nothing else does when it starts with a publication that leaves inserts out. It has not lost
-    /// what waits in the outbox.
+    /// Returns whether a relay stopped because the publication leaves inserts out. A relay with
+    /// `--source wal` must stop at its start in this case. The events that wait in the outbox are
+    /// not lost.
     fn stopped_rightly(&self) -> bool {
         let log_alone = self.plan.source == "wal" || self.has_any(&[Kind::SwitchSource]);
         let said = self
@@ -96,13 +98,15 @@ impl Report {
         said && log_alone && self.has_any(&[Kind::NarrowPublication])
     }
 
-    /// Whether any order is promised: what a publication left out comes behind later events of its aggregate.
+    /// Returns whether any order is guaranteed. Events that a publication left out are delivered
+    /// after later events of their aggregate.
     fn order_of_locks(&self) -> bool {
         !self.has_any(&[Kind::NarrowPublication, Kind::DropPublication])
     }
 
-    /// Whether the order of commits is promised even to writers that publish first: from the log alone, and neither for what is read from
-    /// the table after a slot was lost nor for what was parked.
+    /// Returns whether the order of commits is guaranteed even for writers that publish first. Only
+    /// the WAL gives this order. It does not hold for events that are read from the table after a
+    /// slot was lost, nor for parked events.
     fn order_of_commits(&self) -> bool {
         let by_seq = [
             Kind::DropSlot,
@@ -133,7 +137,8 @@ impl fmt::Display for Report {
         let (seconds, kills) = (self.lasted.as_secs(), self.kills);
         writeln!(
             f,
-            "seed {seed}: {source}, {delivery}, {relays} relay(s), {brokers} broker(s), {seconds} s, {kills} times kill -9"
+            "seed {seed}: {source}, {delivery}, {relays} relay(s), {brokers} broker(s), \
+             {seconds} s, {kills} times kill -9"
         )?;
         let faults: Vec<_> = self
             .faults
@@ -168,7 +173,8 @@ impl fmt::Display for Report {
             } = tally;
             writeln!(
                 f,
-                "{name:<15}{committed:>10}{delivered:>10}{lost:>6}{repeated:>9}{out_of_order:>13}{never_committed:>16}{wrong_partition:>16}"
+                "{name:<15}{committed:>10}{delivered:>10}{lost:>6}{repeated:>9}\
+                 {out_of_order:>13}{never_committed:>16}{wrong_partition:>16}"
             )?;
         }
         for example in &self.verdict.examples {
@@ -367,7 +373,7 @@ mod tests {
             report.broken(),
             ["3 lost by Postgres or by the relay, and no relay said so"]
         );
-        report.refusal = Some("a relay stopped and wants a person: …".to_owned());
+        report.refusal = Some("a relay stopped and needs an operator: …".to_owned());
         assert!(report.broken().is_empty());
     }
 
@@ -379,7 +385,11 @@ mod tests {
             lost: 5,
             ..Tally::default()
         };
-        let refusal = Some("a relay stopped and wants a person: publication `tidings_chaos_0a1b2c3d` leaves inserts out".to_owned());
+        let refusal = Some(
+            "a relay stopped and needs an operator: \
+                            publication `tidings_chaos_0a1b2c3d` leaves inserts out"
+                .to_owned(),
+        );
         let stopped = |words: &str, tally| Report {
             refusal: refusal.clone(),
             ..report(

@@ -1,14 +1,14 @@
-//! Rights in Kafka that are revoked and restored.
+//! ACLs that revoke and restore rights in Kafka.
 
 use dev_services::{Acl, AclOperation, AclResource, Error, Kafka};
 
 use super::topic::topics;
 
-/// The transactional ids of the relays start with this.
+/// The prefix of the relays' transactional ids.
 const TRANSACTIONAL_IDS: &str = "tidings.relay.";
 
-/// Entries that take one kind of right away. An entry on a resource ends the permission that a resource without
-/// entries gives to everyone, so everything but the denied operation is allowed again.
+/// Returns the ACLs that revoke one kind of right. A resource without ACLs is open to everyone, and
+/// its first ACL ends this. The list therefore allows all operations before it denies one.
 pub(crate) fn denied(which: usize) -> Vec<Acl> {
     let resources: Vec<(AclResource, String)> = if which.is_multiple_of(2) {
         topics()
@@ -34,7 +34,8 @@ pub(crate) fn denied(which: usize) -> Vec<Acl> {
 /// Adds the entries.
 ///
 /// # Errors
-/// When the broker does not answer or refuses.
+///
+/// Returns an error if the broker does not respond or refuses.
 pub(crate) fn revoke(broker: &Kafka, entries: &[Acl]) -> Result<(), Error> {
     entries.iter().try_for_each(|acl| broker.create_acl(acl))
 }
@@ -42,7 +43,8 @@ pub(crate) fn revoke(broker: &Kafka, entries: &[Acl]) -> Result<(), Error> {
 /// Removes the entries.
 ///
 /// # Errors
-/// As [`revoke`].
+///
+/// Returns the errors of [`revoke`].
 pub(crate) fn restore(broker: &Kafka, entries: &[Acl]) -> Result<(), Error> {
     entries
         .iter()

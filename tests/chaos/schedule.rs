@@ -1,4 +1,4 @@
-//! Which fault comes when: decided by the seed alone.
+//! Sequence of faults, determined by the seed alone.
 
 use std::time::Duration;
 
@@ -7,39 +7,48 @@ use super::plan::Plan;
 use super::random::Random;
 
 kinds! {
-    Kill, "kill", 8, "`kill -9` of the leader, or now and then of any relay. It is started again.";
-    Freeze, "freeze", 3, "SIGSTOP of the leader, SIGCONT later.";
-    Restart, "restart", 3, "SIGTERM of a relay, which drains, and is started again.";
+    Kill, "kill", 8, "`kill -9` of the leader, or sometimes of any relay, which is started again.";
+    Freeze, "freeze", 3, "SIGSTOP of the leader, followed by SIGCONT.";
+    Restart, "restart", 3, "SIGTERM of a relay, which drains and is started again.";
     KillBroker, "kill-broker", 3, "`kill -9` of a broker.";
-    StopBroker, "stop-broker", 2, "A broker that shuts down in order.";
-    FreezeBroker, "freeze-broker", 2, "A broker that hangs.";
-    CutPostgres, "cut-postgres", 4, "Ends every connection of the relays to Postgres.";
-    StallPostgres, "stall-postgres", 2, "The route to Postgres goes silent.";
-    CutKafka, "cut-kafka", 4, "Ends every connection of the relays to a broker.";
-    StallKafka, "stall-kafka", 3, "The route to a broker goes silent.";
+    StopBroker, "stop-broker", 2, "Orderly shutdown of a broker.";
+    FreezeBroker, "freeze-broker", 2, "A broker hangs.";
+    CutPostgres, "cut-postgres", 4, "Closes every connection of the relays to Postgres.";
+    StallPostgres, "stall-postgres", 2, "The connections to Postgres transfer no data.";
+    CutKafka, "cut-kafka", 4, "Closes every connection of the relays to a broker.";
+    StallKafka, "stall-kafka", 3, "The connections to a broker transfer no data.";
     CrashPostgres, "crash-postgres", 2, "`kill -9` of Postgres, with all its processes.";
-    RestartPostgres, "restart-postgres", 1, "Postgres shuts down in order.";
-    EndStream, "end-stream", 3, "The server ends the walsender.";
-    FailOver, "fail-over", 1, "The primary is killed, its standby takes over and gets a standby of its own.";
-    FailOverWithLoss, "fail-over-with-loss", 1, "The same, with commits that the standby has not received. A relay that stops and says so is right.";
-    DropSlot, "drop-slot", 1, "Somebody drops the slot.";
-    NarrowPublication, "narrow-publication", 1, "The publication leaves out inserts for a while.";
-    DropPublication, "drop-publication", 1, "The publication is dropped, and made again a while later.";
+    RestartPostgres, "restart-postgres", 1, "Orderly shutdown of Postgres.";
+    EndStream, "end-stream", 3, "The server terminates the walsender.";
+    FailOver, "fail-over", 1, "The primary is killed. Its standby is promoted \
+                               and gets its own standby.";
+    FailOverWithLoss, "fail-over-with-loss", 1, "The same, with commits that the standby has not \
+        received. A relay that stops and reports the loss is correct.";
+    DropSlot, "drop-slot", 1, "The slot is dropped.";
+    NarrowPublication, "narrow-publication", 1, "The publication temporarily leaves inserts out.";
+    DropPublication, "drop-publication", 1, "The publication is dropped and later created again.";
     SwitchSource, "switch-source", 2, "All relays are restarted with another `--source`.";
-    SmallMessages, "small-messages", 1, "The topics refuse records above a small size for a while.";
-    RecreateTopics, "recreate-topics", 1, "Both topics are deleted once they have been read, and created a while later.";
+    SmallMessages, "small-messages", 1, "The topics temporarily refuse records above a small size.";
+    RecreateTopics, "recreate-topics", 1, "Both topics are deleted once they have been read, \
+        and later created again.";
     AddPartitions, "add-partitions", 1, "Both topics get one more partition.";
-    RevokeAcls, "revoke-acls", 2, "The relays may not write to the topics, or use their transactional ids, for a while.";
-    ExpireProducers, "expire-producers", 1, "Nothing is published for longer than the broker remembers transactional ids.";
-    AbortTransactions, "abort-transactions", 2, "The leader is stopped for longer than the broker lets a transaction stay open.";
-    HangReplication, "hang-replication", 2, "The walsender hangs, and no other session.";
-    ReadOnly, "read-only", 1, "The database's sessions are ended, and new ones are read-only for a while.";
-    KillTwoBrokers, "kill-two-brokers", 1, "Two of three brokers are killed: fewer than min.insync.replicas are left.";
-    ClockSteps, "clock-steps", 2, "The relays' clock steps by an hour or by two days, forwards or backwards.";
+    RevokeAcls, "revoke-acls", 2, "The relays temporarily lose the right to write to the topics or \
+                                   to use their transactional ids.";
+    ExpireProducers, "expire-producers", 1, "No event is published until the broker has removed \
+        idle transactional ids.";
+    AbortTransactions, "abort-transactions", 2, "The leader is suspended for longer than the \
+        broker's transaction timeout.";
+    HangReplication, "hang-replication", 2, "The walsender hangs. Other sessions continue.";
+    ReadOnly, "read-only", 1, "The sessions of the database are terminated, \
+                               and new ones are temporarily read-only.";
+    KillTwoBrokers, "kill-two-brokers", 1, "Two of three brokers are killed, \
+        so fewer than `min.insync.replicas` remain.";
+    ClockSteps, "clock-steps", 2, "The clock of the relays steps by an hour or two days, \
+                                   forwards or backwards.";
 }
 
 impl Kind {
-    /// What any relay must survive without a person.
+    /// Faults that every relay must survive without an operator.
     pub(crate) const SURVIVABLE: &[Self] = &[
         Self::Kill,
         Self::Freeze,
@@ -65,7 +74,8 @@ impl Kind {
         Self::ReadOnly,
     ];
 
-    /// Whether it can be played with this many brokers. Kafka's authorizer lets no anonymous controllers find each other.
+    /// Returns whether the fault can be injected with this number of brokers. With Kafka's
+    /// authorizer, anonymous controllers cannot form a quorum, so ACLs need a single broker.
     pub(crate) fn suits(self, brokers: usize) -> bool {
         match self {
             Self::KillTwoBrokers => brokers == 3,
@@ -74,7 +84,7 @@ impl Kind {
         }
     }
 
-    /// How long a fault lasts at least that has no effect before.
+    /// The minimum duration of a fault that needs some time to take effect.
     fn lasts_at_least(self) -> Duration {
         match self {
             // Longer than EXPIRY and MAX_TRANSACTION in `stage`.
@@ -83,7 +93,7 @@ impl Kind {
         }
     }
 
-    /// Whether it goes on for a while, in which something else can happen.
+    /// Returns whether the fault has a duration, during which a relay can be killed.
     fn lasts(self) -> bool {
         !matches!(
             self,
@@ -103,13 +113,14 @@ impl Kind {
 /// One step of the nemesis.
 pub(crate) type Step = faults::Step<Kind>;
 
-/// The steps, without end.
+/// An infinite sequence of steps.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     random: Random,
     urn: Urn<Kind>,
-    /// A leader that is silent for longer loses its lease and may wake up beside its successor; at-least-once documents that this
-    /// misorders, and a broker that answers a dead leader's requests later is the same.
+    /// Allows faults that outlast the lease. The leader then loses its lease and may resume beside
+    /// its successor. The documentation of at-least-once delivery states that this can reorder
+    /// events. A broker that processes requests of a killed leader late has the same effect.
     zombies: bool,
 }
 
@@ -127,7 +138,9 @@ impl Schedule {
         }
     }
 
-    /// What answers a dead leader's requests later, or is one: a stalled wire drops what it holds when the leader is killed.
+    /// Returns whether the fault delays requests of a leader that is killed meanwhile, or stops the
+    /// leader itself. A stalled proxy is not among these, because its pending data is dropped when
+    /// the leader is killed.
     fn holds_requests(kind: Kind) -> bool {
         matches!(
             kind,
@@ -144,7 +157,7 @@ impl Iterator for Schedule {
     fn next(&mut self) -> Option<Step> {
         let random = &mut self.random;
         let kind = self.urn.draw(random);
-        // Now and then longer than a lease (10 s), a session timeout or a broker's session.
+        // Some faults outlast a lease (10 s), a session timeout or a broker's session.
         let lasts = if self.zombies && random.one_in(4) {
             random.millis(11_000, 15_000)
         } else {
@@ -204,7 +217,7 @@ mod tests {
         let longest = |delivery| {
             let steps =
                 Schedule::new(&plan(&format!("--seed 5 --delivery {delivery}"))).take(1_000);
-            // Nothing being published is no leader that wakes up.
+            // This fault only pauses the writers; no leader resumes after its lease.
             let steps = steps.filter(|step| step.kind != Kind::ExpireProducers);
             steps.map(|step| step.lasts).max().expect("steps")
         };

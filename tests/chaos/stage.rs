@@ -1,4 +1,4 @@
-//! Where the history is played: servers of its own, and wires to them that can be cut.
+//! Environment of a history: its own servers, and proxies to them that can be cut.
 
 use dev_services::{Kafka, KafkaCluster, KafkaOptions, Postgres, PostgresOptions, Proxy};
 use sqlx::{Connection as _, PgConnection};
@@ -7,14 +7,15 @@ use super::plan::Plan;
 use super::schedule::Kind;
 use super::{Failure, relays, topic, writers};
 
-/// A server that hangs is noticed by its own clients within these: what the lease and the stream rest on.
+/// Short timeouts, so that Postgres notices a lost client soon, and a limit for the WAL that a slot
+/// retains. The lease and the replication stream depend on them.
 const POSTGRES: [(&str, &str); 3] = [
     ("wal_sender_timeout", "10s"),
     ("tcp_keepalives_idle", "5"),
     ("max_slot_wal_keep_size", "4GB"),
 ];
 
-/// Idle transactional ids are forgotten after this long, and looked for this often.
+/// The time after which the broker removes idle transactional ids, and the interval of its search.
 const EXPIRY: [(&str, &str); 2] = [
     ("transactional.id.expiration.ms", "5000"),
     (
@@ -23,7 +24,7 @@ const EXPIRY: [(&str, &str); 2] = [
     ),
 ];
 
-/// A transaction that stays open for longer is aborted by the broker. The relay adapts to it.
+/// The broker aborts a transaction that stays open for longer. The relay adapts its own limit.
 const MAX_TRANSACTION: [(&str, &str); 2] = [
     ("transaction.max.timeout.ms", "8000"),
     (
@@ -32,7 +33,7 @@ const MAX_TRANSACTION: [(&str, &str); 2] = [
     ),
 ];
 
-/// Rights are checked, and everything is allowed on a resource that has no entries.
+/// The broker checks ACLs and allows every operation on a resource without ACLs.
 const AUTHORIZER: [(&str, &str); 2] = [
     (
         "authorizer.class.name",
@@ -41,14 +42,14 @@ const AUTHORIZER: [(&str, &str); 2] = [
     ("allow.everyone.if.no.acl.found", "true"),
 ];
 
-/// Everything the writers and relays talk to.
+/// All servers that the writers and relays connect to.
 pub(crate) struct Stage {
     pub(crate) primary: Postgres,
     pub(crate) standby: Option<Postgres>,
     pub(crate) brokers: Brokers,
-    /// Between the relays and Postgres: cut and stalled.
+    /// The proxy between the relays and Postgres, which faults cut and stall.
     pub(crate) relay_wire: Proxy,
-    /// Between the writers and Postgres: leads to the primary, whichever that is.
+    /// The proxy between the writers and Postgres. It always leads to the current primary.
     pub(crate) service_wire: Proxy,
 }
 
@@ -58,7 +59,7 @@ pub(crate) enum Brokers {
     Three(KafkaCluster),
 }
 
-/// What a relay is told.
+/// The settings of a relay.
 #[derive(Clone, Debug)]
 pub(crate) struct RelaySettings {
     pub(crate) database_url: String,
@@ -66,10 +67,11 @@ pub(crate) struct RelaySettings {
 }
 
 impl Stage {
-    /// Starts the servers and makes tables and topics.
+    /// Starts the servers and creates tables and topics.
     ///
     /// # Errors
-    /// When a server does not start.
+    ///
+    /// Returns an error if a server does not start.
     pub(crate) async fn build(plan: &Plan) -> Result<Self, Failure> {
         let fails_over = plan
             .faults
@@ -85,7 +87,8 @@ impl Stage {
     /// Starts the servers and creates the library's tables.
     ///
     /// # Errors
-    /// When a server does not start.
+    ///
+    /// Returns an error if a server does not start.
     pub(crate) async fn start(
         three: bool,
         kafka: KafkaOptions,
@@ -117,7 +120,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// For everybody but the relays.
+    /// Returns the database URL for all clients except the relays.
     pub(crate) fn service_url(&self) -> String {
         url(&self.service_wire)
     }
@@ -133,7 +136,7 @@ impl Stage {
         }
     }
 
-    /// The brokers' own addresses, for the checker.
+    /// Returns the addresses of the brokers without proxies, for the checker.
     pub(crate) fn brokers(&self) -> String {
         match &self.brokers {
             Brokers::One(kafka) => kafka.brokers(),
@@ -151,10 +154,11 @@ impl Stage {
     /// Kills two of three brokers.
     ///
     /// # Errors
-    /// When there are not three.
+    ///
+    /// Returns an error if the stage does not have three brokers.
     pub(crate) fn kill_two_brokers(&mut self, which: usize) -> Result<(), Failure> {
         let Brokers::Three(cluster) = &mut self.brokers else {
-            return Err("needs --brokers 3".into());
+            return Err("the fault needs --brokers 3".into());
         };
         for broker in [which, which + 1] {
             cluster.broker(broker % KafkaCluster::BROKERS).kill()?;
@@ -162,7 +166,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Starts every broker that does not run.
+    /// Starts every broker that is not running.
     pub(crate) fn start_brokers(&mut self) -> Result<(), Failure> {
         match &mut self.brokers {
             Brokers::One(kafka) => kafka.start_again()?,
@@ -179,10 +183,10 @@ impl Stage {
         format!("{}; {kafka}", self.primary.describe())
     }
 
-    /// Waits until the standby has what it needs to take over without a loss: the slot, from 17 on, and every commit. Nobody can reach
-    /// the primary from then on.
+    /// Waits until the standby can take over without a loss: it needs the slot (PostgreSQL 17 and
+    /// later) and every commit. Afterwards the primary accepts no connection through the proxies.
     pub(crate) fn prepare_fail_over(&self) -> Result<(), Failure> {
-        let standby = self.standby.as_ref().ok_or("there is no standby")?;
+        let standby = self.standby.as_ref().ok_or("the stage has no standby")?;
         if self.primary.version() >= 17 {
             standby.wait_for_slot(&self.primary, relays::SLOT)?;
         }
@@ -193,9 +197,9 @@ impl Stage {
         Ok(standby.catch_up_with(&self.primary)?)
     }
 
-    /// Kills the primary and lets the standby take over; the new primary gets a standby of its own.
+    /// Kills the primary and promotes the standby. The new primary gets its own standby.
     pub(crate) fn fail_over(&mut self) -> Result<(), Failure> {
-        let mut next = self.standby.take().ok_or("there is no standby")?;
+        let mut next = self.standby.take().ok_or("the stage has no standby")?;
         self.primary.kill()?;
         next.promote()?;
         self.standby = Some(next.standby()?);
@@ -213,7 +217,7 @@ impl Stage {
     }
 }
 
-/// The properties that the plan's faults need.
+/// Returns the broker properties that the plan's faults need.
 fn kafka_options(plan: &Plan) -> KafkaOptions {
     let groups: [(Kind, &[(&str, &str)]); 3] = [
         (Kind::ExpireProducers, &EXPIRY),

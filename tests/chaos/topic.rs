@@ -1,4 +1,4 @@
-//! What a consumer reads, from the beginning to the end, read_committed.
+//! Records of both topics, read with `read_committed`, and administration of the topics.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -19,14 +19,14 @@ use uuid::Uuid;
 use super::Failure;
 use super::plan::Plan;
 
-/// The relay's `--topic`; the two aggregate types are [`TYPES`].
+/// The relay's `--topic`. [`TYPES`] lists the two aggregate types.
 pub(crate) const TEMPLATE: &str = "chaos-{aggregatetype}";
 pub(crate) const TYPES: [&str; 2] = ["account", "early"];
 
-/// A broker that has just come back may take this long.
+/// The time limit for a response. A broker that has just restarted may be slow.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
-/// One record, and where it is.
+/// A record and its position.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) topic: Arc<str>,
@@ -36,25 +36,27 @@ pub(crate) struct Record {
     pub(crate) mark: Uuid,
 }
 
-/// The events' payload.
+/// The payload of the events.
 #[derive(Deserialize)]
 struct Marked {
     mark: Uuid,
 }
 
-/// Both topics, read as they grow.
+/// A consumer of both topics.
 pub(crate) struct Topics {
     consumer: BaseConsumer,
     partitions: Vec<(String, i32)>,
-    /// Each key and topic once: a long history has millions of records and few of either.
+    /// Interned keys and topics: a long history has millions of records, but few distinct keys and
+    /// topics.
     names: RefCell<HashSet<Arc<str>>>,
 }
 
 impl Topics {
-    /// Reads from the beginning.
+    /// Starts reading at the beginning of each partition.
     ///
     /// # Errors
-    /// When the broker does not list the topics.
+    ///
+    /// Returns an error if the broker does not list the topics.
     pub(crate) fn new(brokers: &str) -> Result<Self, Failure> {
         let mut config = ClientConfig::new();
         config
@@ -80,22 +82,23 @@ impl Topics {
         })
     }
 
-    /// What comes within `limit`.
+    /// Returns the records that arrive within `limit`.
     ///
     /// # Errors
-    /// When a record is none of ours.
+    ///
+    /// Returns an error if a record is not an event of this test.
     pub(crate) fn read(&self, limit: Duration) -> Result<Vec<Record>, Failure> {
         let until = Instant::now() + limit;
         let mut records = Vec::new();
         while Instant::now() < until {
-            // Errors are those of brokers that come and go.
+            // Errors are ignored, because brokers stop and start during a history.
             let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(20)) else {
                 continue;
             };
             let Marked { mark } = serde_json::from_slice(message.payload().unwrap_or_default())
                 .map_err(|error| {
                     format!(
-                        "a record at {}/{}/{}: {error}",
+                        "the record at {}/{}/{} is not an event of this test: {error}",
                         message.topic(),
                         message.partition(),
                         message.offset()
@@ -128,10 +131,13 @@ impl Topics {
         name
     }
 
-    /// What is left, up to the end of every partition. Nobody writes any more.
+    /// Reads the remaining records up to the end of every partition, after all writers and relays
+    /// have stopped or paused.
     ///
     /// # Errors
-    /// When the end is not reached: a transaction that nobody ends hides what comes behind it.
+    ///
+    /// Returns an error if the end is not reached, for example because an unfinished transaction
+    /// hides the records after it.
     pub(crate) fn read_to_the_end(&self) -> Result<Vec<Record>, Failure> {
         let mut ends = HashMap::new();
         for (topic, partition) in &self.partitions {
@@ -152,14 +158,14 @@ impl Topics {
                     .get(&(at.topic(), at.partition()))
                     .copied()
                     .unwrap_or_default();
-                // Before its first record a partition has no position.
+                // A partition has no position before its first record is read.
                 end > 0 && !matches!(at.offset(), Offset::Offset(offset) if offset >= end)
             });
             match behind {
                 None => return Ok(records),
                 Some(at) if Instant::now() > until => {
                     return Err(format!(
-                        "the end of {}/{} is not reached: {:?}",
+                        "the consumer did not reach the end of {}/{}: {:?}",
                         at.topic(),
                         at.partition(),
                         at.offset()
@@ -184,7 +190,7 @@ impl fmt::Display for Record {
     }
 }
 
-/// Every partition of both topics, as the broker lists them now.
+/// Returns every partition of both topics that the broker currently lists.
 fn partitions(consumer: &BaseConsumer) -> Result<Vec<(String, i32)>, Failure> {
     let mut partitions = Vec::new();
     for topic in topics() {
@@ -212,7 +218,7 @@ fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
         .expect("a client")
 }
 
-/// Makes both topics, on all brokers.
+/// Creates both topics with replicas on all brokers.
 pub(crate) async fn create(brokers: &str, plan: &Plan) -> Result<(), Failure> {
     let names = topics();
     let replicas = i32::try_from(plan.brokers)?;
@@ -224,17 +230,17 @@ pub(crate) async fn create(brokers: &str, plan: &Plan) -> Result<(), Failure> {
         .create_topics(&new, &AdminOptions::new())
         .await?
     {
-        answer.map_err(|(topic, code)| format!("topic {topic} is not made: {code}"))?;
+        answer.map_err(|(topic, code)| format!("topic {topic} cannot be created: {code}"))?;
     }
     Ok(())
 }
 
-/// Deletes both topics, and returns once the broker does not list them any more.
+/// Deletes both topics and waits until the broker no longer lists them.
 pub(crate) async fn delete(brokers: &str) -> Result<(), Failure> {
     let (client, names) = (admin(brokers), topics());
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     for answer in client.delete_topics(&names, &AdminOptions::new()).await? {
-        answer.map_err(|(topic, code)| format!("topic {topic} is not deleted: {code}"))?;
+        answer.map_err(|(topic, code)| format!("topic {topic} cannot be deleted: {code}"))?;
     }
     let until = Instant::now() + ANSWER_LIMIT;
     loop {
@@ -247,13 +253,13 @@ pub(crate) async fn delete(brokers: &str) -> Result<(), Failure> {
             return Ok(());
         }
         if Instant::now() > until {
-            return Err("the topics are listed although they were deleted".into());
+            return Err("the broker still lists the deleted topics".into());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Gives both topics one more partition, up to `most`.
+/// Adds one partition to both topics, up to `most` partitions.
 pub(crate) async fn add_partition(brokers: &str, most: i32) -> Result<(), Failure> {
     let client = admin(brokers);
     for name in topics() {
@@ -269,13 +275,13 @@ pub(crate) async fn add_partition(brokers: &str, most: i32) -> Result<(), Failur
             .create_partitions(&[NewPartitions::new(&name, now + 1)], &AdminOptions::new())
             .await?
         {
-            answer.map_err(|(topic, code)| format!("topic {topic} gets no partition: {code}"))?;
+            answer.map_err(|(topic, code)| format!("topic {topic} cannot be extended: {code}"))?;
         }
     }
     Ok(())
 }
 
-/// Lets both topics refuse records above `bytes`.
+/// Makes both topics refuse records larger than `bytes`.
 pub(crate) async fn limit_messages(brokers: &str, bytes: u32) -> Result<(), Failure> {
     let (names, bytes) = (topics(), bytes.to_string());
     let changes: Vec<_> = names
@@ -288,7 +294,7 @@ pub(crate) async fn limit_messages(brokers: &str, bytes: u32) -> Result<(), Fail
         .alter_configs(&changes, &AdminOptions::new())
         .await?
     {
-        answer.map_err(|(topic, code)| format!("{topic:?} is not changed: {code}"))?;
+        answer.map_err(|(topic, code)| format!("{topic:?} cannot be changed: {code}"))?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! One transaction of a writer: drawn from its random numbers, then carried out.
+//! Transactions of a writer, drawn from its random numbers and then run.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use uuid::Uuid;
 use super::Failure;
 use super::random::Random;
 
-/// How many accounts there are of each kind; half of all steps go to the first, the hot one.
+/// The number of accounts of each kind. Half of all steps go to the first account, the hot one.
 pub(crate) const ACCOUNTS: u64 = 12;
 
-/// An account has got its next version.
+/// An account has reached its next version.
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "account", id = "account")]
 struct Moved {
@@ -23,7 +23,7 @@ struct Moved {
     pad: String,
 }
 
-/// The same of an account whose writers publish before they lock it.
+/// The same event for an account whose writers publish before they lock it.
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "early", id = "account")]
 struct MovedEarly {
@@ -32,7 +32,8 @@ struct MovedEarly {
     pad: String,
 }
 
-/// When the account is locked: before its event is published, as the contract says, or after.
+/// The order of locking and publishing. The contract requires that a writer locks the account
+/// before it publishes the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contract {
     Kept,
@@ -42,7 +43,7 @@ pub(crate) enum Contract {
 #[derive(Debug)]
 pub(crate) struct Transaction {
     isolation: &'static str,
-    /// Without, a crash may take the commit back.
+    /// If false, a crash of Postgres may lose the commit.
     synchronous: bool,
     steps: Vec<Step>,
     ending: Ending,
@@ -51,7 +52,7 @@ pub(crate) struct Transaction {
 #[derive(Debug)]
 struct Step {
     account: String,
-    /// One event each; several are one statement.
+    /// One mark for each event. Several events are published with one statement.
     marks: Vec<Uuid>,
     pad: usize,
     savepoint: Savepoint,
@@ -69,14 +70,14 @@ enum Savepoint {
 enum Ending {
     Commit,
     Rollback,
-    /// In two phases, which may end in another session.
+    /// A prepared transaction, which another session may finish.
     Prepared {
         commit: bool,
     },
 }
 
 impl Transaction {
-    /// The next transaction of a writer.
+    /// Draws the next transaction of a writer.
     pub(crate) fn draw(random: &mut Random, contract: Contract) -> Self {
         let isolation = *random.pick(&[
             "read committed",
@@ -85,7 +86,8 @@ impl Transaction {
             "serializable",
         ]);
         let synchronous = !random.one_in(4);
-        // Now and then one statement with many events, and seldom many of those: a relay may die in the middle of such a transaction.
+        // A few transactions have one statement with many events, and very few have many such
+        // statements. A relay may be killed in the middle of such a transaction.
         let (bulk, huge) = (random.one_in(80), random.one_in(600));
         let count = match (huge, bulk) {
             (true, _) => 10 + random.below(15),
@@ -101,7 +103,7 @@ impl Transaction {
                 }
             })
             .collect();
-        // In one order for all writers, which keeps most deadlocks away. Those that are left are part of the history.
+        // A common lock order avoids most deadlocks. The remaining ones are part of the history.
         accounts.sort_unstable();
         let steps = accounts
             .into_iter()
@@ -121,10 +123,12 @@ impl Transaction {
         }
     }
 
-    /// Carries it out; `name` is that of the prepared transaction.
+    /// Runs the transaction. `name` is the name of a prepared transaction.
     ///
     /// # Errors
-    /// What Postgres says, conflicts among it. The transaction may then be open.
+    ///
+    /// Returns the errors of Postgres, including conflicts. The transaction may still be open
+    /// afterwards.
     pub(crate) async fn run(
         &self,
         session: &mut PgConnection,
@@ -170,7 +174,7 @@ impl Step {
             1 => Savepoint::Released,
             _ => Savepoint::None,
         };
-        // Now and then a large event: more than a batch of small ones.
+        // A few events are larger than a batch of small ones.
         let pad = if !bulk && random.one_in(200) {
             200_000
         } else {
@@ -219,12 +223,15 @@ impl Step {
         }
     }
 
-    /// Raises the account's version by one for each event, which locks it, and writes down which mark is which version.
+    /// Increments the account's version by one for each event, which locks the account, and records
+    /// the mark of each version.
     async fn lock(&self, session: &mut PgConnection) -> Result<(), Failure> {
-        let change = "with moved as (update account set version = version + cardinality($2) where id = $1
+        let change = "with moved as (update account set version = version + cardinality($2) \
+                      where id = $1
                                      returning id, version - cardinality($2) as before)
                       insert into history (account, version, mark)
-                      select id, before + ordinality, mark from moved, unnest($2::uuid[]) with ordinality as given (mark)";
+                      select id, before + ordinality, mark from moved, unnest($2::uuid[]) \
+                          with ordinality as given (mark)";
         sqlx::query(change)
             .bind(&self.account)
             .bind(&self.marks)
@@ -251,7 +258,7 @@ impl Step {
     }
 }
 
-/// Text of this length that does not become small when it is compressed.
+/// Returns text of this length that compresses poorly.
 fn noise(mark: &Uuid, length: usize) -> String {
     let (seed, part) = mark.as_u64_pair();
     let mut random = Random::new(seed, part);

@@ -1,4 +1,5 @@
-//! Services: each in a session of its own, until they are told to stop. They go through whatever happens to Postgres.
+//! Writers, which act as services: each uses its own session and works until it is stopped. Writers
+//! keep working through all faults of Postgres.
 
 use std::time::Duration;
 
@@ -11,11 +12,12 @@ use super::plan::Plan;
 use super::random::Random;
 use super::transaction::{ACCOUNTS, Contract, Transaction, execute};
 
-/// A writer waits for a lock, and for any answer, no longer than this: a prepared transaction whose writer lost its session keeps its
-/// locks until that writer is back.
-const LIMITS: &str = "set lock_timeout = '3s'; set statement_timeout = '10s'; set idle_in_transaction_session_timeout = '10s'";
+/// Limits the time for which a writer waits for a lock or a response. A prepared transaction whose
+/// writer lost its session keeps its locks until this writer reconnects.
+const LIMITS: &str = "set lock_timeout = '3s'; set statement_timeout = '10s'; \
+                      set idle_in_transaction_session_timeout = '10s'";
 
-/// As long as Postgres may be away.
+/// The interval of connection attempts while Postgres is unavailable.
 const CONNECT_EVERY: Duration = Duration::from_millis(100);
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
@@ -26,19 +28,27 @@ pub(crate) struct Writers {
     url: String,
 }
 
-/// Makes the accounts.
+/// Creates the accounts.
 ///
 /// # Errors
-/// When Postgres refuses.
+///
+/// Returns an error if Postgres refuses.
 pub(crate) async fn create_accounts(session: &mut PgConnection) -> Result<(), Failure> {
     execute(session, super::committed::TABLES).await?;
     for prefix in ["a", super::checker::EARLY] {
-        execute(session, &format!("insert into account (id) select '{prefix}-' || n from generate_series(0, {ACCOUNTS} - 1) n")).await?;
+        execute(
+            session,
+            &format!(
+                "insert into account (id) select '{prefix}-' || n \
+                                   from generate_series(0, {ACCOUNTS} - 1) n"
+            ),
+        )
+        .await?;
     }
     Ok(())
 }
 
-/// Starts them; one in three breaks the contract.
+/// Starts the writers. One in three breaks the contract.
 pub(crate) fn start(plan: &Plan, url: &str) -> Writers {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -67,7 +77,8 @@ pub(crate) fn start(plan: &Plan, url: &str) -> Writers {
 }
 
 impl Writers {
-    /// Waits until each has ended its transaction, and ends those that were prepared and forgotten.
+    /// Waits until each writer has finished its transaction, and finishes orphaned prepared
+    /// transactions.
     pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
@@ -76,7 +87,7 @@ impl Writers {
             forget_prepared(&mut session, "chaos-%").await
         };
         if let Err(error) = settle.await {
-            eprintln!("prepared transactions are left: {error}");
+            eprintln!("prepared transactions remain: {error}");
         }
     }
 }
@@ -89,7 +100,7 @@ pub(crate) trait Work: Send {
         session: &mut PgConnection,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Carries out one transaction. It may be open after an error.
+    /// Runs one transaction. The transaction may still be open after an error.
     fn transact(
         &mut self,
         session: &mut PgConnection,
@@ -99,7 +110,7 @@ pub(crate) trait Work: Send {
     fn pause(&mut self) -> Duration;
 }
 
-/// Works until `stop` is cancelled, with new sessions in place of those that end.
+/// Works until `stop` is cancelled, and opens a new session whenever one fails.
 pub(crate) async fn serve(mut work: impl Work, url: String, stop: CancellationToken) {
     let mut session = None;
     while !stop.is_cancelled() {
@@ -117,13 +128,13 @@ pub(crate) async fn serve(mut work: impl Work, url: String, stop: CancellationTo
     }
 }
 
-/// Carries out one transaction. Returns true if the session can be used again.
+/// Runs one transaction. Returns true if the session can be reused.
 async fn transact(work: &mut impl Work, session: &mut PgConnection) -> bool {
     match tokio::time::timeout(ANSWER_LIMIT, work.transact(session)).await {
         Ok(Ok(())) => true,
-        // A session that began while the database was read-only stays so.
+        // A session that started while the database was read-only stays read-only.
         Ok(Err(error)) if is_read_only(&error) => false,
-        // Conflicts are as good as rollbacks; a session that is broken does not roll back.
+        // A conflict counts as a rollback. The rollback fails on a broken session.
         Ok(Err(_)) => matches!(
             tokio::time::timeout(ANSWER_LIMIT, execute(session, "rollback")).await,
             Ok(Ok(()))
@@ -163,22 +174,24 @@ struct Writer {
     number: u64,
     contract: Contract,
     random: Random,
-    /// Order of commits is what the log gives; rows from before it come in the order of `seq`.
+    /// Only the WAL gives the order of commits. Rows from before the slot was created are read in
+    /// the order of `seq`.
     wait_for_slot: bool,
     prepared: u64,
 }
 
 impl Work for Writer {
     async fn open(&mut self, session: &mut PgConnection) -> Result<(), Failure> {
-        // Nobody else knows how they were to end.
+        // No other session finishes the prepared transactions that this writer left behind.
         forget_prepared(session, &format!("chaos-{}-%", self.number)).await?;
-        let slot = "select exists (select from pg_replication_slots where confirmed_flush_lsn is not null)";
+        let slot = "select exists (select from pg_replication_slots \
+                    where confirmed_flush_lsn is not null)";
         if self.wait_for_slot
             && !sqlx::query_scalar::<_, bool>(slot)
                 .fetch_one(session)
                 .await?
         {
-            return Err("there is no slot yet".into());
+            return Err("the slot does not exist yet".into());
         }
         self.wait_for_slot = false;
         Ok(())
@@ -204,7 +217,7 @@ async fn forget_prepared(session: &mut PgConnection, names: &str) -> Result<(), 
         .fetch_all(&mut *session)
         .await?
     {
-        // Another session may be about to end it.
+        // Another session may finish it at the same time.
         let ending = if name.ends_with(['1', '3', '5', '7', '9']) {
             "commit"
         } else {

@@ -1,5 +1,6 @@
-//! Compares the effects with the events that were committed. Pure: each fault is planted in the
-//! tests below and found.
+//! Comparison of the effects with the committed events.
+//!
+//! The functions are pure. The tests below plant each kind of fault and verify that it is found.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -8,11 +9,12 @@ use super::events::LEDGER;
 use super::evidence::{Evidence, Order};
 use super::hostile::{End, Hostility};
 
-/// Faults that are described one by one.
+/// The maximum number of faults that are described individually.
 const EXAMPLES_MAX: usize = 20;
 
-/// Attempts after which a release may escalate an event of the ledger. A member that is killed may
-/// read an event again that is dead or waits in a retry topic, after later ones of its aggregate.
+/// The number of failing attempts from which a release may escalate an event of the ledger. If a
+/// member is killed, an event that is dead or waits in a retry topic may be read again after later
+/// events of its aggregate.
 const ESCALATED_FROM: i32 = 2;
 
 /// The findings about the events of one subscriber.
@@ -23,13 +25,13 @@ pub(crate) struct Tally {
     pub(crate) lost: usize,
     pub(crate) repeated: usize,
     pub(crate) out_of_order: usize,
-    /// Effects that came by a retry topic or a replay, or of events that may have been escalated:
-    /// these have no order.
+    /// Effects of events from a retry topic or a replay, or of events that may have been escalated.
+    /// These have no guaranteed order.
     pub(crate) overtaken: usize,
     pub(crate) never_committed: usize,
-    /// Events that are dead although no handler was ordered to fail.
+    /// Dead events that no handler had to fail.
     pub(crate) dead: usize,
-    /// Events that lost an attempt although no handler was ordered to fail.
+    /// Events that needed several attempts although no handler had to fail.
     pub(crate) retried: usize,
 }
 
@@ -38,12 +40,12 @@ pub(crate) struct Tally {
 pub(crate) struct Orders {
     pub(crate) completed: usize,
     pub(crate) cancelled: usize,
-    /// Cancelled although no service refused: a step was too late.
+    /// Orders that were cancelled although no service refused them, because a step timed out.
     pub(crate) late: usize,
-    /// Without an end, or with one that is not the saga's.
+    /// Orders without an outcome, or with one that differs from the saga's.
     pub(crate) open: usize,
     pub(crate) failed: usize,
-    /// Stock, money or parcels are not those of the end.
+    /// Orders whose stock, money or parcels do not match the outcome.
     pub(crate) unbalanced: usize,
 }
 
@@ -55,7 +57,7 @@ pub(crate) struct Hostile {
     pub(crate) parked: usize,
     pub(crate) skipped: usize,
     pub(crate) handled: usize,
-    /// With another end than the promised one, or with none.
+    /// Records with another outcome than the guaranteed one, or with none.
     pub(crate) unaccounted: usize,
 }
 
@@ -66,15 +68,15 @@ pub(crate) struct Verdict {
     pub(crate) shop: Tally,
     pub(crate) orders: Orders,
     pub(crate) hostile: BTreeMap<Hostility, Hostile>,
-    /// Letters that are neither those of hostile records nor of committed events.
+    /// Letters that belong to neither a hostile record nor a committed event.
     pub(crate) strange_letters: usize,
-    /// Events of publishers that wait in the database.
+    /// Parked events of publishers.
     pub(crate) parked: usize,
     pub(crate) anomalies: usize,
     pub(crate) unfinished: usize,
-    /// Skipped records of the closing round that were not counted, or counted twice.
+    /// Skipped records of the closing round that were not counted or were counted twice.
     pub(crate) miscounted: u64,
-    /// The first faults, in words.
+    /// Descriptions of the first faults.
     pub(crate) examples: Vec<String>,
 }
 
@@ -94,9 +96,10 @@ impl Verdict {
     }
 }
 
-/// Judges all effects, each aggregate's in their order.
+/// Checks all effects. The effects of each aggregate must be in order.
 ///
-/// Order is that of first occurrences: a repeat is counted as one and as nothing else.
+/// Only the first occurrence of an event counts for the order. A repeat is counted only as a
+/// repeat.
 pub(crate) fn judge(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::default();
     effects(evidence, &mut verdict);
@@ -195,7 +198,7 @@ fn effects(evidence: &Evidence, verdict: &mut Verdict) {
     }
 }
 
-/// Judges letters that are not those of hostile records.
+/// Checks the letters that do not belong to hostile records.
 fn letters(evidence: &Evidence, verdict: &mut Verdict) {
     for letter in evidence
         .letters
@@ -220,7 +223,7 @@ fn letters(evidence: &Evidence, verdict: &mut Verdict) {
     }
 }
 
-/// Returns the fault of an order, if it has one.
+/// Returns a description of the fault of an order. Returns `None` if it has none.
 fn judge_order(order: &Order, orders: &mut Orders) -> Option<String> {
     let Order {
         id,
@@ -263,7 +266,8 @@ fn judge_order(order: &Order, orders: &mut Orders) -> Option<String> {
     if (*stock, *money, *parcels) != moved || *audits > 1 || is_refused {
         orders.unbalanced += 1;
         return Some(format!(
-            "order {id} of {quantity} for {cents} is {status}, refused by {refused_by:?}: stock {stock}, money {money}, parcels {parcels}, \
+            "order {id} of {quantity} for {cents} is {status}, refused by {refused_by:?}: \
+             stock {stock}, money {money}, parcels {parcels}, \
              audits {audits}"
         ));
     }

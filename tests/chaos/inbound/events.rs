@@ -1,15 +1,16 @@
-//! The events of a history: bookings of accounts, and those of the saga that places orders.
+//! Events of a history: bookings on accounts, and the commands and replies of the saga that places
+//! orders.
 
 use serde::{Deserialize, Serialize};
 use tidings::DomainEvent;
 
-/// The relay's topics are named by the same template as in the outbound half.
+/// The topic of bookings. The relay uses the same topic template as in the outbound histories.
 pub(crate) const ACCOUNT_TOPIC: &str = "chaos-account";
 
-/// The subscriber that books.
+/// The name of the subscriber that handles bookings, which is also its group.
 pub(crate) const LEDGER: &str = "ledger";
 
-/// The subscriber that runs the saga and the services that it commands.
+/// The name of the subscriber that runs the saga and the services that it commands.
 pub(crate) const SHOP: &str = "shop";
 
 /// The topics of the subscriber [`SHOP`].
@@ -20,15 +21,15 @@ pub(crate) const SHOP_TOPICS: [&str; 4] = [
     "chaos-parcel",
 ];
 
-/// The topic for the outcomes of sagas, which nothing reads.
+/// The topic for the outcomes of sagas, which has no subscriber.
 pub(crate) const SAGA_TOPIC: &str = "chaos-saga";
 
-/// A booking, whatever its type.
+/// A booking of any type.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Booking {
     pub(crate) account: String,
     pub(crate) version: i64,
-    /// The number of attempts that the handler is ordered to fail.
+    /// The number of attempts that the handler must fail.
     pub(crate) fails: u32,
 }
 
@@ -39,7 +40,8 @@ pub(crate) trait Booked: DomainEvent {
 
 macro_rules! bookings {
     ($($Event:ident)*) => {
-        /// The types of bookings. Each release handles one more, from the first two on.
+        /// The types of bookings. The first release handles two of them, and each later release one
+        /// more.
         pub(crate) const BOOKING_TYPES: &[&str] = &[$(stringify!($Event)),*];
 
         $(
@@ -70,7 +72,7 @@ macro_rules! bookings {
 
 bookings! { Deposited Withdrawn Renamed Frozen Closed }
 
-/// Types that the first release handles.
+/// The number of types that the first release handles.
 pub(crate) const FIRST_TYPES: usize = 2;
 
 macro_rules! events {
@@ -99,7 +101,7 @@ events! {
     "parcel" ParcelRefused {}
 }
 
-/// Types that a handler takes: each event of them has one effect.
+/// The command types. A handler must record exactly one effect for each of their events.
 pub(crate) const COMMANDS: [&str; 7] = [
     "ReserveStock",
     "ReleaseStock",

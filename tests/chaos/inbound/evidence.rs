@@ -1,4 +1,4 @@
-//! Events that were committed and their outcomes, read from Postgres and Kafka.
+//! Committed events and their outcomes, read from Postgres and Kafka.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use super::orders::SAGA;
 use super::tables::MARK;
 use super::topics::Letter;
 
-/// An event that a writer or a saga has committed.
+/// An event that a writer or a saga committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Committed {
-    /// The topic and the key.
+    /// The subscriber and the account of a booking, or the topic and the key of a command.
     pub(crate) aggregate: Arc<str>,
     pub(crate) version: i64,
     pub(crate) topic: Arc<str>,
-    /// The number of attempts that its handler is ordered to fail.
+    /// The number of attempts that its handler must fail.
     pub(crate) fails: i32,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Order {
     pub(crate) cents: i64,
     pub(crate) refused_by: String,
     pub(crate) status: String,
-    /// The sum of all movements.
+    /// The sum of all movements, as is `money`.
     pub(crate) stock: i64,
     pub(crate) money: i64,
     pub(crate) parcels: i64,
@@ -51,26 +51,27 @@ pub(crate) struct Order {
     pub(crate) saga: Option<String>,
 }
 
-/// Everything that the checker looks at.
+/// The input of the checker.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Evidence {
-    /// By event id.
+    /// Committed events by event id.
     pub(crate) committed: HashMap<String, Committed>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) orders: Vec<Order>,
-    /// Observations of handlers that must not happen.
+    /// Observations of handlers that must not occur.
     pub(crate) anomalies: Vec<String>,
-    /// Events that wait in the database, each as its mark or its place.
+    /// Parked events, each with its mark or its position.
     pub(crate) parked: Vec<String>,
     pub(crate) letters: Vec<Letter>,
     pub(crate) hostile: Vec<Sent>,
     /// Partitions with records that their group has not finished.
     pub(crate) unfinished: Vec<String>,
-    /// The closing round, which has no faults: records to skip, and records counted as skipped.
+    /// The closing round, which has no faults: the records that must be skipped, and those that
+    /// were counted as skipped.
     pub(crate) skipped: (u64, u64),
 }
 
-/// Work that is not done yet.
+/// The remaining work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Left {
     pub(crate) events: i64,
@@ -84,15 +85,19 @@ fn commands() -> Vec<String> {
 
 impl Left {
     /// # Errors
-    /// When Postgres does not answer.
+    ///
+    /// Returns an error if Postgres does not respond.
     pub(crate) async fn read(session: &mut PgConnection) -> Result<Self, Failure> {
         let counts = "select
-            (select count(*) from history h where not exists (select from effect e where e.event_id = h.event_id and e.mark is null))
+            (select count(*) from history h where not exists (select from effect e \
+                where e.event_id = h.event_id and e.mark is null))
             + (select count(*) from tidings.outbox o where type = any($1)
-               and not exists (select from effect e where e.event_id = o.id::text and e.mark is null)),
+               and not exists (select from effect e where e.event_id = o.id::text \
+                   and e.mark is null)),
             (select count(*) from tidings.subscriber_parked),
             (select count(*) from orders o where not exists
-                (select from tidings.saga s where s.name = $2 and s.key = o.id::text and s.ended_at is not null))";
+                (select from tidings.saga s where s.name = $2 and s.key = o.id::text \
+                    and s.ended_at is not null))";
         let (events, parked, sagas) = sqlx::query_as(counts)
             .bind(commands())
             .bind(SAGA)
@@ -111,15 +116,17 @@ impl Left {
 }
 
 impl Evidence {
-    /// Reads what is in the database, and makes sure that the history is one: the versions of each
-    /// account count up by one.
+    /// Reads the evidence in the database, and verifies that the history has no gap: the versions
+    /// of each account must be consecutive.
     ///
     /// # Errors
-    /// When Postgres does not answer, or the history has a gap, which would be a fault of the test
-    /// or of Postgres.
+    ///
+    /// Returns an error if Postgres does not respond, or if the history has a gap. A gap is a fault
+    /// of the test or of Postgres.
     pub(crate) async fn read(url: &str) -> Result<Self, Failure> {
         let mut session = PgConnection::connect(url).await?;
-        let gap = "select id from account left join (select account, max(version), count(*) from history group by 1) h on h.account = id
+        let gap = "select id from account left join (select account, max(version), count(*) \
+                   from history group by 1) h on h.account = id
                    where version <> coalesce(max, 0) or version <> coalesce(count, 0) limit 1";
         if let Some(account) = sqlx::query_scalar::<_, String>(gap)
             .fetch_optional(&mut session)
@@ -146,8 +153,10 @@ impl Evidence {
         evidence.anomalies = sqlx::query_scalar("select what from anomaly")
             .fetch_all(&mut session)
             .await?;
-        let parked = "select coalesce(convert_from(header_values[array_position(header_names, $1)], 'UTF8'),
-                                      topic || '/' || partition || '/' || record_offset || ' ' || coalesce(error, '')) from tidings.subscriber_parked";
+        let parked = "select coalesce(convert_from(\
+                      header_values[array_position(header_names, $1)], 'UTF8'),
+                                      topic || '/' || partition || '/' || record_offset || ' ' || \
+                                          coalesce(error, '')) from tidings.subscriber_parked";
         evidence.parked = sqlx::query_scalar(parked)
             .bind(MARK)
             .fetch_all(&mut session)
@@ -171,7 +180,8 @@ impl Evidence {
                 },
             );
         }
-        let sent = "select 'chaos-' || aggregatetype, aggregateid, seq, id::text, coalesce((payload ->> 'fails')::int, 0)
+        let sent = "select 'chaos-' || aggregatetype, aggregateid, seq, id::text, \
+                    coalesce((payload ->> 'fails')::int, 0)
                     from tidings.outbox where type = any($1)";
         let sent: Vec<(String, String, i64, String, i32)> = sqlx::query_as(sent)
             .bind(commands())
@@ -194,11 +204,14 @@ impl Evidence {
 
     async fn read_orders(&mut self, session: &mut PgConnection) -> Result<(), Failure> {
         let orders = "select o.id, quantity, cents, refused_by, o.status,
-                             coalesce((select sum(m.quantity) from stock_move m where m.order_id = o.id), 0)::bigint,
-                             coalesce((select sum(m.cents) from money_move m where m.order_id = o.id), 0)::bigint,
+                             coalesce((select sum(m.quantity) from stock_move m \
+                                 where m.order_id = o.id), 0)::bigint,
+                             coalesce((select sum(m.cents) from money_move m \
+                                 where m.order_id = o.id), 0)::bigint,
                              (select count(*) from parcel p where p.order_id = o.id),
                              (select count(*) from audited a where a.order_id = o.id),
-                             (select s.status from tidings.saga s where s.name = $1 and s.key = o.id::text)
+                             (select s.status from tidings.saga s where s.name = $1 \
+                                 and s.key = o.id::text)
                       from orders o order by o.id";
         type Row = (
             i64,

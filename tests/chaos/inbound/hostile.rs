@@ -1,4 +1,4 @@
-//! Records that no publisher should write. Each bears a mark that shows where it ends.
+//! Records that no publisher should write. The mark of each record identifies its outcome.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,26 +14,26 @@ use super::super::random::Random;
 use super::events::{ACCOUNT_TOPIC, LEDGER, SHOP, SHOP_TOPICS};
 use super::tables::{ACCOUNTS, MARK};
 
-/// The time that a broker may take that has just come back.
+/// The time limit for a response. A broker that has just restarted may be slow.
 const SEND_LIMIT: Duration = Duration::from_secs(60);
 
-/// The largest batch that the topics take: Kafka's default of `max.message.bytes`.
+/// The largest batch that the topics accept: Kafka's default of `max.message.bytes`.
 const MESSAGE_BYTES_MAX: usize = 1_048_588;
 
-/// Room for the fields of a record beside value, key and headers.
+/// Space for the fields of a record besides value, key and headers.
 const RECORD_OVERHEAD: usize = 100;
 
-/// Names of headers in one record.
+/// The number of header names in one record.
 const HEADER_NAMES: usize = 20_000;
 
-/// The end that the contract promises for a hostile record.
+/// The outcome that the contract guarantees for a hostile record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum End {
     /// A dead letter.
     Letter,
     /// Skipped and counted.
     Skipped,
-    /// Handled: a tombstone for which there is a handler.
+    /// Handled, which applies to a tombstone that has a handler.
     Handled,
 }
 
@@ -56,21 +56,22 @@ macro_rules! hostilities {
 }
 
 hostilities! {
-    MalformedJson, "malformed JSON", "A CloudEvent whose data ends in its middle.";
-    Confluent, "Confluent's wire format", "Magic byte, schema id and Avro.";
-    CloudEventsBatch, "batch of CloudEvents", "A batch in one record.";
-    ManyHeaders, "20,000 header names", "Header names that no other record has.";
-    Oversized, "oversized", "A record to which a letter's headers cannot be added.";
-    HeaderBytes, "header bytes", "Attributes that are no text or no number.";
-    NewerVersion, "newer version", "A version of the data that no code knows.";
-    Keyless, "keyless", "A record that is no event, without a key, with an empty one, or with one that is no text.";
+    MalformedJson, "malformed JSON", "A CloudEvent with truncated data.";
+    Confluent, "Confluent's wire format", "Magic byte, schema id and Avro data.";
+    CloudEventsBatch, "batch of CloudEvents", "A batch of CloudEvents in one record.";
+    ManyHeaders, "20,000 header names", "Many header names that no other record has.";
+    Oversized, "oversized", "A record that is too large for the additional headers of a letter.";
+    HeaderBytes, "header bytes", "Attributes that are not valid UTF-8.";
+    NewerVersion, "newer version", "A data version that is newer than the code.";
+    Keyless, "keyless", "A record that is not an event, and whose key is missing, \
+                         empty or not valid text.";
     Tombstone, "tombstone", "A null value.";
-    Forged, "forged duplicate", "The id of an event that was handled, with other data.";
-    UnknownType, "unknown type", "A type that no handler takes.";
+    Forged, "forged duplicate", "The id of a handled event, with other data.";
+    UnknownType, "unknown type", "A type without a handler.";
 }
 
 impl Hostility {
-    /// The end that is promised in this topic.
+    /// Returns the guaranteed outcome in this topic.
     pub(crate) fn end(self, topic: &str) -> End {
         match self {
             Self::Tombstone if topic == ACCOUNT_TOPIC => End::Handled,
@@ -80,7 +81,7 @@ impl Hostility {
     }
 }
 
-/// A hostile record that the broker has acknowledged.
+/// A hostile record that the broker acknowledged.
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) mark: String,
@@ -103,7 +104,7 @@ impl fmt::Display for Sent {
     }
 }
 
-/// Sends them.
+/// Sends hostile records.
 pub(crate) struct Sender {
     random: Random,
     sent: Vec<Sent>,
@@ -123,15 +124,18 @@ impl Sender {
         }
     }
 
-    /// All that were acknowledged.
+    /// Returns all records that were acknowledged.
     pub(crate) fn sent(&self) -> &[Sent] {
         &self.sent
     }
 
-    /// Sends each kind once, to topics that the seed decides. Large ones are seldom.
+    /// Sends each kind once, to topics that the seed determines. Sends the large kinds in one round
+    /// of three on average.
     ///
     /// # Errors
-    /// When the broker does not take a record. A database that is away costs the forged ones only.
+    ///
+    /// Returns an error if the broker does not accept a record. If the database is unavailable,
+    /// only the forged record is left out.
     pub(crate) async fn round(&mut self, brokers: &str, url: &str) -> Result<(), Failure> {
         let mut config = ClientConfig::new();
         config
@@ -281,7 +285,7 @@ impl Sender {
         })
     }
 
-    /// The key of an aggregate that is in use, or of one that is not.
+    /// Returns the key of an existing aggregate or of an unknown one.
     fn key(&mut self, topic: &str) -> Vec<u8> {
         let key = match self.random.below(3) {
             0 => format!("hostile-{}", self.random.below(5)),
@@ -291,7 +295,7 @@ impl Sender {
         key.into_bytes()
     }
 
-    /// The attributes of an event that a handler of the topic takes.
+    /// Returns the attributes of an event that has a handler in this topic.
     fn event(&mut self, topic: &str) -> Vec<(String, Vec<u8>)> {
         let kind = match topic {
             ACCOUNT_TOPIC => "Deposited",
@@ -312,12 +316,15 @@ impl Sender {
             .to_vec()
     }
 
-    /// An event that was handled, with another payload. `None` if there is none yet.
+    /// Returns a handled event with another payload. Returns `None` if no event was handled yet or
+    /// the database is unavailable.
     async fn forge(&mut self, topic: &str, url: &str) -> Option<Record> {
         let consumer = if topic == ACCOUNT_TOPIC { LEDGER } else { SHOP };
-        let handled = "select i.source, i.event_id, o.type, o.aggregatetype, o.aggregateid, o.payload::text
+        let handled = "select i.source, i.event_id, o.type, o.aggregatetype, o.aggregateid, \
+                       o.payload::text
                        from (select source, event_id from tidings.inbox
-                             where consumer = $1 and topic = $2 and event_id ~ '^[0-9a-f]{8}-[0-9a-f-]{27}$'
+                             where consumer = $1 and topic = $2 and event_id ~ \
+                                 '^[0-9a-f]{8}-[0-9a-f-]{27}$'
                              order by handled_at desc limit 50) i
                        join tidings.outbox o on o.id = i.event_id::uuid";
         let reading = async {

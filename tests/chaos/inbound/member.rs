@@ -1,4 +1,5 @@
-//! One member process: the subscriber that books, and the one that runs the saga with its services.
+//! Member process, with the subscriber for bookings and the subscriber for the saga and its
+//! services.
 
 use std::time::Duration;
 
@@ -17,22 +18,25 @@ use super::events::{
 use super::tables::{effect, fail_as_ordered};
 use super::{orders, release};
 
-/// The `application_name` of a member's sessions.
+/// The `application_name` of a member's database sessions.
 pub(crate) const APPLICATION: &str = "chaos-member";
 
-/// The environment variable with the release that a member is of.
+/// The environment variable that contains the release of a member.
 pub(crate) const RELEASE: &str = "CHAOS_RELEASE";
 
-/// Connections of each subscriber's pool.
+/// The pool size of each subscriber.
 const CONNECTIONS: u32 = 6;
 
-/// The time between two records of a member's counters.
+/// The interval at which a member records its counters.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
-/// Runs a member until SIGTERM. The database, brokers and release are those of the environment.
+/// Runs a member until SIGTERM. Reads the database, the brokers and the release from the
+/// environment.
 ///
 /// # Errors
-/// Those with which a subscriber ends, which no fault may cause.
+///
+/// Returns an error if the environment is incomplete or a subscriber fails. No injected fault may
+/// cause this.
 pub(crate) async fn run() -> Result<(), Failure> {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(
@@ -115,7 +119,7 @@ async fn book<E: Booked + 'static>(
 ) -> Result<(), HandlerError> {
     fail_as_ordered(&meta, event.booking().fails)?;
     effect(&mut tx, LEDGER, &meta).await?;
-    // Long enough for faults to find a transaction open.
+    // Keeps the transaction open long enough for faults to hit it.
     tokio::time::sleep(Duration::from_millis(3)).await;
     Ok(())
 }
@@ -124,13 +128,15 @@ async fn erase(erased: Tombstone<Deposited>, mut tx: Tx) -> Result<(), HandlerEr
     effect(&mut tx, LEDGER, erased.meta()).await
 }
 
-/// Records the counters of this process. A database that is away is tried again.
+/// Records the counters of this process periodically. An unavailable database is retried in the
+/// next interval.
 async fn count(pool: PgPool, all: [Statistics; 2]) {
-    let upsert = "insert into counted values ($1, $2, $3, $4, $5, $6, $7) on conflict (process, consumer) do update set
+    let upsert = "insert into counted values ($1, $2, $3, $4, $5, $6, $7) on conflict (process, \
+                  consumer) do update set
                   unknown = excluded.unknown, dead = excluded.dead, failed = excluded.failed,
                   duplicates = excluded.duplicates, conflicting = excluded.conflicting";
     let number = |number: u64| number.cast_signed();
-    // Process ids are used again.
+    // The operating system reuses process ids.
     let process = uuid::Uuid::now_v7();
     loop {
         for seen in &all {

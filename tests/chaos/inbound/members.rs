@@ -1,5 +1,4 @@
-//! The members: processes of one group, each of a release, which a supervisor starts again when
-//! they end.
+//! Member processes, each of one release, which a supervisor restarts when they exit.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +6,7 @@ use super::super::Failure;
 use super::super::process::{Invocation, Process, end_of, send};
 use super::member::RELEASE;
 
-/// The exit code of a shell whose program ended by SIGTERM.
+/// The exit code of a shell whose program was terminated by SIGTERM.
 const TERMINATED: i32 = 143;
 
 /// The command line of a member.
@@ -23,7 +22,7 @@ pub(crate) struct Members {
     database_url: String,
     brokers: String,
     slots: Vec<Slot>,
-    /// Members that ended by themselves. None may.
+    /// Descriptions of members that exited by themselves or did not stop in order. Each is a fault.
     ended: Vec<String>,
 }
 
@@ -34,7 +33,7 @@ struct Slot {
 }
 
 impl Members {
-    /// No member runs yet.
+    /// Creates the set of members without starting one.
     pub(crate) fn new(
         program: &Program,
         count: usize,
@@ -61,7 +60,7 @@ impl Members {
         self.slots.len()
     }
 
-    /// The newest release that a member has.
+    /// Returns the newest release of all members.
     pub(crate) fn release(&self) -> u32 {
         self.slots
             .iter()
@@ -70,10 +69,11 @@ impl Members {
             .unwrap_or_default()
     }
 
-    /// Starts each member that does not run.
+    /// Starts each member that is not running.
     ///
     /// # Errors
-    /// When a process cannot be started.
+    ///
+    /// Returns an error if a process cannot be started.
     pub(crate) fn start_all(&mut self) -> Result<(), Failure> {
         (0..self.slots.len()).try_for_each(|at| self.start(at))
     }
@@ -92,10 +92,11 @@ impl Members {
         Ok(())
     }
 
-    /// Starts members again that ended by themselves, and remembers how.
+    /// Restarts members that exited by themselves, and records their exit.
     ///
     /// # Errors
-    /// As [`start_all`](Self::start_all).
+    ///
+    /// Returns the errors of [`start_all`](Self::start_all).
     pub(crate) fn revive(&mut self) -> Result<(), Failure> {
         for slot in &mut self.slots {
             let Some(status) = slot
@@ -120,10 +121,12 @@ impl Members {
         self.start_all()
     }
 
-    /// `kill -9` of a member, and a new one in its place. Returns whether it ran.
+    /// Kills a member with `kill -9` and starts another one in its place. Returns whether it was
+    /// running.
     ///
     /// # Errors
-    /// As [`start_all`](Self::start_all).
+    ///
+    /// Returns the errors of [`start_all`](Self::start_all).
     pub(crate) fn kill(&mut self, which: usize) -> Result<bool, Failure> {
         let at = which % self.slots.len();
         let killed = self.slots[at].process.take().map(Process::kill).is_some();
@@ -134,7 +137,8 @@ impl Members {
     /// Sends SIGSTOP or SIGCONT to a member.
     ///
     /// # Errors
-    /// When no signal can be sent.
+    ///
+    /// Returns an error if no signal can be sent.
     pub(crate) fn signal(&self, which: usize, signal: &str) -> Result<(), Failure> {
         let process = self.slots[which % self.slots.len()].process.as_ref();
         process.map_or(Ok(()), |process| send(signal, process.pid()))
@@ -143,17 +147,19 @@ impl Members {
     /// Stops a member in order and starts it again.
     ///
     /// # Errors
-    /// As [`start_all`](Self::start_all).
+    ///
+    /// Returns the errors of [`start_all`](Self::start_all).
     pub(crate) fn restart(&mut self, which: usize) -> Result<(), Failure> {
         let at = which % self.slots.len();
         self.stop(at)?;
         self.start(at)
     }
 
-    /// Stops a member in order and starts one of this release in its place.
+    /// Stops a member in order and starts one of the given release in its place.
     ///
     /// # Errors
-    /// As [`start_all`](Self::start_all).
+    ///
+    /// Returns the errors of [`start_all`](Self::start_all).
     pub(crate) fn deploy(&mut self, at: usize, release: u32) -> Result<(), Failure> {
         self.stop(at)?;
         self.slots[at].release = release;
@@ -163,7 +169,8 @@ impl Members {
     /// Stops all members in order.
     ///
     /// # Errors
-    /// When no signal can be sent.
+    ///
+    /// Returns an error if no signal can be sent.
     pub(crate) fn stop_all(&mut self) -> Result<(), Failure> {
         for slot in &self.slots {
             slot.process
@@ -179,7 +186,7 @@ impl Members {
             return Ok(());
         };
         match process.stop()? {
-            // The signal may come before the process has a handler for it.
+            // The signal may arrive before the process has installed its handler.
             Some(status) if status.success() || status.code() == Some(TERMINATED) => {}
             Some(status) => {
                 let last_words = end_of(&slot.log);
@@ -197,12 +204,13 @@ impl Members {
         Ok(())
     }
 
-    /// Members that ended by themselves or did not stop in order, each with its last words.
+    /// Returns the members that exited by themselves or did not stop in order, each with the last
+    /// line of its log.
     pub(crate) fn ended(&self) -> Vec<String> {
         self.ended.clone()
     }
 
-    /// The end of every log.
+    /// Returns the last lines of every log.
     pub(crate) fn log_ends(&self) -> String {
         self.slots
             .iter()

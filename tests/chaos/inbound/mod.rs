@@ -1,17 +1,17 @@
-//! A history of subscribers and sagas under faults, decided by a seed.
+//! Histories of subscribers and sagas under injected faults, generated from a seed.
 //!
 //! ```text
 //! plan ─▶ stage: Postgres, Kafka, one relay
 //!           ├─ writers    book on accounts and place orders, in transactions
 //!           ├─ members    processes of two groups: one books, one runs the saga and its services
-//!           └─ nemesis    carries out the schedule; its operator replays dead letters
-//!         then quiet: all faults are over, all writers have ended, everything is handled
+//!           └─ nemesis    injects the faults of the schedule; its operator replays dead letters
+//!         then quiet: all faults are over, all writers have stopped, all events are handled
 //! evidence (tables, letters, offsets) ─▶ checker ─▶ report
 //! ```
 //!
-//! The checker relies on neither relay nor members: writers record each event that they commit,
-//! each handler records its effect in the same transaction, and hostile records bear a mark that
-//! shows where they end.
+//! The checker trusts neither the relay nor the members. Writers record each event that they
+//! commit. Each handler records its effect in its own transaction. Hostile records carry a mark, by
+//! which the checker finds their outcome.
 
 mod checker;
 mod events;
@@ -48,29 +48,31 @@ pub(crate) use plan::Plan;
 pub(crate) use report::Report;
 use settle::Operator;
 
-/// After this much time without a change nothing more is expected: longer than any session, lease
-/// or step of a saga lasts.
+/// If nothing changes for this time, the test stops waiting. Longer than any session, lease or step
+/// of a saga lasts.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 
 /// Members record their counters each second.
 const COUNTED_AFTER: Duration = Duration::from_secs(3);
 
-/// Looks at the counters before they are judged.
+/// The number of times that the counters are read before a difference counts as a fault.
 const COUNTED_WITHIN: usize = 5;
 
 /// The programs of a history.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
-    /// The binary `tidings`, or a program that behaves as it does with its arguments.
+    /// The binary `tidings`, or a program that accepts the same arguments.
     pub(crate) tidings: PathBuf,
-    /// A member: a program with arguments that calls [`member`].
+    /// The program of a member, with arguments that make it call [`member`].
     pub(crate) member: (PathBuf, Vec<String>),
 }
 
-/// Plays the history and judges it. `say` is called with each step.
+/// Runs the history and checks the outcome. Calls `say` with each step.
 ///
 /// # Errors
-/// When a server or a program of the test itself fails; faults of the members are in the report.
+///
+/// Returns an error if a server or a program of the test itself fails. The report contains the
+/// faults of the members.
 pub(crate) async fn run(
     plan: &Plan,
     programs: &Programs,

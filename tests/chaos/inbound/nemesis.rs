@@ -1,4 +1,4 @@
-//! Carries out the schedule. Every fault is over when its step is.
+//! Injection of the scheduled faults. Each fault is over when its step returns.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -23,20 +23,23 @@ use super::tables::GATE;
 use super::topics;
 use super::writers::Writers;
 
-/// A server that is up answers within this; one that is not does not matter.
+/// A running server responds within this time. A statement to a stopped server may fail.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
-/// The time without progress after which a deletion of topics is left out.
+/// The time without progress after which a deletion of topics is skipped.
 const SETTLE_SILENCE: Duration = Duration::from_secs(45);
 
-const END_SESSIONS: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'chaos-member'";
+const END_SESSIONS: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity where \
+                            application_name = 'chaos-member'";
 
-/// The booking types that an instance of the group handles. From a second after its registration
-/// on, no member skips them.
-const REGISTERED: &str = "select count(distinct t.type) from tidings.subscriber s, unnest(s.types) t (type)
-                          where s.consumer = $1 and t.type = any($2) and s.started_at < clock_timestamp() - interval '1 second'";
+/// Counts the booking types that an instance of the group handles. One second after its
+/// registration, no member skips these types.
+const REGISTERED: &str = "select count(distinct t.type) from tidings.subscriber s, \
+                          unnest(s.types) t (type)
+                          where s.consumer = $1 and t.type = any($2) \
+                              and s.started_at < clock_timestamp() - interval '1 second'";
 
-/// The actor that breaks things.
+/// The component that injects faults.
 pub(crate) struct Nemesis {
     pool: PgPool,
     url: String,
@@ -48,7 +51,8 @@ pub(crate) struct Nemesis {
 
 impl Nemesis {
     /// # Errors
-    /// When the URL is invalid.
+    ///
+    /// Returns an error if the URL is invalid.
     pub(crate) fn new(plan: &Plan, url: &str, operator: Operator) -> Result<Self, Failure> {
         let options: PgConnectOptions = url.parse()?;
         let pool = PgPoolOptions::new()
@@ -66,11 +70,12 @@ impl Nemesis {
         })
     }
 
-    /// Breaks one thing after the other until the plan's length is reached, or a relay has stopped
-    /// for good.
+    /// Injects one fault after the other until the plan's length is reached or a relay has stopped
+    /// permanently.
     ///
     /// # Errors
-    /// When a server of the test cannot be stopped or started.
+    ///
+    /// Returns an error if a server of the test cannot be stopped or started.
     pub(crate) async fn play(
         &mut self,
         plan: &Plan,
@@ -99,7 +104,7 @@ impl Nemesis {
             })?;
             if !reached {
                 say(&format!(
-                    "{:8.1} s  {} is left out",
+                    "{:8.1} s  {} is skipped",
                     began.elapsed().as_secs_f32(),
                     step.kind
                 ));
@@ -111,12 +116,13 @@ impl Nemesis {
         Ok(())
     }
 
-    /// The number of each fault that was reached.
+    /// Returns the number of injections of each fault.
     pub(crate) fn counts(&self) -> BTreeMap<Kind, usize> {
         self.counts.clone()
     }
 
-    /// Members that were killed with -9, within other faults too.
+    /// Returns the number of members that were killed with `kill -9`, including kills during other
+    /// faults.
     pub(crate) fn kills(&self) -> usize {
         self.kills
     }
@@ -125,7 +131,8 @@ impl Nemesis {
         (&mut self.operator, &mut self.hostile)
     }
 
-    /// A new type is published once a member has registered for it, as the contract asks.
+    /// Allows writers to publish a new type once a member has registered for it, as the contract
+    /// requires.
     async fn allow_registered_types(&self, writers: &Writers) {
         let types: Vec<_> = BOOKING_TYPES
             .iter()
@@ -140,7 +147,7 @@ impl Nemesis {
         }
     }
 
-    /// Returns false for a fault that could not be reached.
+    /// Injects the fault of a step. Returns false if this was not possible.
     async fn carry_out(
         &mut self,
         step: &Step,
@@ -181,7 +188,7 @@ impl Nemesis {
                 self.last(step, which, members).await?;
                 block_in_place(|| stage.broker(0).start_again())?;
             }
-            // A broker that has just come back may refuse.
+            // A broker that has just restarted may refuse.
             Kind::AddPartitions => {
                 return Ok(topics::add_partition(&stage.brokers()).await.is_ok());
             }
@@ -199,7 +206,7 @@ impl Nemesis {
         Ok(true)
     }
 
-    /// Lets a fault last, and kills a member within it if the step says so.
+    /// Waits for the duration of a fault, and kills a member during it if the step includes a kill.
     async fn last(
         &mut self,
         step: &Step,
@@ -220,7 +227,7 @@ impl Nemesis {
         Ok(())
     }
 
-    /// Replaces member by member by one of the next release.
+    /// Replaces the members one by one with the next release.
     async fn deploy(&mut self, step: &Step, members: &mut Members) -> Result<(), Failure> {
         let (release, count) = (members.release() + 1, members.count());
         for at in 0..count {
@@ -233,8 +240,8 @@ impl Nemesis {
         Ok(())
     }
 
-    /// Pauses the writers, waits until everything is handled and each letter is read, and deletes
-    /// topics.
+    /// Pauses the writers, waits until all events are handled and all letters are read, and deletes
+    /// topics. Returns false if this point was not reached.
     async fn recreate(
         &mut self,
         step: &Step,
@@ -256,9 +263,12 @@ impl Nemesis {
         Ok(left.is_none())
     }
 
-    /// Deletes topics of dead letters, which members create again. Topics that members read are
-    /// deleted while all of them are stopped: a member that runs continues at its old offset if the
-    /// topic is back before it notices.
+    /// Deletes topics of dead letters, which the members create again, or a topic that members
+    /// read.
+    ///
+    /// Topics that members read are deleted while all members are stopped. A running member would
+    /// continue at its old offset if the topic was created again before the member noticed the
+    /// deletion.
     async fn delete_topics(
         &mut self,
         step: &Step,
@@ -282,7 +292,8 @@ impl Nemesis {
         block_in_place(|| members.start_all())
     }
 
-    /// Runs statements one by one in one session. Those that fail have nothing to break.
+    /// Runs the statements one by one in one session. Ignores errors, because the object of the
+    /// fault may not exist.
     async fn run(&self, statements: &str) {
         let Ok(mut session) = self.pool.acquire().await else {
             return;

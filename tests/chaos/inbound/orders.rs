@@ -1,5 +1,5 @@
-//! The saga that places orders, and the services that it commands. Stock and money are moved by
-//! rows, whose sums are checked at the end.
+//! Saga that places orders, and the services that it commands. Each movement of stock or money is a
+//! row, and the checker compares the sums.
 
 use std::time::Duration;
 
@@ -16,20 +16,20 @@ use super::events::{
 use super::release;
 use super::tables::{anomaly, effect, fail_as_ordered};
 
-/// The saga's name.
+/// The name of the saga.
 pub(crate) const SAGA: &str = "place-order";
 
-/// A step without a reply is tried again after this time, twice, and then compensated: faults make
-/// some steps too late.
+/// The time limit for the reply to a command. A step has two attempts and is then compensated.
+/// Faults delay some steps beyond the limit.
 const STEP_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The state of an order.
+/// The state of the saga.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct PlaceOrder {
     order: OrderPlaced,
 }
 
-/// The subscriber of a release.
+/// Returns the subscriber of a release.
 pub(crate) fn shop(
     bus: &Bus,
     pool: sqlx::PgPool,
@@ -60,7 +60,7 @@ pub(crate) fn shop(
     if release >= 3 { shop.on(inspect) } else { shop }
 }
 
-/// The definition of a release: each has one more step of another kind, up to the third.
+/// Returns the saga of a release. Each release up to the third adds a step of another kind.
 fn place_order(release: u32) -> Saga<PlaceOrder> {
     let patient = || Retry::exponential(2, Duration::from_secs(1)..Duration::from_secs(2));
     let saga = Saga::new(SAGA)
@@ -173,7 +173,7 @@ async fn end(tx: &mut Tx, order_id: i64, status: &str) -> Result<(), HandlerErro
     Ok(())
 }
 
-// === services: a command may come again as another event, and an undo without the deed ===
+// === services: a command may be repeated as another event, and an undo may precede its command ===
 
 type Answer<A, B> = Result<(Option<A>, Option<B>), HandlerError>;
 
@@ -221,7 +221,8 @@ async fn give_back(
 ) -> Result<(), HandlerError> {
     effect(&mut tx, SHOP, &meta).await?;
     if undo(&mut tx, "reservation", command.order_id).await? {
-        let moves = "insert into stock_move select order_id, -quantity from stock_move where order_id = $1 and quantity < 0";
+        let moves = "insert into stock_move select order_id, -quantity from stock_move \
+                     where order_id = $1 and quantity < 0";
         sqlx::query(moves)
             .bind(command.order_id)
             .execute(&mut *tx)
@@ -280,7 +281,7 @@ async fn pay(
         }
         false => {}
     }
-    // Without an answer the step is tried again and then compensated.
+    // Without a reply, the step is retried and then compensated.
     Ok(((!silent).then_some(PaymentTaken { order_id }), None))
 }
 
@@ -291,7 +292,8 @@ async fn refund(
 ) -> Result<(), HandlerError> {
     effect(&mut tx, SHOP, &meta).await?;
     if undo(&mut tx, "payment", command.order_id).await? {
-        let moves = "insert into money_move select order_id, -cents from money_move where order_id = $1 and cents > 0";
+        let moves = "insert into money_move select order_id, -cents from money_move \
+                     where order_id = $1 and cents > 0";
         sqlx::query(moves)
             .bind(command.order_id)
             .execute(&mut *tx)
@@ -322,7 +324,7 @@ async fn send(
     Ok((Some(ParcelSent { order_id }), None))
 }
 
-/// Returns whether the deed of this order is done for the first time.
+/// Marks the action of this order as done. Returns whether this is its first record.
 async fn begin(tx: &mut Tx, table: &str, order_id: i64) -> Result<bool, HandlerError> {
     let insert = sqlx::AssertSqlSafe(format!(
         "insert into {table} values ($1, 'done') on conflict do nothing"
@@ -343,11 +345,13 @@ async fn state(tx: &mut Tx, table: &str, order_id: i64) -> Result<Option<String>
         .await?)
 }
 
-/// Returns whether the deed was done before. A later deed is refused in both cases.
+/// Marks the action of this order as undone. Returns whether it was done before. A later action is
+/// refused in both cases.
 async fn undo(tx: &mut Tx, table: &str, order_id: i64) -> Result<bool, HandlerError> {
     let was = state(tx, table, order_id).await?;
     let upsert = sqlx::AssertSqlSafe(format!(
-        "insert into {table} values ($1, 'undone') on conflict (order_id) do update set state = 'undone'"
+        "insert into {table} values ($1, 'undone') on conflict (order_id) do update \
+         set state = 'undone'"
     ));
     sqlx::query(upsert)
         .bind(order_id)

@@ -1,4 +1,4 @@
-//! The description of a history, written as the command that replays it.
+//! Parameters of a history, with the command that replays it.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,28 +7,28 @@ use std::time::Duration;
 use super::super::plan::{number, seed_of_the_clock};
 use super::schedule::Kind;
 
-/// One history.
+/// The parameters of one history.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
-    /// The time for which the nemesis works.
+    /// The time for which faults are injected.
     pub(crate) length: Duration,
-    /// Member processes of the group.
+    /// The number of member processes.
     pub(crate) members: usize,
     pub(crate) writers: u64,
     pub(crate) faults: Vec<Kind>,
-    /// A folder that keeps the logs. Without one they are removed.
+    /// The folder for logs. If `None`, the logs are removed after the history.
     pub(crate) logs: Option<PathBuf>,
 }
 
 const USAGE: &str = "\
 inbound                     subscribers and sagas; without this word, the relay
---minutes N | --seconds N   how long the nemesis works [5 minutes]
---seed N                    decides what writers do and which fault comes when [the clock]
---members N                 processes of the group, 1 to 6 [3]
+--minutes N | --seconds N   time for which faults are injected [5 minutes]
+--seed N                    determines the transactions and the sequence of faults [the clock]
+--members N                 member processes, 1 to 6 [3]
 --writers N                 2 to 20; one in three places orders [4]
---faults all | WORD,…       which faults; see the table in inbound/schedule.rs [all]
---logs FOLDER               keeps the logs of relay and members there [removed]";
+--faults all | WORD,…       faults to inject; see inbound/schedule.rs [all]
+--logs FOLDER               folder for the logs of relay and members [removed at the end]";
 
 impl Plan {
     fn of_the_clock() -> Self {
@@ -42,10 +42,11 @@ impl Plan {
         }
     }
 
-    /// Reads the words that [`command`](Self::command) prints behind `inbound`.
+    /// Parses the words that [`command`](Self::command) prints after `inbound`.
     ///
     /// # Errors
-    /// A message with the usage.
+    ///
+    /// Returns a message with the usage if a word is invalid.
     pub(crate) fn parse<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, String> {
         let (mut plan, mut words) = (Self::of_the_clock(), words.into_iter());
         while let Some(option) = words.next() {
@@ -89,7 +90,7 @@ impl Plan {
         Ok(())
     }
 
-    /// The command that replays this history.
+    /// Returns the command that replays this history.
     pub(crate) fn command(&self) -> String {
         let Self {
             seed,
@@ -110,7 +111,8 @@ impl Plan {
         };
         let seconds = self.length.as_secs();
         format!(
-            "cargo run --release --example chaos -- inbound --seed {seed} --seconds {seconds} --members {members} --writers {writers} \
+            "cargo run --release --example chaos -- inbound --seed {seed} --seconds {seconds} \
+             --members {members} --writers {writers} \
              --faults {faults}"
         )
     }

@@ -1,5 +1,5 @@
-//! Releases of the members' code. Each handles one more event type or has one more step, and has
-//! other settings for failures.
+//! Releases of the members' code. Each of the first releases adds an event type and a step of the
+//! saga. All releases differ in their settings for failures.
 
 use std::time::Duration;
 
@@ -7,22 +7,22 @@ use tidings::subscriber::{Escalation, Retry};
 
 use super::events::{BOOKING_TYPES, FIRST_TYPES};
 
-/// Releases beyond this one change settings only.
+/// Later releases than this one change only settings.
 const LAST_WITH_NEW_TYPES: u32 = (BOOKING_TYPES.len() - FIRST_TYPES) as u32;
 
-/// The number of booking types that a release handles.
+/// Returns the number of booking types that a release handles.
 pub(crate) fn types(release: u32) -> usize {
     FIRST_TYPES + release.min(LAST_WITH_NEW_TYPES) as usize
 }
 
-/// Attempts in place, with their pauses.
+/// Returns the policy for attempts in place.
 pub(crate) fn retry(release: u32) -> Retry {
     let least = Duration::from_millis(5 + 5 * u64::from(release % 4));
     Retry::exponential(2 + release % 3, least..8 * least)
 }
 
-/// The fate of an event that used up its attempts. Parking, retry topics and dead letters take
-/// turns.
+/// Returns the escalation of an event that has used up its attempts. Successive releases rotate
+/// through parking, retry topics and dead letters.
 pub(crate) fn escalation(release: u32) -> Escalation {
     match release % 3 {
         0 => park(release),
@@ -33,8 +33,8 @@ pub(crate) fn escalation(release: u32) -> Escalation {
     }
 }
 
-/// Parks until the handler succeeds. The services of a saga use it in each release, because a
-/// compensation must not overtake.
+/// Returns an escalation that parks an event until its handler succeeds. The services of a saga use
+/// it in each release, because a compensation must not overtake its command.
 pub(crate) fn park(release: u32) -> Escalation {
     let least = Duration::from_millis(40 + 20 * u64::from(release % 3));
     Escalation::Park(Retry::exponential(10_000, least..4 * least))

@@ -1,4 +1,4 @@
-//! The result of a history, for people.
+//! Human-readable report of a history.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,18 +17,18 @@ pub(crate) struct Report {
     pub(crate) kills: usize,
     pub(crate) releases: u32,
     pub(crate) verdict: Verdict,
-    /// A relay that needs an operator, with its last words.
+    /// The relay that stopped and needs an operator, with the last line of its log.
     pub(crate) refusal: Option<String>,
-    /// Members that ended by themselves.
+    /// Members that exited by themselves or did not stop in order.
     pub(crate) ended: Vec<String>,
-    /// The work that was left when nothing changed any more.
+    /// The remaining work when the state stopped changing.
     pub(crate) left: Option<String>,
-    /// The end of every log.
+    /// The last lines of every log.
     pub(crate) log_ends: String,
 }
 
 impl Report {
-    /// The broken promises, in words.
+    /// Returns a description of each broken guarantee.
     pub(crate) fn broken(&self) -> Vec<String> {
         let mut broken = Vec::new();
         let mut promise = |count: usize, what: &str| {
@@ -99,7 +99,8 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seconds, kills) = (self.lasted.as_secs(), self.kills);
-        // Kills within other faults are no steps of the schedule.
+        // Kills during other faults are not steps of the schedule, so `kills` replaces the count of
+        // steps.
         let count = self
             .faults
             .iter()
@@ -110,7 +111,8 @@ impl fmt::Display for Report {
         let Plan { seed, members, .. } = &self.plan;
         writeln!(
             f,
-            "seed {seed}: {members} members, {seconds} s, {count} faults, {kills} times kill -9, {} releases",
+            "seed {seed}: {members} members, {seconds} s, {count} faults, {kills} times kill -9, \
+             {} releases",
             self.releases + 1
         )?;
         let faults: Vec<_> = self
@@ -171,7 +173,8 @@ impl fmt::Display for Report {
         let orders = &self.verdict.orders;
         writeln!(
             f,
-            "orders: {} completed, {} cancelled, {} of these because a step was late; {} open, {} failed, {} unbalanced",
+            "orders: {} completed, {} cancelled, {} of these because a step was late; {} open, \
+             {} failed, {} unbalanced",
             orders.completed,
             orders.cancelled,
             orders.late,
@@ -190,7 +193,8 @@ impl fmt::Display for Report {
             } = hostile;
             writeln!(
                 f,
-                "hostile: {sent:>4} {hostility}: {letters} letters, {parked} parked, {skipped} skipped, {handled} handled, \
+                "hostile: {sent:>4} {hostility}: {letters} letters, {parked} parked, \
+                 {skipped} skipped, {handled} handled, \
                  {unaccounted} unaccounted"
             )?;
         }

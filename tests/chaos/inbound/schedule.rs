@@ -1,4 +1,4 @@
-//! The faults of members, their servers and their topics, in the order that the seed decides.
+//! Sequence of faults of members, their servers and their topics, determined by the seed alone.
 
 use std::time::Duration;
 
@@ -8,37 +8,43 @@ use super::plan::Plan;
 
 kinds! {
     Kill, "kill", 16, "`kill -9` of a member, which is started again.";
-    Restart, "restart", 6, "SIGTERM of a member, which drains, and is started again.";
-    Freeze, "freeze", 3, "SIGSTOP of a member for longer than its session lasts, then SIGCONT.";
-    Deploy, "deploy", 4, "A rolling deployment of the next release: member by member, old and new side by side.";
-    ReadOnly, "read-only", 4, "The database's sessions are ended, and new ones are read-only for a while.";
-    EndSessions, "end-sessions", 8, "The server ends all sessions of the members.";
-    RestartPostgres, "restart-postgres", 2, "Postgres shuts down in order, and is started again.";
+    Restart, "restart", 6, "SIGTERM of a member, which drains and is started again.";
+    Freeze, "freeze", 3, "SIGSTOP of a member for longer than its session timeout, \
+                          followed by SIGCONT.";
+    Deploy, "deploy", 4, "Rolling deployment of the next release: old and new \
+                          members run side by side.";
+    ReadOnly, "read-only", 4, "The sessions of the database are terminated, \
+                               and new ones are temporarily read-only.";
+    EndSessions, "end-sessions", 8, "The server terminates all sessions of the members.";
+    RestartPostgres, "restart-postgres", 2, "Orderly restart of Postgres.";
     CrashPostgres, "crash-postgres", 2, "`kill -9` of Postgres, with all its processes.";
     KillBroker, "kill-broker", 3, "`kill -9` of the broker, which is started again.";
     AddPartitions, "add-partitions", 1, "Each subscribed topic gets one more partition.";
-    RecreateLetters, "recreate-letters", 1, "Topics of dead letters are deleted once everything is handled and each letter is read; every other time also those of retries, while all members are stopped.";
-    RecreateTopic, "recreate-topic", 1, "A subscribed topic is deleted and created again while all members are stopped and everything in it is handled.";
-    Hostile, "hostile", 8, "Records that no publisher should write, in each subscribed topic.";
+    RecreateLetters, "recreate-letters", 1, "Topics of dead letters are deleted once all events \
+        are handled and all letters are read. In half of the cases, retry topics are deleted too, \
+        while all members are stopped.";
+    RecreateTopic, "recreate-topic", 1, "A subscribed topic is deleted and created again \
+        while all members are stopped and all its events are handled.";
+    Hostile, "hostile", 8, "Records that no publisher should write, in subscribed topics.";
 }
 
 impl Kind {
-    /// Every kind.
+    /// Returns every kind of fault.
     pub(crate) fn all() -> Vec<Self> {
         Self::TABLE.iter().map(|(kind, ..)| *kind).collect()
     }
 
-    /// The least duration of a fault that has no effect before.
+    /// The minimum duration of a fault that needs some time to take effect.
     fn lasts_at_least(self) -> Duration {
         match self {
-            // The session time-out of a member is 7 s.
+            // The session timeout of a member is 7 s.
             Self::Freeze => Duration::from_secs(9),
             Self::Deploy => Duration::from_secs(2),
             _ => Duration::ZERO,
         }
     }
 
-    /// Whether it lasts for a while, within which something else can happen.
+    /// Returns whether the fault has a duration, during which a member can be killed.
     fn lasts(self) -> bool {
         matches!(
             self,
@@ -55,7 +61,7 @@ impl Kind {
 /// One step of the nemesis.
 pub(crate) type Step = faults::Step<Kind>;
 
-/// The steps, without end.
+/// An infinite sequence of steps.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     random: Random,
@@ -79,7 +85,7 @@ impl Iterator for Schedule {
     fn next(&mut self) -> Option<Step> {
         let random = &mut self.random;
         let kind = self.urn.draw(random);
-        // A few are longer than a session or a statement may take.
+        // Some faults last longer than the limits of a session or a statement.
         let lasts = if random.one_in(10) {
             random.millis(8_000, 13_000)
         } else {

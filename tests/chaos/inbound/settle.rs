@@ -1,4 +1,4 @@
-//! Waits until everything is handled, as an operator who replays dead letters does.
+//! Operator of a history: replays dead letters and waits until all events are handled.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -15,19 +15,19 @@ use super::hostile::{End, Sent};
 use super::members::Members;
 use super::topics::{self, Letter};
 
-/// Between two looks.
+/// The pause between two checks.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The letters are read once in this number of looks.
+/// The letters are read once in this number of checks.
 const LOOKS_PER_READING: usize = 4;
 
-/// An operator: knows all letters that were ever read, and replays those of events once.
+/// An operator. Keeps all letters that were ever read, and replays each letter of an event once.
 pub(crate) struct Operator {
     program: PathBuf,
     brokers: String,
     url: String,
-    /// Topics of letters that were deleted since the beginning: another letter at the same place is
-    /// another one.
+    /// The number of deletions of letter topics. After a deletion, another letter may have the same
+    /// partition and offset.
     generation: usize,
     letters: BTreeMap<(usize, String, i32, i64), Letter>,
     replayed: HashSet<(usize, String, i32, i64)>,
@@ -45,20 +45,21 @@ impl Operator {
         }
     }
 
-    /// Every letter that was read.
+    /// Returns every letter that was read.
     pub(crate) fn letters(&self) -> Vec<Letter> {
         self.letters.values().cloned().collect()
     }
 
-    /// Topics of letters were deleted.
+    /// Records that the topics of letters were deleted.
     pub(crate) fn letters_are_deleted(&mut self) {
         self.generation += 1;
     }
 
-    /// Reads all letters and replays those of events that are new.
+    /// Reads all letters and replays the new ones that belong to events.
     ///
     /// # Errors
-    /// When the broker does not answer, or the command fails.
+    ///
+    /// Returns an error if the broker does not respond or the command fails.
     pub(crate) fn work(&mut self) -> Result<(), Failure> {
         let mut to_replay = BTreeMap::<String, Vec<(i32, i64)>>::new();
         for letter in topics::read_letters(&self.brokers)? {
@@ -91,7 +92,7 @@ impl Operator {
                 .output()?;
             if !output.status.success() {
                 return Err(format!(
-                    "dead letters of {topic} are not replayed: {}",
+                    "dead letters of {topic} cannot be replayed: {}",
                     String::from_utf8_lossy(&output.stderr)
                 )
                 .into());
@@ -100,7 +101,8 @@ impl Operator {
         Ok(())
     }
 
-    /// Hostile records without their end, as far as letters show it.
+    /// Counts the hostile records that must become a letter and have neither a letter nor a parked
+    /// row.
     fn without_letters(&self, sent: &[Sent], parked: &HashSet<String>) -> usize {
         let found: HashSet<_> = self
             .letters
@@ -115,11 +117,12 @@ impl Operator {
         sent.iter().filter(is_missing).count()
     }
 
-    /// Works until nothing is left to do. Returns what is left once nothing has changed for
-    /// `silence`; `None` if nothing is left.
+    /// Replays letters and restarts processes until all events are handled. Returns `None` in this
+    /// case, or a description of the remaining work if nothing has changed for `silence`.
     ///
     /// # Errors
-    /// When a process cannot be started, or a server does not answer for too long.
+    ///
+    /// Returns an error if a process cannot be started.
     pub(crate) async fn settle(
         &mut self,
         sent: &[Sent],
@@ -142,7 +145,7 @@ impl Operator {
             if matches!(&now, Ok(text) if text.is_empty()) {
                 return Ok(None);
             }
-            // A server that is not back yet shows nothing.
+            // The state cannot be read while a server is down. Its error then stands for the state.
             let now = now.unwrap_or_else(|error| error.to_string());
             if state.as_ref() != Some(&now) {
                 (state, changed) = (Some(now), Instant::now());
@@ -154,11 +157,13 @@ impl Operator {
         Ok(state)
     }
 
-    /// Describes what is left; empty if there is nothing.
+    /// Describes the remaining work. Returns an empty string if there is none.
     async fn look(&self, sent: &[Sent]) -> Result<String, Failure> {
         let mut session = PgConnection::connect(&self.url).await?;
         let left = Left::read(&mut session).await?;
-        let parked = "select convert_from(header_values[array_position(header_names, $1)], 'UTF8') from tidings.subscriber_parked
+        let parked =
+            "select convert_from(header_values[array_position(header_names, $1)], 'UTF8') \
+                      from tidings.subscriber_parked
                       where array_position(header_names, $1) is not null";
         let parked: Vec<String> = sqlx::query_scalar(parked)
             .bind(super::tables::MARK)
@@ -172,7 +177,8 @@ impl Operator {
                 sagas,
             } = left;
             return Ok(format!(
-                "{events} events without effect, {parked} parked, {sagas} sagas, {missing} hostile records without letter"
+                "{events} events without effect, {parked} parked, {sagas} sagas, \
+                 {missing} hostile records without letter"
             ));
         }
         let unfinished = block_in_place(|| topics::unfinished(&self.brokers))?;
@@ -183,10 +189,11 @@ impl Operator {
         })
     }
 
-    /// The counter of skipped records, over all processes.
+    /// Returns the number of skipped records, summed over all processes.
     ///
     /// # Errors
-    /// When Postgres does not answer.
+    ///
+    /// Returns an error if Postgres does not respond.
     pub(crate) async fn skipped(&self) -> Result<u64, Failure> {
         let mut session = PgConnection::connect(&self.url).await?;
         let count: i64 =

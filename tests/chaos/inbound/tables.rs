@@ -1,4 +1,4 @@
-//! The tables of a history: what was committed by the writers, and the effects of the members.
+//! Tables of a history: the commits of the writers and the effects of the members.
 
 use sqlx::PgConnection;
 use tidings::subscriber::{HandlerError, Meta, Tx};
@@ -9,10 +9,10 @@ use super::super::transaction::execute;
 /// The header that marks a hostile record.
 pub(crate) const MARK: &str = "chaos-mark";
 
-/// The number of accounts; a quarter of all bookings are those of the first.
+/// The number of accounts. More than a quarter of all bookings go to the first one.
 pub(crate) const ACCOUNTS: u64 = 12;
 
-/// A writer locks the row of `gate` in each transaction, so that a lock of the table pauses all
+/// The table whose row a writer locks in each transaction. A lock of the whole table pauses all
 /// writers.
 pub(crate) const GATE: &str = "gate";
 
@@ -20,13 +20,18 @@ const TABLES: &str = "
     create table gate (id int primary key);
     insert into gate values (1);
     create table account (id text primary key, version bigint not null default 0);
-    create table history (account text not null, version bigint not null, event_id text primary key, fails int not null);
-    create table orders (id bigint generated always as identity primary key, quantity bigint not null, cents bigint not null,
+    create table history (account text not null, version bigint not null, \
+        event_id text primary key, fails int not null);
+    create table orders (id bigint generated always as identity primary key, \
+        quantity bigint not null, cents bigint not null,
                          refused_by text not null, status text not null default 'placed');
 
-    create table effect (seq bigint generated always as identity, consumer text not null, event_id text not null, type text not null,
-                         aggregate text not null, topic text not null, partition int not null, record_offset bigint not null,
-                         attempt int not null, pid int not null, mark text, at timestamptz not null default clock_timestamp());
+    create table effect (seq bigint generated always as identity, consumer text not null, \
+        event_id text not null, type text not null,
+                         aggregate text not null, topic text not null, partition int not null, \
+                             record_offset bigint not null,
+                         attempt int not null, pid int not null, mark text, \
+                             at timestamptz not null default clock_timestamp());
     create index on effect (event_id);
     create table stock_move (order_id bigint not null, quantity bigint not null);
     create table money_move (order_id bigint not null, cents bigint not null);
@@ -35,14 +40,16 @@ const TABLES: &str = "
     create table reservation (order_id bigint primary key, state text not null);
     create table payment (order_id bigint primary key, state text not null);
     create table anomaly (what text not null);
-    create table counted (process uuid, consumer text, unknown bigint, dead bigint, failed bigint, duplicates bigint, conflicting bigint,
+    create table counted (process uuid, consumer text, unknown bigint, dead bigint, failed bigint, \
+        duplicates bigint, conflicting bigint,
                           primary key (process, consumer));
 ";
 
 /// Creates the tables and accounts.
 ///
 /// # Errors
-/// When Postgres refuses.
+///
+/// Returns an error if Postgres refuses.
 pub(crate) async fn create(session: &mut PgConnection) -> Result<(), Failure> {
     execute(session, TABLES).await?;
     execute(
@@ -57,9 +64,11 @@ pub(crate) async fn create(session: &mut PgConnection) -> Result<(), Failure> {
 /// Records the effect of a handler.
 ///
 /// # Errors
-/// As the server reports them.
+///
+/// Returns the error that the server reports.
 pub(crate) async fn effect(tx: &mut Tx, consumer: &str, meta: &Meta) -> Result<(), HandlerError> {
-    let insert = "insert into effect (consumer, event_id, type, aggregate, topic, partition, record_offset, attempt, pid, mark)
+    let insert = "insert into effect (consumer, event_id, type, aggregate, topic, partition, \
+                  record_offset, attempt, pid, mark)
                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
     sqlx::query(insert)
         .bind(consumer)
@@ -77,10 +86,11 @@ pub(crate) async fn effect(tx: &mut Tx, consumer: &str, meta: &Meta) -> Result<(
     Ok(())
 }
 
-/// Records something that must not happen.
+/// Records an observation that must not happen.
 ///
 /// # Errors
-/// As the server reports them.
+///
+/// Returns the error that the server reports.
 pub(crate) async fn anomaly(tx: &mut Tx, what: String) -> Result<(), HandlerError> {
     sqlx::query("insert into anomaly values ($1)")
         .bind(what)
@@ -89,10 +99,11 @@ pub(crate) async fn anomaly(tx: &mut Tx, what: String) -> Result<(), HandlerErro
     Ok(())
 }
 
-/// Returns an error for as many attempts as the event orders.
+/// Fails the first `fails` attempts of an event.
 ///
 /// # Errors
-/// The ordered one.
+///
+/// Returns an error if this attempt is one of the first `fails`.
 pub(crate) fn fail_as_ordered(meta: &Meta, fails: u32) -> Result<(), HandlerError> {
     if meta.attempt() <= fails {
         Err(HandlerError::retry("the event orders its handler to fail"))

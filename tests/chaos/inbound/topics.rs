@@ -1,5 +1,4 @@
-//! The topics of a history: made, grown, deleted; their letters, and the records that a group has
-//! not finished.
+//! Administration of the topics of a history, and readers for dead letters and unfinished records.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -14,17 +13,17 @@ use super::super::Failure;
 use super::events::{ACCOUNT_TOPIC, LEDGER, SAGA_TOPIC, SHOP, SHOP_TOPICS};
 use super::tables::MARK;
 
-/// The time that a broker may take that has just come back.
+/// The time limit for a response. A broker that has just restarted may be slow.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
-/// Partitions at first, and at most.
+/// The initial and the maximum number of partitions.
 const PARTITIONS: usize = 4;
 const PARTITIONS_MAX: usize = 8;
 
 /// A dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Letter {
-    /// The topic of dead letters, and the place in it.
+    /// The topic of dead letters. The next two fields are the position in it.
     pub(crate) topic: String,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
@@ -34,7 +33,7 @@ pub(crate) struct Letter {
     pub(crate) reason: String,
 }
 
-/// All subscribed topics, each with its group.
+/// Returns all subscribed topics, each with its group.
 pub(crate) fn subscribed() -> Vec<(&'static str, &'static str)> {
     std::iter::once((ACCOUNT_TOPIC, LEDGER))
         .chain(SHOP_TOPICS.map(|topic| (topic, SHOP)))
@@ -51,7 +50,8 @@ fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
 /// Creates every topic that the relay publishes to.
 ///
 /// # Errors
-/// When the broker refuses one.
+///
+/// Returns an error if the broker refuses a topic.
 pub(crate) async fn create_all(brokers: &str) -> Result<(), Failure> {
     for (topic, _) in subscribed() {
         create(brokers, topic, PARTITIONS).await?;
@@ -69,15 +69,16 @@ async fn create(brokers: &str, topic: &str, partitions: usize) -> Result<(), Fai
         .create_topics(&[new], &AdminOptions::new())
         .await?
     {
-        answer.map_err(|(topic, code)| format!("topic {topic} is not created: {code}"))?;
+        answer.map_err(|(topic, code)| format!("topic {topic} cannot be created: {code}"))?;
     }
     Ok(())
 }
 
-/// Deletes topics that exist, and returns once the broker does not list them any more.
+/// Deletes existing topics and waits until the broker no longer lists them.
 ///
 /// # Errors
-/// When the broker refuses, or lists one of them for too long.
+///
+/// Returns an error if the broker refuses, or still lists a topic after the time limit.
 pub(crate) async fn delete(brokers: &str, topics: &[String]) -> Result<(), Failure> {
     let names: Vec<_> = topics.iter().map(String::as_str).collect();
     if names.is_empty() {
@@ -87,7 +88,7 @@ pub(crate) async fn delete(brokers: &str, topics: &[String]) -> Result<(), Failu
         .delete_topics(&names, &AdminOptions::new())
         .await?
     {
-        answer.map_err(|(topic, code)| format!("topic {topic} is not deleted: {code}"))?;
+        answer.map_err(|(topic, code)| format!("topic {topic} cannot be deleted: {code}"))?;
     }
     let until = Instant::now() + ANSWER_LIMIT;
     while list(brokers)?
@@ -95,17 +96,18 @@ pub(crate) async fn delete(brokers: &str, topics: &[String]) -> Result<(), Failu
         .any(|(name, _)| names.contains(&name.as_str()))
     {
         if Instant::now() > until {
-            return Err("topics are listed although they were deleted".into());
+            return Err("the broker still lists deleted topics".into());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
 }
 
-/// Deletes a topic and creates it again with as many partitions.
+/// Deletes a topic and creates it again with the same number of partitions.
 ///
 /// # Errors
-/// As [`delete`], and when it cannot be created.
+///
+/// Returns the errors of [`delete`], and an error if the topic cannot be created.
 pub(crate) async fn create_again(brokers: &str, topic: &str) -> Result<(), Failure> {
     let partitions = list(brokers)?
         .into_iter()
@@ -115,10 +117,11 @@ pub(crate) async fn create_again(brokers: &str, topic: &str) -> Result<(), Failu
     create(brokers, topic, partitions).await
 }
 
-/// Gives each subscribed topic one more partition, up to a limit.
+/// Adds one partition to each subscribed topic, up to a limit.
 ///
 /// # Errors
-/// When the broker refuses.
+///
+/// Returns an error if the broker refuses.
 pub(crate) async fn add_partition(brokers: &str) -> Result<(), Failure> {
     let subscribed: HashSet<_> = subscribed().into_iter().map(|(topic, _)| topic).collect();
     for (topic, partitions) in list(brokers)? {
@@ -132,13 +135,13 @@ pub(crate) async fn add_partition(brokers: &str) -> Result<(), Failure> {
             )
             .await?
         {
-            answer.map_err(|(topic, code)| format!("topic {topic} gets no partition: {code}"))?;
+            answer.map_err(|(topic, code)| format!("topic {topic} cannot be extended: {code}"))?;
         }
     }
     Ok(())
 }
 
-/// Every topic with its number of partitions.
+/// Returns every topic with its number of partitions.
 fn list(brokers: &str) -> Result<Vec<(String, usize)>, Failure> {
     let metadata = admin(brokers).inner().fetch_metadata(None, ANSWER_LIMIT)?;
     Ok(metadata
@@ -148,10 +151,11 @@ fn list(brokers: &str) -> Result<Vec<(String, usize)>, Failure> {
         .collect())
 }
 
-/// The topics of dead letters and of retries that exist.
+/// Returns the existing topics of dead letters and of retries.
 ///
 /// # Errors
-/// When the broker does not answer.
+///
+/// Returns an error if the broker does not respond.
 pub(crate) fn letters_and_retries(brokers: &str) -> Result<(Vec<String>, Vec<String>), Failure> {
     let (mut letters, mut retries) = (Vec::new(), Vec::new());
     for (name, _) in list(brokers)? {
@@ -179,7 +183,7 @@ fn consumer(brokers: &str, group: &str) -> Result<BaseConsumer, Failure> {
         .create()?)
 }
 
-/// A partition, and the range of it that is read.
+/// A partition and a range of its offsets.
 struct Range {
     topic: String,
     partition: i32,
@@ -187,7 +191,7 @@ struct Range {
     to: i64,
 }
 
-/// Calls `each` for every committed record of these ranges.
+/// Calls `each` for every committed record of the ranges.
 fn read(
     consumer: &BaseConsumer,
     ranges: &[Range],
@@ -200,7 +204,7 @@ fn read(
     consumer.assign(&list)?;
     let until = Instant::now() + ANSWER_LIMIT;
     loop {
-        // Errors are those of brokers that come and go.
+        // Errors are ignored, because brokers stop and start during a history.
         while let Some(message) = consumer.poll(Duration::from_millis(30)) {
             if let Ok(message) = message {
                 each(&message);
@@ -217,7 +221,7 @@ fn read(
             None => return Ok(()),
             Some(range) if Instant::now() > until => {
                 return Err(format!(
-                    "the end of {}/{} is not reached",
+                    "the consumer did not reach the end of {}/{}",
                     range.topic, range.partition
                 )
                 .into());
@@ -227,10 +231,11 @@ fn read(
     }
 }
 
-/// Every dead letter that exists now.
+/// Returns every dead letter that exists now.
 ///
 /// # Errors
-/// When the broker does not answer, or the end is not reached.
+///
+/// Returns an error if the broker does not respond or the end is not reached.
 pub(crate) fn read_letters(brokers: &str) -> Result<Vec<Letter>, Failure> {
     let (topics, _) = letters_and_retries(brokers)?;
     let consumer = consumer(brokers, "never-commits")?;
@@ -277,11 +282,12 @@ fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>, Failure>
         .collect())
 }
 
-/// Partitions with committed records that their group has not finished, each with the first of
-/// them. Empty once all offsets are at the end.
+/// Returns the partitions with committed records that their group has not finished, each with the
+/// first such offset. Returns an empty list once all offsets are at the end.
 ///
 /// # Errors
-/// When the broker does not answer.
+///
+/// Returns an error if the broker does not respond.
 pub(crate) fn unfinished(brokers: &str) -> Result<Vec<String>, Failure> {
     let mut unfinished = BTreeMap::new();
     for group in [LEDGER, SHOP] {
@@ -318,14 +324,14 @@ pub(crate) fn unfinished(brokers: &str) -> Result<Vec<String>, Failure> {
                 });
             }
         }
-        // The rest of a partition may be markers of transactions.
+        // The ranges may contain only transaction markers, which are not records.
         read(&consumer, &ranges, |message| {
             let at = (group, message.topic().to_owned(), message.partition());
             unfinished.entry(at).or_insert(message.offset());
         })?;
     }
     let line = |((group, topic, partition), offset)| {
-        format!("{topic}/{partition} of {group}, from offset {offset} on")
+        format!("{topic}/{partition} of {group}, from offset {offset}")
     };
     Ok(unfinished.into_iter().map(line).collect())
 }

@@ -1,4 +1,4 @@
-//! Services: some book on accounts, one in three places orders.
+//! Writers, which act as services. One in three places orders, and the others book on accounts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,11 +23,11 @@ use super::tables::{ACCOUNTS, GATE};
 pub(crate) struct Writers {
     stop: CancellationToken,
     tasks: JoinSet<()>,
-    /// The number of booking types that some member handles.
+    /// The number of booking types that at least one member handles.
     types: Arc<AtomicUsize>,
 }
 
-/// Starts them.
+/// Starts the writers.
 pub(crate) fn start(plan: &Plan, url: &str) -> Writers {
     let (stop, types, mut tasks) = (
         CancellationToken::new(),
@@ -47,12 +47,12 @@ pub(crate) fn start(plan: &Plan, url: &str) -> Writers {
 }
 
 impl Writers {
-    /// Lets writers publish the first `types` booking types.
+    /// Allows writers to publish the first `types` booking types.
     pub(crate) fn allow_types(&self, types: usize) {
         self.types.fetch_max(types, Ordering::SeqCst);
     }
 
-    /// Waits until each has ended its transaction.
+    /// Stops the writers, and waits until each has finished its transaction.
     pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
@@ -89,7 +89,7 @@ impl Work for Writer {
     }
 
     fn pause(&mut self) -> Duration {
-        // Sagas cost more than bookings.
+        // Orders are rarer, because a saga costs more than a booking.
         if self.orders {
             self.random.millis(150, 600)
         } else {
@@ -110,7 +110,7 @@ impl Writer {
                 }
             })
             .collect();
-        // One order for all writers keeps most deadlocks away.
+        // A common lock order avoids most deadlocks.
         accounts.sort_unstable();
         for account in accounts {
             let account = format!("a-{account}");
@@ -176,8 +176,8 @@ impl Writer {
     }
 }
 
-/// Some events order their handler to fail a few times in place, and fewer for so long that they
-/// are escalated.
+/// Draws the number of failing attempts of an event. A few events fail once or twice in place.
+/// Fewer fail often enough to be escalated.
 fn draw_fails(random: &mut Random) -> u32 {
     match random.below(300) {
         0 | 1 => 5 + random.below(4) as u32,

@@ -1,4 +1,4 @@
-//! Each kind of fault, planted in a good history.
+//! Tests that plant each kind of fault in a good history.
 
 use super::super::evidence::{Committed, Effect};
 use super::super::hostile::Sent;
@@ -80,7 +80,7 @@ fn order(status: &str, saga: &str) -> Order {
     }
 }
 
-/// Three bookings of `a` (the third fails as ordered), two commands, two orders and two hostile
+/// Three bookings on `a`, the third of which must fail, two commands, two orders and two hostile
 /// records.
 fn good() -> Evidence {
     let a = "ledger a";
