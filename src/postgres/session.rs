@@ -11,6 +11,9 @@
 //! connects. If a pooler has discarded the setting, the command checks whether sessions are shared
 //! before it sets anything.
 
+// The command line and subscribers call the rest.
+#![cfg_attr(not(feature = "cli"), allow(unused_imports))]
+
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool, Row as _};
 use tokio::time::timeout;

@@ -22,6 +22,9 @@
 //! | `maintenance` | retention and scheduled events |
 //! | `monitor` | stalls, readiness, metrics |
 
+// The command line calls the rest.
+#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
+
 mod error;
 pub(crate) mod leadership;
 pub(crate) mod maintenance;

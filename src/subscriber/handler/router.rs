@@ -283,7 +283,7 @@ fn swallowed() -> HandlerError {
     )
 }
 
-/// The innermost service, around which [`Subscriber::layer`](super::Subscriber::layer) adds layers.
+/// The innermost service, around which [`Subscriber::layer`](crate::Subscriber::layer) adds layers.
 #[derive(Clone)]
 pub struct HandlerService(Inner);
 

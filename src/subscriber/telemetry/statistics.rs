@@ -26,7 +26,7 @@ pub(crate) fn shown_type(event_type: &str) -> &str {
 }
 
 /// Statistics and state of a subscriber; see
-/// [`Subscriber::statistics`](super::Subscriber::statistics). Cheap to clone.
+/// [`Subscriber::statistics`](crate::Subscriber::statistics). Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Statistics(Arc<Inner>);
 
@@ -60,8 +60,8 @@ pub enum SubscriberState {
     Starting,
     /// The subscriber handles events.
     Running,
-    /// Too many events fail: the [kill switch](super::KillSwitch) has tripped, and one event at a
-    /// time is tried.
+    /// Too many events fail: the [kill switch](crate::subscriber::KillSwitch) has tripped, and one
+    /// event at a time is tried.
     PausedByKillSwitch,
     /// A dependency of all events is down, for example the database. No event starts until it is
     /// available again.
