@@ -6,7 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The folders of the library from the bottom up. A folder imports from its own rank and from lower ones.
+/// The folders of the library from the bottom up. A folder imports from its own rank and from lower
+/// ones.
 const RANKS: &[&[&str]] = &[
     &["failpoint", "event", "resilience"],
     &["postgres", "outbox", "kafka"],

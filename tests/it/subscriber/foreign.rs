@@ -76,7 +76,8 @@ async fn events_of_other_publishers_are_read_and_old_ones_are_lifted() {
             &[("content-type", "application/cloudevents+json")],
         )
         .await;
-    // Debezium's EventRouter, with the type in a header; and its JsonConverter's quotes around a payload without one.
+    // Debezium's EventRouter with the type in a header, and its JsonConverter's quotes around a
+    // payload without one.
     place
         .send_raw(
             "a",
