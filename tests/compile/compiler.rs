@@ -150,6 +150,10 @@ fn render(diagnostic: &Value, text: &mut String) {
     for child in diagnostic["children"].as_array().into_iter().flatten() {
         let level = child["level"].as_str().unwrap_or_default();
         let note = child["message"].as_str().unwrap_or_default();
+        // These name a file of this machine.
+        if note.starts_with("the full name for the type") || note.contains("`--verbose`") {
+            continue;
+        }
         let _ = writeln!(text, "  {level}: {}", note.replace('\n', "\n    "));
     }
     text.push('\n');
