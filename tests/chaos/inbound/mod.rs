@@ -56,7 +56,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(120);
 const COUNTED_AFTER: Duration = Duration::from_secs(3);
 
 /// The number of times that the counters are read before a difference counts as a fault.
-const COUNTED_WITHIN: usize = 5;
+const COUNTED_WITHIN: usize = 20;
 
 /// The programs of a history.
 #[derive(Clone, Debug)]
