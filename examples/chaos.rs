@@ -10,6 +10,9 @@
 //!
 //! The relays and the operator's commands are this program too, started with the words of the
 //! binary `tidings`; members are this program with the word `member`.
+
+// The runtime of the example owns its tasks, and ends with it.
+#![allow(clippy::disallowed_methods)]
 use std::process::ExitCode;
 
 #[path = "../tests/chaos/mod.rs"]

@@ -6,6 +6,9 @@
 //! Run it with `cargo run --example quickstart [EVENTS]`. It uses `DATABASE_URL` and
 //! `KAFKA_BROKERS` if they are set, and starts both services otherwise. It removes its tables and
 //! its slot at the end.
+
+// The runtime of the example owns its tasks, and ends with it.
+#![allow(clippy::disallowed_methods)]
 use std::io::{Write as _, stdout};
 use std::time::Instant;
 
@@ -30,7 +33,16 @@ struct OrderChanged {
     at_micros: i64,
 }
 
-type Delivered = Vec<(OrderChanged, f64)>;
+type Delivered = Vec<Delivery>;
+
+/// An event as the consumer received it.
+struct Delivery {
+    event: OrderChanged,
+    partition: i32,
+    offset: i64,
+    latency_ms: f64,
+}
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
@@ -52,7 +64,7 @@ async fn main() -> Result<(), Failure> {
         ..Default::default()
     };
     let mut options = RelayOptions::new(
-        postgres::Settings::parse(&services.database_url())?,
+        postgres::DatabaseSettings::parse(&services.database_url())?,
         brokers,
     );
     (options.name, options.schema, options.topic) = (name.clone(), name.clone(), name.clone());

@@ -5,12 +5,15 @@
 //! cargo run --example resilience
 //! ```
 
+// The runtime of the example owns its tasks, and ends with it.
+#![allow(clippy::disallowed_methods)]
+
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use tidings::resilience::{
     Bulkhead, BulkheadLayer, BulkheadPolicy, CircuitBreaker, CircuitBreakerLayer,
-    CircuitBreakerPolicy, Retry, RetryLayer, TimeoutLayer,
+    CircuitBreakerPolicy, RetryLayer, RetryPolicy, TimeoutLayer,
 };
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 
@@ -42,7 +45,7 @@ async fn main() {
     );
     let bulkhead = Bulkhead::new("stock", BulkheadPolicy::default());
     let client = ServiceBuilder::new()
-        .layer(RetryLayer::new(Retry::exponential(
+        .layer(RetryLayer::new(RetryPolicy::exponential(
             3,
             millis(20)..millis(100),
         )))

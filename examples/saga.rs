@@ -12,6 +12,9 @@
 //! tidings sagas list --all
 //! ```
 
+// The runtime of the example owns its tasks, and ends with it.
+#![allow(clippy::disallowed_methods)]
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -177,7 +180,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         sqlx::raw_sql(TABLES).execute(&pool).await?;
     }
     let shutdown = CancellationToken::new();
-    let mut options = RelayOptions::new(postgres::Settings::parse(&url)?, settings.clone());
+    let mut options = RelayOptions::new(postgres::DatabaseSettings::parse(&url)?, settings.clone());
     options.topics.create = true;
     let relay = Relay::new(options)?.run(shutdown.clone());
 

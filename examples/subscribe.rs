@@ -6,6 +6,9 @@
 //!   cargo run --example subscribe
 //! ```
 
+// The runtime of the example owns its tasks, and ends with it.
+#![allow(clippy::disallowed_methods)]
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};

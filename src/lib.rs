@@ -63,7 +63,7 @@
 //! use tidings::{kafka, postgres};
 //! use tokio_util::sync::CancellationToken;
 //!
-//! let database = postgres::Settings::parse("postgres://relay@localhost/shop")?;
+//! let database = postgres::DatabaseSettings::parse("postgres://relay@localhost/shop")?;
 //! let brokers = kafka::Settings { brokers: "localhost:9092".into(), ..Default::default() };
 //! let shutdown = CancellationToken::new(); // when it is cancelled, the relay drains and returns
 //! Relay::new(RelayOptions::new(database, brokers))?.run(shutdown).await?;
@@ -113,6 +113,7 @@
 //! | `relay` | `relay`, with `outbox` and `kafka` | those of `outbox` and `kafka` |
 //! | `subscriber` | `subscriber`, `saga`, `testing` (2) | those of `outbox` and `kafka` |
 //! | `cli` (default) | the binary, `admin` (3) | those of `outbox` and `kafka` |
+//! | `try` (default) | `tidings try`; it includes `cli` | those of `cli` |
 //! | `kafka-tls` (default) | TLS and SASL/SCRAM to Kafka | OpenSSL's headers and pkg-config |
 //! | `kafka-tls-vendored` | the same, with OpenSSL built from source | Perl and make |
 //!
@@ -145,17 +146,29 @@
 // `cli/output.rs` and `cli/stderr.rs` write without panics and delays. No other module writes to
 // the standard streams.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
+// The runtime of a test owns its tasks, and ends with the test.
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 #[cfg(feature = "cli")]
 pub mod admin;
+#[cfg(any(feature = "relay", feature = "subscriber", feature = "resilience"))]
+mod backoff;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "cli")]
+mod console;
+#[cfg(feature = "cli")]
+mod escape;
 pub mod event;
 #[cfg(any(feature = "relay", feature = "subscriber"))]
 mod failpoint;
+#[cfg(feature = "kafka")]
+mod fnv;
 #[cfg(feature = "health")]
 pub mod health;
+#[cfg(feature = "cli")]
+mod inspect;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(feature = "cli")]
@@ -172,8 +185,15 @@ pub mod resilience;
 pub mod saga;
 #[cfg(feature = "subscriber")]
 pub mod subscriber;
+#[cfg(any(feature = "relay", feature = "subscriber"))]
+mod task;
 #[cfg(feature = "subscriber")]
 pub mod testing;
+
+/// The comparison of `tidings verify`, for programs that read their records themselves.
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use inspect::proof::history as verification;
 
 pub use event::DomainEvent;
 #[cfg(feature = "outbox")]

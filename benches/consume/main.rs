@@ -12,6 +12,9 @@
 //! cargo bench --bench consume -- --brokers host:9092 --topic t --records 1000000
 //! ```
 
+// The runtime of the benchmark owns its tasks, and ends with it.
+#![allow(clippy::disallowed_methods)]
+
 #[path = "../harness/mod.rs"]
 mod harness;
 

@@ -204,8 +204,8 @@ type Running = (
 fn start<S, G, I>(subscriber: Subscriber<S, G, I>, shutdown: &CancellationToken) -> Running
 where
     S: Send + Sync + 'static,
-    G: tidings::subscriber::StateReady<S> + Send + 'static,
-    I: tidings::subscriber::InboxReady + Send + 'static,
+    G: tidings::subscriber::typestate::StateReady<S> + Send + 'static,
+    I: tidings::subscriber::typestate::InboxReady + Send + 'static,
 {
     (
         subscriber.statistics(),

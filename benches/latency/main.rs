@@ -7,6 +7,9 @@
 //! `cargo bench --bench latency -- --help` lists the options. `docs/benchmarks.md` explains the
 //! figures.
 
+// The runtime of the benchmark owns its tasks, and ends with it.
+#![allow(clippy::disallowed_methods)]
+
 #[path = "../harness/mod.rs"]
 mod harness;
 

@@ -6,6 +6,9 @@
 //! `cargo bench --bench relay -- --help` lists the options. `docs/benchmarks.md` explains the
 //! figures.
 
+// The runtime of the benchmark owns its tasks, and ends with it.
+#![allow(clippy::disallowed_methods)]
+
 #[path = "../harness/mod.rs"]
 mod harness;
 
@@ -15,6 +18,7 @@ mod poison;
 mod producer;
 mod report;
 mod rounds;
+mod topics;
 
 use clap::Parser as _;
 
@@ -36,6 +40,10 @@ async fn main() -> Outcome<()> {
         let scenario = options.adjusted(scenario);
         if scenario.scenario == options::Scenario::Poison {
             poison::run(options.rounds, &servers, &tidings, scenario).await?;
+            continue;
+        }
+        if scenario.scenario == options::Scenario::Topics {
+            topics::run(options.rounds, &servers, &tidings, scenario).await?;
             continue;
         }
         reports.push(rounds::run(&options, &servers, &tidings, debezium.as_ref(), scenario).await?);

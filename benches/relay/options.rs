@@ -10,8 +10,8 @@ use crate::harness::{outbox::Backlog, tidings::Mode};
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench relay --")]
 pub(crate) struct Options {
-    /// Scenarios to measure, separated by commas. Defaults to all except `long`, `huge` and
-    /// `poison`.
+    /// Scenarios to measure, separated by commas. Defaults to all except `long`, `huge`,
+    /// `poison` and `topics`.
     #[arg(long = "scenario", value_delimiter = ',', env = "BENCH_SCENARIO")]
     scenarios: Vec<Scenario>,
     /// Events in the backlog. Defaults to the scenario's own number.
@@ -51,6 +51,8 @@ pub(crate) enum Scenario {
     Wide,
     /// A million events of 250 B. The topic refuses one in a hundred; another topic accepts all.
     Poison,
+    /// 20,000 events for 2,000 existing topics, and the same events for one topic.
+    Topics,
     /// Two million events in one transaction. Use `--events 10000000` for the full size.
     Huge,
 }
@@ -72,6 +74,7 @@ impl Scenario {
             Self::Wide => "wide",
             Self::Huge => "huge",
             Self::Poison => "poison",
+            Self::Topics => "topics",
         }
     }
 
@@ -97,6 +100,11 @@ impl Scenario {
                 per_tx: 10,
                 pad: 490,
             },
+            Self::Topics => Backlog {
+                events: 20_000,
+                per_tx: 10,
+                pad: 200,
+            },
             Self::Huge => Backlog {
                 events: 2_000_000,
                 per_tx: u64::MAX,
@@ -120,7 +128,9 @@ impl Options {
             Scenario::Drain | Scenario::Single => {
                 &[Mode::Default, Mode::WalOnce, Mode::WalAtLeastOnce]
             }
-            Scenario::Wide | Scenario::Long | Scenario::Poison => &[Mode::Default],
+            Scenario::Wide | Scenario::Long | Scenario::Poison | Scenario::Topics => {
+                &[Mode::Default]
+            }
             Scenario::Huge => &[Mode::Default, Mode::WalOnce],
         }
     }

@@ -179,7 +179,7 @@ impl Report {
                 ),
                 memory,
             ],
-            Scenario::Huge | Scenario::Poison => vec![memory],
+            Scenario::Huge | Scenario::Poison | Scenario::Topics => vec![memory],
         }
     }
 }

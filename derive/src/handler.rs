@@ -151,9 +151,9 @@ fn checks_of(function: &ItemFn, types: &[&Type], state: &Type) -> TokenStream {
     quote! {
         #[allow(dead_code, clippy::all)]
         const _: () = {
-            fn event<T: ::tidings::subscriber::EventArgument>() {}
-            fn argument<T: ::tidings::subscriber::Argument<S, Via>, S, Via>() {}
-            fn outcome<T: ::tidings::subscriber::IntoOutcome>() {}
+            fn event<T: ::tidings::subscriber::typestate::EventArgument>() {}
+            fn argument<T: ::tidings::subscriber::typestate::Argument<S, Via>, S, Via>() {}
+            fn outcome<T: ::tidings::subscriber::typestate::IntoOutcome>() {}
             fn future<F: ::std::future::Future + ::std::marker::Send>(_: F) {}
             fn any<T>() -> T {
                 ::std::unreachable!("this function is compiled but never called")

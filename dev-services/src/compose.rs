@@ -1,5 +1,4 @@
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -8,6 +7,9 @@ use crate::keeper::{Keeper, new_folder};
 use crate::port::free_port;
 
 const SERVICE: &str = "docker compose";
+
+/// The containers. The crate contains the file, so that it can be used without the repository.
+const FILE: &str = include_str!("../docker-compose.yml");
 
 /// Long enough to pull images on the first start.
 const START_LIMIT: Duration = Duration::from_secs(600);
@@ -36,8 +38,7 @@ pub(crate) struct Compose {
     kafka_port: u16,
 }
 
-/// Returns `true` if a Docker engine responds and the compose file exists. A client without an
-/// engine is common.
+/// Returns `true` if a Docker engine responds. A client without an engine is common.
 pub(crate) fn answers() -> bool {
     let succeeds = |arguments: &[&str]| {
         let mut docker = Command::new("docker");
@@ -48,11 +49,7 @@ pub(crate) fn answers() -> bool {
             .stderr(Stdio::null());
         docker.status().is_ok_and(|status| status.success())
     };
-    file().is_file() && succeeds(&["info"]) && succeeds(&["compose", "version"])
-}
-
-fn file() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker-compose.yml")
+    succeeds(&["info"]) && succeeds(&["compose", "version"])
 }
 
 impl Compose {
@@ -68,7 +65,7 @@ impl Compose {
         }
         let (postgres_port, kafka_port) = (free_port(), free_port());
         let folder = new_folder("compose");
-        let ready = folder.join("ready");
+        let (ready, file) = (folder.join("ready"), folder.join("docker-compose.yml"));
         let ports = [
             format!("POSTGRES_PORT={postgres_port}"),
             format!("KAFKA_PORT={kafka_port}"),
@@ -80,12 +77,13 @@ impl Compose {
         command.extend([
             folder.clone().into_os_string(),
             project.into(),
-            file().into_os_string(),
+            file.clone().into_os_string(),
         ]);
         command.extend(wanted.iter().map(OsString::from));
 
         // Two minutes, because containers would remain if their removal were interrupted.
         let mut keeper = Keeper::new(folder, None, "TERM", 120, command)?;
+        std::fs::write(&file, FILE).map_err(Error::system(format!("write {}", file.display())))?;
         eprintln!("starting {} with docker compose", wanted.join(" and "));
         keeper.start_until(SERVICE, START_LIMIT, || ready.exists())?;
         Ok(Some(Self {

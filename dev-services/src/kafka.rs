@@ -65,6 +65,7 @@ const JVM: [&str; 5] = [
 pub struct KafkaOptions {
     properties: Vec<(String, String)>,
     jvm: Vec<String>,
+    environment: Vec<(String, OsString)>,
     proxied: bool,
 }
 
@@ -85,6 +86,13 @@ impl KafkaOptions {
     #[must_use]
     pub fn jvm(mut self, argument: impl Into<String>) -> Self {
         self.jvm.push(argument.into());
+        self
+    }
+
+    /// Adds an environment variable for the broker's process.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -115,6 +123,7 @@ impl KafkaOptions {
 pub struct Kafka {
     keeper: Keeper,
     port: u16,
+    cluster: String,
     proxy: Option<Proxy>,
     description: String,
 }
@@ -176,7 +185,17 @@ impl Kafka {
         } = parts;
         let folder = new_folder("kafka");
         let (data, properties) = (folder.join("data"), folder.join("server.properties"));
-        let mut command = vec![java.program.as_os_str().to_owned()];
+        let mut command = Vec::new();
+        if !options.environment.is_empty() {
+            // `env` replaces itself with the broker, so the process id stays.
+            command.push("env".into());
+            for (name, value) in &options.environment {
+                let mut variable = OsString::from(format!("{name}="));
+                variable.push(value);
+                command.push(variable);
+            }
+        }
+        command.push(java.program.as_os_str().to_owned());
         command.extend(
             JVM.iter()
                 .copied()
@@ -204,6 +223,7 @@ impl Kafka {
         Ok(Self {
             keeper,
             port: node.port,
+            cluster: node.cluster.clone(),
             proxy,
             description,
         })
@@ -323,9 +343,14 @@ impl Kafka {
     ///
     /// Returns an error if it does not respond within a minute.
     pub fn start_again(&mut self) -> Result<(), Error> {
-        let port = self.port;
-        self.keeper
-            .start_until(SERVICE, START_LIMIT, || probe::answers(port))
+        self.keeper.start_until(SERVICE, START_LIMIT, || {
+            probe::answers(self.port, &self.cluster)
+        })
+    }
+
+    /// Returns `true` if this broker responds on its port.
+    fn answers(&self) -> bool {
+        probe::answers(self.port, &self.cluster)
     }
 
     /// Returns `true` if the broker's process is running.

@@ -8,7 +8,7 @@
 //!
 //! The source of each service is the first of these that is available:
 //! 1. the environment: `DATABASE_URL`, `KAFKA_BROKERS`;
-//! 2. Docker, if an engine responds, with the repository's `docker-compose.yml`;
+//! 2. Docker, if an engine responds, with the `docker-compose.yml` of this crate;
 //! 3. programs on this machine: an installed Postgres (15 or newer), and Java (17 or newer) with
 //!    Kafka's jars. Maven downloads missing programs once into the cache.
 //!
@@ -22,6 +22,9 @@
 //! [`Kafka`], or three brokers as a [`KafkaCluster`]. They are always programs. A
 //! [`Postgres::standby`] can take over from its primary. A [`Proxy`] is a connection that can be
 //! cut.
+
+// The functions block: their callers run them on threads of their own.
+#![allow(clippy::disallowed_methods)]
 
 mod cache;
 mod choice;

@@ -248,9 +248,14 @@ impl Postgres {
     ///
     /// Returns an error if it does not respond within a minute.
     pub fn start_again(&mut self) -> Result<(), Error> {
-        let port = self.port;
+        let (port, data) = (self.port, self.data_folder());
         self.keeper
-            .start_until(SERVICE, START_LIMIT, || probe::answers(port))
+            .start_until(SERVICE, START_LIMIT, || probe::answers(port, &data))
+    }
+
+    /// Returns `true` if this server opens sessions on its port.
+    fn answers(&self) -> bool {
+        probe::answers(self.port, &self.data_folder())
     }
 
     pub(crate) fn keeper(&mut self) -> &mut Keeper {

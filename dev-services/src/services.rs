@@ -27,14 +27,29 @@ impl Services {
     /// Returns an error with a remedy if a service is not available on this machine or does not
     /// start.
     pub fn start() -> Result<Self, Error> {
+        let given = |name| env::var(name).ok();
+        Self::start_missing(given("DATABASE_URL"), given("KAFKA_BROKERS"))
+    }
+
+    /// Starts the services without an address, concurrently. `None` and an empty text are no
+    /// address. Returns when all of them respond.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error with a remedy if a service is not available on this machine or does not
+    /// start.
+    pub fn start_missing(
+        database_url: Option<String>,
+        brokers: Option<String>,
+    ) -> Result<Self, Error> {
         let wish = env::var("TIDINGS_DEV_SERVICES").ok();
         let docker = OnceCell::new();
-        let choose = |name| {
-            choose(env::var(name).ok(), wish.as_deref(), || {
+        let choose = |address| {
+            choose(address, wish.as_deref(), || {
                 *docker.get_or_init(compose::answers)
             })
         };
-        let (postgres, kafka) = (choose("DATABASE_URL"), choose("KAFKA_BROKERS"));
+        let (postgres, kafka) = (choose(database_url), choose(brokers));
 
         let (own_postgres, own_kafka, compose) = thread::scope(|scope| {
             let own_postgres = scope.spawn(|| {
@@ -68,7 +83,7 @@ impl Services {
 
         let (database_url, postgres_is) = match (&own_postgres, postgres) {
             (Some(server), _) => (server.url(), server.describe().to_owned()),
-            (None, Choice::Environment(url)) => (url, "Postgres (from DATABASE_URL)".to_owned()),
+            (None, Choice::Environment(url)) => (url, "Postgres (runs already)".to_owned()),
             (None, _) => (
                 in_compose().database_url(),
                 "Postgres (docker compose)".to_owned(),
@@ -76,9 +91,7 @@ impl Services {
         };
         let (brokers, kafka_is) = match (&own_kafka, kafka) {
             (Some(broker), _) => (broker.brokers(), broker.describe().to_owned()),
-            (None, Choice::Environment(brokers)) => {
-                (brokers, "Kafka (from KAFKA_BROKERS)".to_owned())
-            }
+            (None, Choice::Environment(brokers)) => (brokers, "Kafka (runs already)".to_owned()),
             (None, _) => (in_compose().brokers(), "Kafka (docker compose)".to_owned()),
         };
         let description = format!("{postgres_is}\n{kafka_is}");

@@ -5,10 +5,10 @@ use indicatif::ProgressBar;
 use rdkafka::{ClientConfig, Message as _, consumer::Consumer as _, consumer::StreamConsumer};
 use tokio::sync::watch::Receiver;
 
-use super::{Delivered, Failure, OrderChanged};
+use super::{Delivered, Delivery, Failure, OrderChanged};
 
 /// Reads the events as any Kafka consumer can: the key is the order's id, the value its event as
-/// JSON. Returns the events and their latencies in milliseconds.
+/// JSON.
 pub(crate) async fn consume(
     brokers: String,
     topic: String,
@@ -34,8 +34,13 @@ pub(crate) async fn consume(
             continue;
         };
         let event: OrderChanged = serde_json::from_slice(message.payload().unwrap_or_default())?;
-        let latency = (Utc::now().timestamp_micros() - event.at_micros) as f64 / 1000.0;
-        delivered.push((event, latency));
+        let latency_ms = (Utc::now().timestamp_micros() - event.at_micros) as f64 / 1000.0;
+        delivered.push(Delivery {
+            event,
+            partition: message.partition(),
+            offset: message.offset(),
+            latency_ms,
+        });
         bar.inc(1);
     }
     Ok(delivered)

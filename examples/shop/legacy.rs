@@ -4,7 +4,6 @@
 use axum::{Json, Router, routing::get};
 use serde_json::{Value, json};
 use tidings::health::Health;
-use tokio::net::TcpListener;
 
 use super::Failure;
 
@@ -14,7 +13,7 @@ pub(crate) async fn main() -> Result<(), Failure> {
         .route("/orders", get(all))
         .route("/orders/{id}/invoice", get(invoice))
         .merge(Health::new().router());
-    Ok(axum::serve(TcpListener::bind(std::env::var("LISTEN")?).await?, routes).await?)
+    Ok(axum::serve(super::service::listen()?, routes).await?)
 }
 
 async fn all() -> Json<Value> {

@@ -10,6 +10,9 @@
 //!
 //! The program starts itself again for each service, so that `kill -9` kills a real process.
 
+// The runtime of the example owns its tasks, and ends with it.
+#![allow(clippy::disallowed_methods)]
+
 mod events;
 mod gateway;
 mod inventory;

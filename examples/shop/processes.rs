@@ -5,6 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpSocket;
+
 use super::Failure;
 use super::servers::Servers;
 
@@ -22,10 +24,17 @@ pub(crate) const NAMES: [&str; 6] = [
 /// with an error.
 pub(crate) const BREAKABLE: [&str; 3] = ["payment", "inventory", "shipping"];
 
+/// Time limit for the start of the services. It is long, so that only a failure exceeds it and not
+/// a busy machine.
+const READY_WITHIN: Duration = Duration::from_secs(240);
+
 /// Processes of the services, killed on drop.
 pub(crate) struct Processes {
     /// Address of each service, whether it runs or not.
     addresses: HashMap<&'static str, String>,
+    /// Sockets that are bound to these addresses and do not listen. No other program receives the
+    /// port of a service that is starting or was killed.
+    _reserved: Vec<TcpSocket>,
     running: Mutex<HashMap<&'static str, Running>>,
     environment: Vec<(&'static str, Vec<(&'static str, String)>)>,
 }
@@ -37,15 +46,13 @@ struct Running {
 
 impl Processes {
     pub(crate) fn start(servers: &Servers) -> Result<Self, Failure> {
-        let mut addresses = HashMap::new();
+        let (mut addresses, mut reserved) = (HashMap::new(), Vec::new());
         for name in NAMES {
-            // A free port. Another process could still take it before the service does.
-            addresses.insert(
-                name,
-                std::net::TcpListener::bind("127.0.0.1:0")?
-                    .local_addr()?
-                    .to_string(),
-            );
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseport(true)?;
+            socket.bind(([127, 0, 0, 1], 0).into())?;
+            addresses.insert(name, socket.local_addr()?.to_string());
+            reserved.push(socket);
         }
         let environment = |name| {
             let listen = ("LISTEN", addresses[name].clone());
@@ -61,6 +68,7 @@ impl Processes {
         let environment = NAMES.map(environment).to_vec();
         let processes = Self {
             addresses,
+            _reserved: reserved,
             running: Mutex::default(),
             environment,
         };
@@ -72,10 +80,7 @@ impl Processes {
 
     /// Waits until each service reports ready, on the route that an orchestrator uses.
     pub(crate) async fn ready(&self) -> Result<(), Failure> {
-        let (http, patience) = (
-            reqwest::Client::new(),
-            Instant::now() + Duration::from_secs(60),
-        );
+        let (http, patience) = (reqwest::Client::new(), Instant::now() + READY_WITHIN);
         for name in NAMES {
             let url = format!("http://{}/health/ready", self.address(name));
             while !http

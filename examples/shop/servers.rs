@@ -1,8 +1,11 @@
 //! A real Postgres with a database for each service, and a real Kafka with the topics.
 
+use std::time::{Duration, Instant};
+
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::types::RDKafkaErrorCode;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::Failure;
@@ -11,6 +14,9 @@ use super::processes::NAMES;
 
 /// Number of partitions of each topic.
 pub(crate) const PARTITIONS: i32 = 4;
+
+/// Time limit for the creation of the topics.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Both servers. Those that were started here are removed on drop.
 pub(crate) struct Servers {
@@ -30,13 +36,44 @@ impl Servers {
                 .execute(&servers.admin)
                 .await?;
         }
-        let kafka: AdminClient<DefaultClientContext> = ClientConfig::new()
-            .set("bootstrap.servers", servers.brokers())
-            .create()?;
-        let topics =
-            TOPICS.map(|topic| NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1)));
-        kafka.create_topics(&topics, &AdminOptions::new()).await?;
+        servers.replace_topics().await?;
         Ok(servers)
+    }
+
+    /// Creates the topics. Deletes those of an earlier shop on existing servers first: the members
+    /// of that shop may not have committed their last offsets, and its events belong to databases
+    /// that no longer exist.
+    async fn replace_topics(&self) -> Result<(), Failure> {
+        let kafka: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", self.brokers())
+            .create()?;
+        for deleted in kafka.delete_topics(&TOPICS, &AdminOptions::new()).await? {
+            match deleted {
+                Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+                Err((topic, error)) => {
+                    return Err(format!("topic {topic} cannot be deleted: {error}").into());
+                }
+            }
+        }
+        let (mut missing, until) = (TOPICS.map(str::to_owned).to_vec(), Instant::now() + LIMIT);
+        loop {
+            let topics: Vec<NewTopic<'_>> = missing
+                .iter()
+                .map(|topic| NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1)))
+                .collect();
+            let created = kafka.create_topics(&topics, &AdminOptions::new()).await?;
+            let refused: Vec<(String, RDKafkaErrorCode)> =
+                created.into_iter().filter_map(Result::err).collect();
+            if refused.is_empty() {
+                return Ok(());
+            }
+            // The deletion of a topic may not have reached every broker yet.
+            if Instant::now() > until {
+                return Err(format!("topics cannot be created: {refused:?}").into());
+            }
+            missing = refused.into_iter().map(|(topic, _)| topic).collect();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     pub(crate) fn describe(&self) -> String {

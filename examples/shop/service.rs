@@ -16,12 +16,18 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tidings::health::{DatabaseCheck, Health};
 use tidings::relay::{Relay, RelayOptions, TopicOptions};
-use tidings::subscriber::{HasInbox, NoState, RunError, Subscriber};
+use tidings::subscriber::{
+    RunError, Subscriber,
+    typestate::{HasInbox, NoState},
+};
 use tidings::{Bus, kafka, postgres};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
+
+/// Maximum number of connections that wait to be accepted.
+const BACKLOG: u32 = 1_024;
 
 /// A service during its start.
 pub(crate) struct Service {
@@ -89,8 +95,10 @@ impl Service {
         handling: impl Future<Output = Result<(), RunError>>,
     ) -> Result<(), Failure> {
         // In production, `tidings relay` is a separate process with a standby.
-        let mut options =
-            RelayOptions::new(postgres::Settings::parse(&self.database_url)?, self.brokers);
+        let mut options = RelayOptions::new(
+            postgres::DatabaseSettings::parse(&self.database_url)?,
+            self.brokers,
+        );
         options.name = format!("shop_{}", self.name);
         options.event_source = format!("/shop/{}", self.name);
         options.topics = TopicOptions {
@@ -109,7 +117,7 @@ impl Service {
             .route("/break", switch(true))
             .route("/mend", switch(false))
             .with_state(self.broken);
-        let listener = TcpListener::bind(std::env::var("LISTEN")?).await?;
+        let listener = listen()?;
         let ended: Result<(), Failure> = tokio::select! {
             ended = relaying => ended.map_err(Into::into),
             ended = handling => ended.map_err(Into::into),
@@ -126,6 +134,15 @@ async fn unless_broken(State(broken): State<Broken>, request: Request, next: Nex
         return (StatusCode::INTERNAL_SERVER_ERROR, "out of order\n").into_response();
     }
     next.run(request).await
+}
+
+/// Listens on the address of this service, to which a socket of the parent process is bound.
+pub(crate) fn listen() -> Result<TcpListener, Failure> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(std::env::var("LISTEN")?.parse()?)?;
+    Ok(socket.listen(BACKLOG)?)
 }
 
 /// Ends this process when its parent has exited, which closes this process's standard input. The

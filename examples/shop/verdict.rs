@@ -9,9 +9,13 @@ use uuid::Uuid;
 use super::Failure;
 use super::servers::Servers;
 
-/// Time without a change after which no further change is expected. It is longer than a killed
-/// service needs to resume.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time without a change after which the state of orders that have ended is final.
+const SETTLED: Duration = Duration::from_secs(30);
+
+/// Time without a change after which an order that has not ended never will. It is much longer than
+/// a killed service needs to resume: a broker may keep its partitions for 45 s, and the start of a
+/// process takes long on a busy machine.
+const STUCK: Duration = Duration::from_secs(240);
 
 /// State of an order in all services.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
@@ -59,7 +63,11 @@ pub(crate) async fn wait_and_judge(
         }
         let faults = faults(orders, &known);
         let sums = databases.sums().await?;
-        if (faults.is_empty() && sums.is_empty()) || moved_at.elapsed() > PATIENCE {
+        let patience = match have_ended(orders, &known) {
+            true => SETTLED,
+            false => STUCK,
+        };
+        if (faults.is_empty() && sums.is_empty()) || moved_at.elapsed() > patience {
             print(&known, began);
             break [faults, sums].concat();
         }
@@ -142,6 +150,12 @@ impl Databases {
         );
         Ok(faults)
     }
+}
+
+/// Returns `true` if every order has ended and its customer is informed.
+fn have_ended(orders: usize, known: &HashMap<Uuid, Known>) -> bool {
+    let ended = |known: &&Known| known.status != "placed" && known.letters > 0;
+    known.values().filter(ended).count() >= orders
 }
 
 fn faults(orders: usize, known: &HashMap<Uuid, Known>) -> Vec<String> {

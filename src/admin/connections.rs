@@ -40,6 +40,17 @@ pub(super) struct Limits {
     pub(super) connection: Duration,
 }
 
+impl Limits {
+    /// Limits of a server that also serves pages with event streams. A browser opens a stream again
+    /// after it was closed, so the limit only bounds a client that does not read.
+    pub(super) fn of_pages() -> Self {
+        Self {
+            connection: Duration::from_secs(600),
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

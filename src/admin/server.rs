@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -62,21 +62,44 @@ impl Server {
 
     /// Serves requests until `shutdown` is cancelled.
     pub async fn serve(self, observer: RelayMetrics, shutdown: CancellationToken) {
-        self.serve_with(observer, String::new, shutdown).await;
+        self.serve_with(observer, String::new, None, shutdown).await;
     }
 
-    /// Serves like [`serve`](Self::serve), with additional metrics of the process: OpenMetrics text
-    /// without its end mark.
+    /// Serves like [`serve`](Self::serve), with additional metrics of the process (OpenMetrics text
+    /// without its end mark) and the pages of the console.
     pub(crate) async fn serve_with(
         self,
         observer: RelayMetrics,
         of_process: impl Fn() -> String + Send + Sync + 'static,
+        pages: Option<Router>,
         shutdown: CancellationToken,
     ) {
         let health = Health::new().relay(&observer);
         // The relay's metrics come last, because their text ends with the end mark.
         let metrics = move || of_process() + &observer.metrics_text();
+        let limits = match pages {
+            Some(_) => Limits::of_pages(),
+            None => Limits::default(),
+        };
+        let routes = routes(&health, Arc::new(metrics)).merge(pages.unwrap_or_default());
+        connections::serve(self.listener, routes, limits, shutdown).await;
+    }
+
+    /// Serves the health and the metrics of another command.
+    pub(crate) async fn serve_metrics(
+        self,
+        health: Health,
+        metrics: impl Fn() -> String + Send + Sync + 'static,
+        shutdown: CancellationToken,
+    ) {
         self.serve_shown(health, Arc::new(metrics), shutdown).await;
+    }
+
+    /// Serves the pages of the console alone.
+    pub(crate) async fn serve_console(self, pages: Router, shutdown: CancellationToken) {
+        let to_console = get(async || Redirect::temporary("/console"));
+        let routes = Router::new().route("/", to_console).merge(pages);
+        connections::serve(self.listener, routes, Limits::of_pages(), shutdown).await;
     }
 
     async fn serve_shown(self, health: Health, metrics: Metrics, shutdown: CancellationToken) {
@@ -107,7 +130,8 @@ async fn index() -> &'static str {
         env!("CARGO_PKG_VERSION"),
         "\n\n/health/live   200 while the process runs\n",
         "/health/ready  200 if every check passes, otherwise 503\n",
-        "/metrics       OpenMetrics text\n"
+        "/metrics       OpenMetrics text\n",
+        "/console       the web console, with --console\n"
     )
 }
 

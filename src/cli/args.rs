@@ -1,29 +1,32 @@
-//! Command line arguments. The configuration flags are generated from its table of keys.
+//! Command line arguments.
 
-use std::path::PathBuf;
+mod settings;
+
 use std::time::Duration;
 
-use clap::{
-    Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, parser::ValueSource,
-};
+use clap::{Args, Parser, Subcommand};
 
-use super::config::{CONFIG_ENV, KEYS, Key, Kind, Layer, PROPERTY_FLAG, parse_duration};
+pub(super) use self::settings::{Settings, flag, property_flag};
+use super::config::parse_duration;
+use super::confirm::Confirm;
+use super::console::{ConsoleArgs, RelayConsoleArgs};
 use super::dead_letters::DeadLettersCommand;
 use super::parked::ParkedCommand;
+use super::path::WhereArgs;
+use super::publish::PublishArgs;
 use super::sagas::SagasCommand;
+use super::setup::{CompletionsArgs, ConfigCommand, InitArgs, ManArgs};
+use super::subscribers::{SubscribersCommand, SubscribersParkedCommand};
+use super::tail::TailArgs;
+use super::terminal::Color;
+#[cfg(feature = "try")]
+use super::trial::TryArgs;
+use super::verify::VerifyArgs;
+use super::watch::{Rounds, WatchArgs};
 
 /// Last line of the short help.
 const MORE: &str =
-    "--help shows every setting and the exit codes. `tidings check` prints the effective values.";
-
-/// Settings that every command needs. The short help lists only these.
-const USUAL: [&str; 5] = [
-    "name",
-    "schema",
-    "database.url",
-    "kafka.brokers",
-    "log.level",
-];
+    "`tidings COMMAND --help` shows settings and examples; `relay` has all settings.";
 
 /// Moves events from a transactional outbox in Postgres to Kafka.
 #[derive(Debug, Parser)]
@@ -31,38 +34,72 @@ const USUAL: [&str; 5] = [
     name = "tidings",
     version,
     after_help = MORE,
-    after_long_help = super::exit::HELP,
     max_term_width = 120
 )]
 pub(super) struct Cli {
     #[command(flatten)]
     pub(super) settings: Settings,
+    /// Color the output
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t,
+        hide_short_help = true
+    )]
+    pub(super) color: Color,
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(super) command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Start Postgres and Kafka, publish example events, print them
+    #[cfg(feature = "try")]
+    Try(TryArgs),
     /// Create or upgrade the tables of Tidings in the database
     Migrate(MigrateArgs),
-    /// Publish committed events until SIGTERM or SIGINT; subcommands administer relays
+    /// Publish committed events until a signal; administer relays
     Relay(RelayArgs),
     /// Show the partitions of topics; add partitions to a topic
     #[command(subcommand)]
     Topics(TopicsCommand),
-    /// Check configuration, database and brokers; print the effective settings and their sources
+    /// Check configuration, database and brokers; print the settings
     Check(OutputArgs),
-    /// Show lag, slot and per-topic counts of every relay of the database
-    Status(OutputArgs),
+    /// Show lag, slot and topics of every relay of the database
+    Status(ListingArgs),
+    /// Show the path of an event, or the events of an aggregate
+    Where(WhereArgs),
+    /// Prove that the topics equal the committed events, in order
+    Verify(VerifyArgs),
+    /// Print the events of topics as they arrive
+    Tail(TailArgs),
+    /// Publish one event
+    Publish(PublishArgs),
     /// List, show, replay or discard the dead letters of subscribers
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
-    /// List, retry or discard events that cannot be delivered, and the events that wait behind them
+    /// List, show, retry or discard events that cannot be delivered
     #[command(subcommand)]
     Parked(ParkedCommand),
+    /// List, pause and resume subscribers; decide about parked events
+    #[command(subcommand)]
+    Subscribers(SubscribersCommand),
     /// List, show, retry or abort sagas
     #[command(subcommand)]
     Sagas(SagasCommand),
+    /// Serve a web page that shows the state and offers actions
+    Console(ConsoleArgs),
+    /// Write a configuration file with every setting and its default
+    Init(InitArgs),
+    /// Print the JSON Schema of the configuration file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the completions of a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page of a command
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +111,8 @@ pub(super) struct MigrateArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RelayArgs {
+    #[command(flatten)]
+    pub(super) console: RelayConsoleArgs,
     #[command(subcommand)]
     pub(super) command: Option<RelayCommand>,
 }
@@ -81,7 +120,7 @@ pub(super) struct RelayArgs {
 #[derive(Debug, Subcommand)]
 pub(super) enum RelayCommand {
     /// Show every relay of the database with its leader, standbys and last heartbeat
-    List(OutputArgs),
+    List(ListingArgs),
     /// Remove a relay that will not run again: its row, slot and publication. Retention no longer
     /// waits for it
     Forget(ForgetArgs),
@@ -97,7 +136,7 @@ pub(super) enum RelayCommand {
 #[derive(Debug, Subcommand)]
 pub(super) enum TopicsCommand {
     /// Show every topic that relays have published to, and the number of partitions in use
-    List(OutputArgs),
+    List(ListingArgs),
     /// Add partitions to a topic and keep the order per aggregate: holds its events back until
     /// consumers have read the backlog
     Grow(GrowArgs),
@@ -127,6 +166,8 @@ pub(super) struct GrowArgs {
     /// Maximum time that relays hold events back, once consumers are near the end
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = parse_duration)]
     pub(super) hold: Duration,
+    #[command(flatten)]
+    pub(super) confirm: Confirm,
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +178,8 @@ pub(super) struct ForgetArgs {
     /// Also delete the Kafka topic of its positions; requires the brokers
     #[arg(long)]
     pub(super) delete_topic: bool,
+    #[command(flatten)]
+    pub(super) confirm: Confirm,
 }
 
 #[derive(Debug, Args)]
@@ -155,6 +198,8 @@ pub(super) struct RewindArgs {
     /// Only print the number of events that would be repeated
     #[arg(long)]
     pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) confirm: Confirm,
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +214,8 @@ pub(super) struct SkipArgs {
     /// Only print the number of events that would be skipped
     #[arg(long)]
     pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) confirm: Confirm,
 }
 
 #[derive(Debug, Args)]
@@ -176,6 +223,8 @@ pub(super) struct AdoptArgs {
     /// Only report whether it is possible
     #[arg(long)]
     pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) confirm: Confirm,
 }
 
 #[derive(Debug, Args)]
@@ -185,228 +234,40 @@ pub(super) struct OutputArgs {
     pub(super) json: bool,
 }
 
-/// The flags of the configuration.
-#[derive(Debug)]
-pub(super) struct Settings {
-    pub(super) config: Option<PathBuf>,
-    flags: Vec<(&'static Key, String)>,
-    properties: Vec<String>,
+/// Output of a list.
+#[derive(Debug, Args)]
+pub(super) struct ListingArgs {
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+    #[command(flatten)]
+    pub(super) watch: WatchArgs,
 }
 
-impl Settings {
-    /// Returns the flags as a layer of the configuration.
-    pub(super) fn layer(&self) -> Layer {
-        Layer::of_flags(&self.flags, &self.properties)
-    }
-}
-
-// === impl Args ===
-
-impl Args for Settings {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        let file = Arg::new("config")
-            .long("config")
-            .short('c')
-            .value_name("FILE")
-            .value_parser(clap::value_parser!(PathBuf))
-            .help(format!("Configuration file, TOML [env: {CONFIG_ENV}]"));
-        let property = Arg::new(PROPERTY_FLAG)
-            .long(PROPERTY_FLAG)
-            .short('X')
-            .value_name("NAME=VALUE")
-            .action(ArgAction::Append)
-            .hide_short_help(true)
-            .help(
-                "Any librdkafka property; may be repeated. \
-                 For passwords, prefer the environment or the file",
-            );
-        let keys = KEYS.iter().map(|key| flag(key));
-        let last = [property.help_heading(heading(&super::config::BROKERS))];
-        let args = [file.help_heading("Configuration")]
-            .into_iter()
-            .chain(keys)
-            .chain(last);
-        args.fold(command, |command, arg| command.arg(arg.global(true)))
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Self::augment_args(command)
+impl ListingArgs {
+    /// Returns the rounds of `--watch`.
+    pub(super) fn rounds(&self) -> Option<Rounds> {
+        self.watch.rounds(self.output.json)
     }
 }
 
-impl FromArgMatches for Settings {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let typed = |key: &Key| matches.value_source(key.path) == Some(ValueSource::CommandLine);
-        let flags = KEYS
-            .iter()
-            .filter(|key| typed(key))
-            .filter_map(|key| Some((*key, matches.get_one::<String>(key.path)?.clone())))
-            .collect();
-        let properties = matches
-            .get_many::<String>(PROPERTY_FLAG)
-            .unwrap_or_default()
-            .cloned()
-            .collect();
-        Ok(Self {
-            config: matches.get_one::<PathBuf>("config").cloned(),
-            flags,
-            properties,
-        })
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-/// Returns the flag of a key. It accepts any text: the value is checked with the rest of the
-/// configuration, so that all errors are reported together.
-fn flag(key: &'static Key) -> Arg {
-    let variables = key
-        .env_shared
-        .map_or_else(|| key.env(), |shared| format!("{shared}, {}", key.env()));
-    let default = key
-        .default
-        .map(|default| format!(" [default: {default}]"))
-        .unwrap_or_default();
-    let choices = match key.kind {
-        Kind::Choice(words) => format!(" [one of: {}]", words.join(", ")),
-        _ => String::new(),
-    };
-    let whole = format!("{}{choices}{default} [env: {variables}]", key.help);
-    let first = key.help.split([':', ';']).next().unwrap_or(key.help);
-    let arg = Arg::new(key.path)
-        .long(key.flag)
-        .long_help(whole)
-        .help(format!("{first}{default}"));
-    let arg = arg
-        .hide_short_help(!USUAL.contains(&key.path))
-        .help_heading(heading(key))
-        .value_name(value_name(key));
-    match key.kind {
-        Kind::Boolean => arg
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true"),
-        _ => arg,
-    }
-}
-
-/// Returns the heading of a setting in `--help`: its section of the file.
-fn heading(key: &Key) -> &'static str {
-    match key.path.split_once('.').map_or("", |(section, _)| section) {
-        "outbox" => "Debezium outbox table",
-        "kafka" => "Kafka",
-        "topics" | "routing" => "Topics and records",
-        "undeliverable" => "Undeliverable events",
-        "limits" | "retention" => "Limits and retention",
-        "admin" | "log" => "Health, metrics and logging",
-        _ => "Configuration",
-    }
-}
-
-/// Returns the placeholder for a value in `--help`.
-fn value_name(key: &Key) -> &'static str {
-    match (key.path, key.kind) {
-        ("admin.listen", _) => "ADDRESS:PORT",
-        ("kafka.brokers", _) => "HOST:PORT,…",
-        ("log.level", _) => "LEVEL",
-        ("outbox.table", _) => "SCHEMA.TABLE",
-        ("outbox.columns", _) => "FIELD=COLUMN,…",
-        ("outbox.additional", _) => "COLUMN:PLACE[:ALIAS],…",
-        ("outbox.takes_over", _) => "SLOT",
-        ("outbox.taken_offset", _) => "JSON",
-        ("routing.topic" | "undeliverable.dead_letter_topic", _) => "TEMPLATE",
-        ("routing.regex", _) => "REGEX",
-        ("routing.event_source", _) => "URI",
-        ("name" | "schema" | "outbox.publication", _) => "NAME",
-        (_, Kind::Boolean) => "BOOL",
-        (_, Kind::Choice(_)) => "WORD",
-        (_, Kind::Text | Kind::List) => "TEXT",
-        (_, Kind::Url) => "URL",
-        (_, Kind::Integer(..)) => "NUMBER",
-        (_, Kind::Duration(..)) => "DURATION",
-        (_, Kind::Bytes(..)) => "SIZE",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    /// Calls `seen` with the help of the command and of each of its subcommands.
-    fn each_help(command: &mut clap::Command, long: bool, seen: &mut impl FnMut(&str, &str)) {
-        let text = if long {
-            command.render_long_help()
-        } else {
-            command.render_help()
-        };
-        seen(command.get_name(), &text.to_string());
-        let commands = command
-            .get_subcommands_mut()
-            .filter(|command| command.get_name() != "help");
-        commands.for_each(|command| each_help(command, long, seen));
-    }
-
-    fn built() -> clap::Command {
-        // The usual terminal width.
-        let mut command = Cli::command().term_width(100);
-        command.build();
-        command
-    }
-
-    #[test]
-    fn the_short_help_of_each_command_fits_a_screen() {
-        each_help(&mut built(), false, &mut |name, text| {
-            assert!(text.lines().count() <= 36, "{name}: {text}")
-        });
-    }
-
-    #[test]
-    fn the_long_help_of_each_command_has_every_setting_with_its_own_form_of_value() {
-        each_help(&mut built(), true, &mut |name, text| {
-            assert!(
-                KEYS.iter()
-                    .all(|key| text.contains(&format!("--{}", key.flag))),
-                "{name}"
-            );
-            assert_eq!(
-                (
-                    text.matches("<HOST:PORT").count(),
-                    text.matches("<TEXT").count()
-                ),
-                (1, 1),
-                "{name}: {text}"
-            );
-        });
-    }
-
-    #[test]
-    fn a_flag_may_stand_before_or_after_the_command() {
-        for line in [
-            "tidings --name a -X x=y --create-topics relay",
-            "tidings relay --name a -X x=y --create-topics",
-        ] {
-            let cli = Cli::try_parse_from(line.split(' ')).expect(line);
-            let flags: Vec<_> = cli
-                .settings
-                .flags
-                .iter()
-                .map(|(key, value)| (key.path, value.as_str()))
-                .collect();
-            assert_eq!(flags, [("name", "a"), ("topics.create", "true")], "{line}");
-            assert_eq!(cli.settings.properties, ["x=y"], "{line}");
+impl Command {
+    /// Returns the rounds of `--watch`. `None` if the command runs once.
+    pub(super) fn rounds(&self) -> Option<Rounds> {
+        match self {
+            Command::Status(args)
+            | Command::Topics(TopicsCommand::List(args))
+            | Command::Subscribers(SubscribersCommand::List(args)) => args.rounds(),
+            Command::Relay(RelayArgs {
+                command: Some(RelayCommand::List(args)),
+                ..
+            }) => args.rounds(),
+            Command::Subscribers(SubscribersCommand::Parked(SubscribersParkedCommand::List(
+                args,
+            ))) => args.rounds(),
+            Command::Parked(ParkedCommand::List(args)) => args.rounds(),
+            Command::Sagas(SagasCommand::List(args)) => args.rounds(),
+            Command::DeadLetters(DeadLettersCommand::List { listing, .. }) => listing.rounds(),
+            _ => None,
         }
-        let cli =
-            Cli::try_parse_from(["tidings", "relay", "--create-topics=false"]).expect("a value");
-        assert_eq!(cli.settings.flags[0].1, "false");
     }
 }

@@ -5,22 +5,40 @@ use std::time::Duration;
 use sqlx::PgPool;
 
 use super::config::Config;
+use super::escape::escaped;
 use super::exit::{Failure, with_causes};
-use crate::postgres::{Settings, certificate, session};
+use crate::inspect::{Database, InspectError};
+use crate::postgres::{DatabaseSettings, certificate, session};
 
 /// Time limit of a statement. Statements read catalogs and count up to a bound.
 const STATEMENT_TIMEOUT: &str = "30s";
 
 /// Returns the database settings of a command that requires them.
-pub(super) fn settings(config: &Config) -> Result<&Settings, Failure> {
+pub(super) fn settings(config: &Config) -> Result<&DatabaseSettings, Failure> {
     config.database.as_ref().ok_or_else(|| {
         Failure::Failed("no database is configured: set --database-url or DATABASE_URL".into())
     })
 }
 
 /// Connects and keeps a single connection. `role` appears in `pg_stat_activity`.
-pub(super) async fn connect(settings: &Settings, role: &str) -> Result<PgPool, sqlx::Error> {
+pub(super) async fn connect(
+    settings: &DatabaseSettings,
+    role: &str,
+) -> Result<PgPool, sqlx::Error> {
     session::command(settings, role, &[("statement_timeout", STATEMENT_TIMEOUT)]).await
+}
+
+/// Connects a command to the configured database. `role` appears in `pg_stat_activity`.
+///
+/// # Errors
+///
+/// Returns a failure with its remedy if no database is configured or it cannot be reached.
+pub(super) async fn open(config: &Config, role: &str) -> Result<Database, Failure> {
+    let settings = settings(config)?;
+    let pool = connect(settings, role)
+        .await
+        .map_err(|error| Failure::Failed(unreachable(settings, &error)))?;
+    Ok(Database::new(pool, &config.schema))
 }
 
 /// Pause between attempts to connect to a server that is not available yet.
@@ -28,7 +46,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Connects, and retries for up to `wait` while the server is not available.
 pub(super) async fn connect_within(
-    settings: &Settings,
+    settings: &DatabaseSettings,
     role: &str,
     wait: Duration,
 ) -> Result<PgPool, Failure> {
@@ -62,8 +80,35 @@ fn is_timeout(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Maps an error of a read to a failure with its remedy. `what` completes "cannot read".
+pub(super) fn unreadable(config: &Config, error: InspectError, what: &str) -> Failure {
+    match error {
+        InspectError::Missing { schema } => {
+            let server = config
+                .database
+                .as_ref()
+                .map_or_else(String::new, |settings| {
+                    format!(" of {}", settings.redacted())
+                });
+            Failure::Refused(format!(
+                "the tables of Tidings are not in schema {schema}{server}\n  \
+                 -> run `tidings migrate`, or set another schema with --schema"
+            ))
+        }
+        InspectError::Denied { text } => Failure::Refused(format!(
+            "{}\n  -> grant usage on schema {} and select on its tables",
+            escaped(&text),
+            config.schema
+        )),
+        InspectError::Kafka { text } => {
+            Failure::Failed(format!("cannot read {what}: {}", escaped(&text)))
+        }
+        InspectError::Database(error) => Failure::failed(&format!("cannot read {what}"), &error),
+    }
+}
+
 /// Describes a failed connection and its remedy.
-pub(super) fn unreachable(settings: &Settings, error: &sqlx::Error) -> String {
+pub(super) fn unreachable(settings: &DatabaseSettings, error: &sqlx::Error) -> String {
     let refused = certificate::refusal(error).map(|refusal| refusal.text);
     let remedy = match error {
         _ if refused.is_some() => refused.unwrap_or_default(),

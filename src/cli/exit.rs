@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::config::Faults;
 use super::escape::escaped;
+use crate::inspect::aggregate::NameError;
 use crate::postgres::errors;
 
 /// Success.
@@ -16,8 +17,11 @@ pub(super) const FAILED: u8 = 1;
 pub(super) const CONFIGURATION: u8 = 2;
 /// Requires an action of the operator; a retry does not help.
 pub(super) const REFUSED: u8 = 3;
-/// The shutdown grace expired; the next relay sends the events in flight again.
-pub(super) const GRACE_EXCEEDED: u8 = 4;
+/// Events were in flight at the end: the shutdown grace expired, or the producer failed meanwhile.
+/// The next relay sends them again.
+pub(super) const NOT_DRAINED: u8 = 4;
+/// `verify` found a difference between the topics and the outbox.
+pub(super) const DIFFERENT: u8 = 5;
 /// A second signal: exited immediately. The value is 128 + SIGINT, as in shells.
 pub(super) const INTERRUPTED: u8 = 130;
 
@@ -27,7 +31,8 @@ pub(super) const HELP: &str = "Exit codes:
   1    failed: a service cannot be reached, or `check` found a failure; trying again may help
   2    the command line or the configuration is wrong
   3    an operator must solve the problem that the message names; trying again does not help
-  4    --shutdown-grace ran out; the next relay sends the events in flight again
+  4    --shutdown-grace ran out or the producer failed; the next relay sends events in flight again
+  5    `verify` found that the topics differ from the outbox
   130  a second signal ended the process at once";
 
 /// Cause of a failed command.
@@ -37,7 +42,7 @@ pub(super) enum Failure {
     Options(String),
     Failed(String),
     Refused(String),
-    GraceExceeded(String),
+    NotDrained(String),
 }
 
 impl Failure {
@@ -51,8 +56,14 @@ impl Failure {
             Failure::Configuration(_) | Failure::Options(_) => CONFIGURATION,
             Failure::Failed(_) => FAILED,
             Failure::Refused(_) => REFUSED,
-            Failure::GraceExceeded(_) => GRACE_EXCEEDED,
+            Failure::NotDrained(_) => NOT_DRAINED,
         })
+    }
+}
+
+impl From<NameError> for Failure {
+    fn from(error: NameError) -> Self {
+        Failure::Options(error.to_string())
     }
 }
 
@@ -63,7 +74,7 @@ impl fmt::Display for Failure {
             Failure::Options(text)
             | Failure::Failed(text)
             | Failure::Refused(text)
-            | Failure::GraceExceeded(text) => f.write_str(text),
+            | Failure::NotDrained(text) => f.write_str(text),
         }
     }
 }

@@ -14,6 +14,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use super::config::{Config, LogFormat, Place};
 use super::escape::{escaped, shortened};
 use super::stderr::{self, LogLines};
+use super::terminal::Color;
 
 /// Characters of a field that are logged: more than any message of Tidings, fewer than a record's
 /// value.
@@ -25,7 +26,7 @@ static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 ///
 /// A relay logs at the configured level. The other commands print their result and log only
 /// warnings, unless a level is configured.
-pub(super) fn start(config: &Config, daemon: bool) {
+pub(super) fn start(config: &Config, color: Color, daemon: bool) {
     let asked = config
         .entries
         .iter()
@@ -41,10 +42,9 @@ pub(super) fn start(config: &Config, daemon: bool) {
         .log_internal_errors(false);
     let lines = match config.log_format {
         LogFormat::Human => {
-            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
             let fields = debug_fn(write_field).delimited(" ");
             lines
-                .with_ansi(std::io::stderr().is_terminal() && !no_color)
+                .with_ansi(color.is_on(std::io::stderr().is_terminal()))
                 .fmt_fields(fields)
                 .boxed()
         }

@@ -4,7 +4,7 @@
 //! changes something. [`finish`] returns an exit code for a result that could not be written.
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal as _, Write};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
@@ -12,10 +12,24 @@ use serde::Serialize;
 
 use super::escape::{escaped, escaped_json, escaped_lines};
 use super::exit::{FAILED, Failure};
-use super::stderr;
+use super::{progress, stderr, terminal};
 
 /// The first error of stdout. After it, nothing is written.
 static LOST: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// Output of a round of `--watch`, which is written as a whole.
+static HELD: Mutex<Option<String>> = Mutex::new(None);
+
+/// Keeps all following output back, for [`held`].
+pub(super) fn hold() {
+    *HELD.lock().unwrap_or_else(PoisonError::into_inner) = Some(String::new());
+}
+
+/// Returns the output since [`hold`]. Later output is written again.
+pub(super) fn held() -> String {
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    held.take().unwrap_or_default()
+}
 
 /// Prints one line. A line break in the text is escaped too.
 pub(super) fn line(text: impl Display) {
@@ -25,7 +39,20 @@ pub(super) fn line(text: impl Display) {
 /// Prints lines. Text from rows and records must be [`escaped`] before, so that it cannot forge
 /// lines.
 pub(super) fn lines(text: &str) {
-    write(&escaped_lines(text));
+    if !terminal::has_color() {
+        return write(&escaped_lines(text));
+    }
+    // The marks of colors are the only unprintable characters of a table.
+    let parts = text.split_inclusive(terminal::is_mark).map(|part| {
+        let mark = part
+            .chars()
+            .next_back()
+            .filter(|last| terminal::is_mark(*last));
+        let plain = part.trim_end_matches(terminal::is_mark);
+        let mark = mark.map_or_else(String::new, String::from);
+        format!("{}{mark}", escaped_lines(plain))
+    });
+    write(&terminal::painted(&parts.collect::<String>()));
 }
 
 /// Prints a value as JSON.
@@ -40,7 +67,27 @@ pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints text of the program itself, which may contain colors.
+/// Prints a value as one line of JSON.
+///
+/// # Errors
+///
+/// Returns an error if the value cannot be serialized.
+pub(super) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| Failure::failed("cannot write JSON", &error))?;
+    write(&format!("{}\n", escaped_json(&text)));
+    Ok(())
+}
+
+/// Returns `true` if nothing can be written any more, for instance because the reader of a pipe has
+/// ended.
+pub(super) fn is_closed() -> bool {
+    LOST.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .is_some()
+}
+
+/// Prints text that is escaped already, or of the program itself, which may contain colors.
 pub(super) fn own(text: &str) {
     write(text);
 }
@@ -65,12 +112,22 @@ pub(super) fn finish(code: ExitCode) -> ExitCode {
 }
 
 fn write(text: &str) {
+    if let Some(held) = &mut *HELD.lock().unwrap_or_else(PoisonError::into_inner) {
+        return held.push_str(text);
+    }
     let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
     if lost.is_none() {
         let mut out = io::stdout().lock();
-        *lost = out
-            .write_all(text.as_bytes())
-            .and_then(|()| out.flush())
-            .err();
+        let is_terminal = out.is_terminal();
+        let mut put = || {
+            out.write_all(text.as_bytes())
+                .and_then(|()| out.flush())
+                .err()
+        };
+        // A pipe or a file does not wait for a terminal that its operator has stopped.
+        *lost = match is_terminal {
+            true => progress::beside(put),
+            false => put(),
+        };
     }
 }

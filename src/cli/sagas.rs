@@ -3,6 +3,8 @@
 //! The commands only read and mark. The service that runs the saga acts within a second, because
 //! only it has the code of the steps.
 
+mod question;
+
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -10,12 +12,24 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::args::ListingArgs;
 use super::config::Config;
+use super::confirm::Confirm;
 use super::database;
 use super::exit::{DONE, Failure};
 use super::output;
-use super::table::{Align, aligned, aligned_whole, time};
+use super::table::{self, Align, aligned_whole};
+use super::watch::Rounds;
+use crate::inspect::units::{time, utc};
 use crate::saga::{Decision, SagaRun, SagaStatus, Sagas};
+
+/// States of a saga that has not ended successfully.
+const UNFINISHED: [SagaStatus; 4] = [
+    SagaStatus::Waiting,
+    SagaStatus::Running,
+    SagaStatus::Compensating,
+    SagaStatus::Failed,
+];
 
 /// Characters of an error that a list shows.
 const ERROR_CHARACTERS_MAX: usize = 80;
@@ -46,12 +60,18 @@ pub(super) struct ListArgs {
     /// Sagas in any state
     #[arg(long, conflicts_with = "status")]
     all: bool,
-    /// Print JSON instead of text
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    listing: ListingArgs,
     /// Maximum number of sagas to show
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
     limit: u32,
+}
+
+impl ListArgs {
+    /// Returns the rounds of `--watch`.
+    pub(super) fn rounds(&self) -> Option<Rounds> {
+        self.listing.rounds()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -79,6 +99,8 @@ pub(super) struct AbortArgs {
     /// their locks
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    confirm: Confirm,
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +111,8 @@ pub(super) struct DisownArgs {
     /// Subscriber that ran them (its consumer group)
     #[arg(long, value_name = "GROUP")]
     subscriber: String,
+    #[command(flatten)]
+    confirm: Confirm,
 }
 
 /// Parses the word of a status. The error for an unknown word lists all of them.
@@ -105,11 +129,7 @@ struct Listed<'a> {
 
 /// Runs a subcommand.
 pub(super) async fn run(config: &Config, command: &SagasCommand) -> Result<ExitCode, Failure> {
-    let settings = database::settings(config)?;
-    let pool = database::connect(settings, "sagas")
-        .await
-        .map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
-    let sagas = Sagas::new(pool)
+    let sagas = Sagas::new(database::open(config, "sagas").await?.pool)
         .schema(&config.schema)
         .map_err(|error| Failure::Options(error.to_string()))?;
     match command {
@@ -118,6 +138,7 @@ pub(super) async fn run(config: &Config, command: &SagasCommand) -> Result<ExitC
         SagasCommand::Retry(args) => decide(&sagas, args, Decision::Retry).await,
         SagasCommand::Disown(args) => disown(&sagas, args).await,
         SagasCommand::Abort(args) => {
+            question::confirm_abort(&sagas, args).await?;
             decide(
                 &sagas,
                 &args.decide,
@@ -134,22 +155,16 @@ pub(super) async fn run(config: &Config, command: &SagasCommand) -> Result<ExitC
 }
 
 async fn list(sagas: &Sagas, args: &ListArgs) -> Result<(), Failure> {
-    let not_well = [
-        SagaStatus::Waiting,
-        SagaStatus::Running,
-        SagaStatus::Compensating,
-        SagaStatus::Failed,
-    ];
     let of: Vec<SagaStatus> = match (args.all, args.status.is_empty()) {
         (true, _) => Vec::new(),
-        (false, true) => not_well.into(),
+        (false, true) => UNFINISHED.into(),
         (false, false) => args.status.clone(),
     };
     let runs = sagas
         .list(args.saga.as_deref(), &of, args.limit)
         .await
         .map_err(|error| unreadable(&error))?;
-    if args.json {
+    if args.listing.output.json {
         return output::json(&Listed { sagas: &runs });
     }
     output::lines(&table(&runs));
@@ -206,7 +221,10 @@ async fn decide(sagas: &Sagas, args: &DecideArgs, decision: Decision) -> Result<
 }
 
 async fn disown(sagas: &Sagas, args: &DisownArgs) -> Result<(), Failure> {
-    let DisownArgs { saga, subscriber } = args;
+    let DisownArgs {
+        saga, subscriber, ..
+    } = args;
+    question::confirm_disown(sagas, args).await?;
     if sagas
         .disown(saga, subscriber)
         .await
@@ -255,11 +273,9 @@ fn table(runs: &[SagaRun]) -> String {
             error,
         ]
     }));
-    let left = Align::Left;
-    aligned(
-        &[left, left, left, left, left, Align::Right, left, left],
-        &rows,
-    )
+    use Align::{Left, Right, Status, Text};
+    let columns = [Left, Left, Left, Status, Left, Right, Left, Text];
+    table::list(&columns, &rows)
 }
 
 fn whole(run: &SagaRun) -> String {
@@ -270,11 +286,7 @@ fn whole(run: &SagaRun) -> String {
             steps.join(", ")
         }
     };
-    let moment = |time: &Option<chrono::DateTime<chrono::Utc>>| {
-        time.map_or("-".into(), |time| {
-            time.format("%Y-%m-%d %H:%M:%SZ").to_string()
-        })
-    };
+    let moment = |time: &Option<chrono::DateTime<chrono::Utc>>| time.map_or("-".into(), utc);
     let mut lines = vec![
         (
             "saga",
@@ -309,7 +321,7 @@ fn whole(run: &SagaRun) -> String {
         .into_iter()
         .map(|(name, value)| vec![name.to_owned(), value])
         .collect();
-    let mut out = aligned_whole(&[Align::Left, Align::Left], &rows);
+    let mut out = aligned_whole(&[Align::Left, Align::Text], &rows);
     if run.status == SagaStatus::Failed {
         out.push_str(&format!(
             "  -> fix the cause and run `tidings sagas retry {0}`, or release its locks with \

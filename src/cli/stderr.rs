@@ -15,6 +15,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
 use super::escape::{escaped, escaped_json, escaped_lines};
+use super::progress;
 
 /// Size limit of the queue: minutes of log lines of a busy relay, and little compared to its other
 /// memory.
@@ -152,7 +153,8 @@ impl Queue {
             reported: 0,
         };
         loop {
-            writer.write(&self.next(), &self.dropped);
+            let line = self.next();
+            progress::beside(|| writer.write(&line, &self.dropped));
             self.lock().is_writing = false;
             self.changed.notify_all();
         }
@@ -220,7 +222,12 @@ impl<W: Write> Writer<W> {
                     self.is_torn = !bytes.is_empty();
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == ErrorKind::WouldBlock =>
+                {
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "the thread that writes is not one of the runtime"
+                    )]
                     std::thread::sleep(FULL_PIPE)
                 }
                 Err(error) => return Err(error),

@@ -7,13 +7,14 @@ use clap::error::{ContextKind, ContextValue};
 
 use super::config::PROPERTY_FLAG;
 use super::exit::{CONFIGURATION, DONE};
+use super::terminal::Color;
 use super::{output, stderr};
 
 /// Prints help to stdout, or an error without secrets to stderr.
 pub(super) fn print(error: clap::Error) -> ExitCode {
     if !error.use_stderr() {
         let text = error.render();
-        let has_color = std::io::stdout().is_terminal();
+        let has_color = Color::of_arguments(&arguments()).is_on(std::io::stdout().is_terminal());
         output::own(&if has_color {
             text.ansi().to_string()
         } else {
@@ -21,11 +22,20 @@ pub(super) fn print(error: clap::Error) -> ExitCode {
         });
         return ExitCode::from(DONE);
     }
-    let arguments: Vec<String> = std::env::args_os()
-        .map(|argument| argument.to_string_lossy().into_owned())
-        .collect();
-    stderr::lines(redacted(error, &arguments).render().to_string().trim_end());
+    stderr::lines(
+        redacted(error, &arguments())
+            .render()
+            .to_string()
+            .trim_end(),
+    );
     ExitCode::from(CONFIGURATION)
+}
+
+/// Returns the command line of the process.
+fn arguments() -> Vec<String> {
+    std::env::args_os()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Replaces misplaced arguments that may be secrets.
@@ -62,10 +72,8 @@ fn is_value_of_property(text: &str, arguments: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::cli::args::Cli;
+    use crate::cli::help::parse;
 
     #[test]
     fn an_argument_in_the_wrong_place_does_not_show_a_secret() {
@@ -83,11 +91,11 @@ mod tests {
             "tidings relay -X sasl.pasword hunter2",
         ] {
             let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
-            let error = Cli::try_parse_from(&arguments).expect_err(line);
+            let error = parse(&arguments).expect_err(line);
             let text = redacted(error, &arguments).render().to_string();
             assert!(!text.contains("hunter2"), "{line}: {text}");
         }
-        let error = Cli::try_parse_from(["tidings", "statsu"]).expect_err("a misspelt command");
+        let error = parse(["tidings", "statsu"]).expect_err("a misspelt command");
         assert!(redacted(error, &[]).render().to_string().contains("statsu"));
     }
 }

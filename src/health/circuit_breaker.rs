@@ -2,7 +2,7 @@
 
 use super::{Check, Checking, Status};
 use crate::resilience::CircuitBreaker;
-use crate::resilience::circuit_breaker::State;
+use crate::resilience::circuit_breaker::CircuitState;
 
 /// Health check of a circuit breaker. It never fails: a service whose dependency is down is
 /// degraded, and taking it out of rotation would only spread the outage to its callers.
@@ -34,7 +34,7 @@ impl Check for CircuitBreakerCheck {
     fn check(&self) -> Checking<'_> {
         let state = self.breaker.state();
         let text = format!("circuit {state}");
-        Box::pin(std::future::ready(if state == State::Closed {
+        Box::pin(std::future::ready(if state == CircuitState::Closed {
             Status::Ok(text)
         } else {
             Status::Degraded(text)

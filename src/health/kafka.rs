@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Check, Checking, Status};
-use crate::kafka::{Ping, Settings};
+use crate::kafka::{ClientError, Ping, Settings};
 
 /// Time limit of a ping: slightly below that of a check, so that the check reports the reason
 /// rather than its own timeout.
@@ -32,7 +32,7 @@ pub struct KafkaCheck {
 /// Error of creating the client: a property is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("the Kafka client cannot be created: {0}")]
-pub struct KafkaCheckError(String);
+pub struct KafkaCheckError(ClientError);
 
 impl KafkaCheck {
     /// Creates the check and its client.

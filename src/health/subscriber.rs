@@ -10,7 +10,9 @@ use crate::subscriber::{Statistics, SubscriberState};
 /// | running | ok |
 /// | running, but records were removed before they were read | degraded, with their number |
 /// | running, but its code cannot continue some sagas | degraded; it handles all other events |
-/// | starting or paused | degraded, with the reason; it continues without intervention |
+/// | running, but due timers of a saga wait for replies | degraded, after five seconds |
+/// | starting, or paused by itself | degraded, with the reason; it continues without intervention |
+/// | paused by an operator | degraded, with time, operator and reason; an operator resumes it |
 /// | stopped | failing; the subscriber does not restart |
 ///
 /// ```no_run
@@ -49,6 +51,11 @@ impl SubscriberCheck {
             SubscriberState::PausedByOutage => Status::Degraded(format!(
                 "{state}{because}; all events need this resource, and the subscriber continues \
                  when it is available again"
+            )),
+            SubscriberState::PausedByOperator => Status::Degraded(format!(
+                "{state} {}; `tidings subscribers resume {}` resumes it",
+                self.statistics.reason().unwrap_or_default(),
+                self.statistics.name()
             )),
             SubscriberState::Stopped => Status::Failing(
                 "stopped: it was shut down or could not continue; see its log".into(),

@@ -156,6 +156,11 @@ impl Acks {
         self.locked().floor
     }
 
+    /// Returns the number of records sent so far, which is the next tag.
+    pub(crate) fn sent(&self) -> u64 {
+        self.locked().next
+    }
+
     /// Returns the records and bytes in flight.
     pub(crate) fn under_way(&self) -> (u64, usize) {
         let state = self.locked();

@@ -1,15 +1,14 @@
 //! Settings of a broker, for clients that adapt to them.
 
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, ResourceSpecifier},
-    client::DefaultClientContext,
+    admin::ResourceSpecifier,
     consumer::{BaseConsumer, Consumer as _},
 };
 
 use super::{
-    OVERDUE, Settings, bounded,
+    ASK_LIMIT, ASK_TIMEOUT, Settings, bounded,
     drop_on_thread::Dropped,
-    topics::{ASK_TIMEOUT, ASKED_TOPIC, within_limit},
+    topics::{ASKED_TOPIC, Admin, settings_of},
 };
 
 /// Returns one setting of any broker. Returns `None` if it cannot be read (this requires
@@ -17,7 +16,7 @@ use super::{
 pub(crate) async fn broker_setting(settings: &Settings, name: &str) -> Option<String> {
     let config = settings.client_config();
     let asking = config.clone();
-    let broker = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
+    let broker = bounded("fetch_metadata", ASK_LIMIT, move || {
         let client: Dropped<BaseConsumer> = Dropped::new(asking.create().ok()?);
         let metadata = client
             .get()
@@ -26,22 +25,7 @@ pub(crate) async fn broker_setting(settings: &Settings, name: &str) -> Option<St
         metadata.brokers().first().map(|broker| broker.id())
     });
     let broker = broker.await.ok()??;
-    let admin: Dropped<AdminClient<DefaultClientContext>> = Dropped::new(config.create().ok()?);
-    let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
-    let answer = within_limit(
-        "describe_configs",
-        admin
-            .get()
-            .describe_configs([&ResourceSpecifier::Broker(broker)], &options),
-    )
-    .await
-    .ok()?;
-    answer
-        .ok()?
-        .into_iter()
-        .next()?
-        .ok()?
-        .get(name)?
-        .value
-        .clone()
+    let admin: Dropped<Admin> = Dropped::new(config.create().ok()?);
+    let described = settings_of(admin.get(), &ResourceSpecifier::Broker(broker)).await;
+    described.ok()??.get(name)?.value.clone()
 }

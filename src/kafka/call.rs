@@ -28,6 +28,13 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 /// it.
 pub(crate) const OVERDUE: Duration = Duration::from_secs(15);
 
+/// Timeout of a request to the cluster. Longer than a leader election, so that an election does not
+/// look like an outage.
+pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time limit of a request, and of a call that reports progress before each request or poll.
+pub(crate) const ASK_LIMIT: Duration = ASK_TIMEOUT.saturating_add(OVERDUE);
+
 /// A call that did not return a result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unanswered {
@@ -111,7 +118,9 @@ pub(crate) async fn watched<T: Send + 'static>(
         }
         if seen.count() != count {
             (count, heard) = (seen.count(), Instant::now());
-        } else if heard.elapsed() >= limit {
+            continue;
+        }
+        if heard.elapsed() >= limit {
             return Err(Unanswered::Silent { call, limit });
         }
         tracing::warn!(

@@ -15,7 +15,7 @@ use rdkafka::producer::{DeliveryResult, Producer, ProducerContext, ThreadedProdu
 use rdkafka::types::RDKafkaRespErr;
 
 use super::drop_on_thread::Dropped;
-use super::{OVERDUE, Settings, bounded};
+use super::{ClusterError, OVERDUE, Settings, bounded};
 
 /// Maximum number of client errors that are kept. The last ones explain why a connection fails.
 const COMPLAINTS_MAX: usize = 16;
@@ -62,33 +62,30 @@ impl Cluster {
         settings: &Settings,
         topics: &[String],
         timeout: Duration,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, ClusterError> {
         let (settings, topics) = (settings.clone(), topics.to_vec());
         let asked = bounded("fetch_metadata", timeout * 3 + OVERDUE, move || {
             Self::ask_blocking(&settings, &topics, timeout)
         });
-        asked
-            .await
-            .unwrap_or_else(|unanswered| Err(unanswered.to_string()))
+        asked.await?
     }
 
     fn ask_blocking(
         settings: &Settings,
         topics: &[String],
         timeout: Duration,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, ClusterError> {
         let mut config = settings.client_config();
         config.set_log_level(RDKafkaLogLevel::Error);
-        let client: ThreadedProducer<Complaints> = config
-            .create_with_context(Complaints::default())
-            .map_err(|error| error.to_string())?;
+        let client: ThreadedProducer<Complaints> =
+            config.create_with_context(Complaints::default())?;
         let client = Dropped::new(client);
         let client = client.get();
         // Requests all topics, because a request for one name could create that topic.
         let metadata = client
             .client()
             .fetch_metadata(None, timeout)
-            .map_err(|error| client.context().why(&error))?;
+            .map_err(|error| ClusterError::Unreachable(client.context().why(&error)))?;
         let brokers = metadata.brokers().len();
         let mut cluster = Self {
             id: client.client().fetch_cluster_id(timeout),
@@ -199,6 +196,7 @@ impl Complaints {
                     .rdkafka_error_code()
                     .map_or_else(|| error.to_string(), |code| code.to_string());
             }
+            #[expect(clippy::disallowed_methods, reason = "called on a thread of its own")]
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -9,10 +9,10 @@
 //! |---|---|
 //! | `properties` | librdkafka properties of a member |
 //! | `assignment` | reading of assigned partitions |
-//! | `metadata` | partitions of a topic |
+//! | `error` | errors of members and readers |
 
 mod assignment;
-mod metadata;
+mod error;
 mod properties;
 
 use std::{
@@ -21,40 +21,33 @@ use std::{
 };
 
 use rdkafka::{
-    Message as _, Offset, TopicPartitionList,
+    Message as _,
     consumer::{BaseConsumer, CommitMode, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
 };
 
+pub(crate) use self::error::ConsumerError;
 use self::properties::client_config;
-pub(super) use self::{
-    assignment::is_cooperative,
-    metadata::{partitions_of, partitions_within},
-};
+pub(super) use self::{assignment::is_cooperative, error::is_denied};
 use super::{
     Beat, Settings,
     commit::{CommitError, repeat_while_transient},
     lookout::Lookout,
     member_context::{Change, MemberContext},
+    offsets::{self, Committed, Partition, PartitionExtent},
+    topic_ids::TopicIds,
 };
 use crate::failpoint;
-
-/// Timeout of a request for committed offsets, metadata or the end of a partition.
-pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum time that a leaving member with open feeds waits for the group to revoke its partitions.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Time limit for the ids of assigned topics. The client logs them at once if it has them.
+const TOPIC_ID_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Delay before a refused commit is retried. A rebalance completes within a round trip of the
 /// group's leader.
 const COMMIT_RETRY_PAUSE: Duration = Duration::from_millis(50);
-
-/// One partition of one topic.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Partition {
-    pub(crate) topic: Arc<str>,
-    pub(crate) number: i32,
-}
 
 /// The end of a partition for readers of committed records.
 #[derive(Clone, Copy, Debug)]
@@ -62,15 +55,6 @@ pub(crate) struct End {
     pub(crate) offset: i64,
     /// All records before it were read.
     pub(crate) is_reached: bool,
-}
-
-/// A committed offset of a partition.
-#[derive(Clone, Debug)]
-pub(crate) struct Committed {
-    pub(crate) partition: Partition,
-    /// The offset of the next record to handle.
-    pub(crate) offset: i64,
-    pub(crate) metadata: String,
 }
 
 /// The committed offsets of a group.
@@ -110,12 +94,12 @@ impl Member {
         settings: &Settings,
         membership: &Membership,
         topics: &[&str],
+        topic_ids: Arc<TopicIds>,
         beat: Beat,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, ConsumerError> {
         let inner: BaseConsumer<MemberContext> = client_config(settings, membership)
-            .create_with_context(MemberContext::default())
-            .map_err(|error| error.to_string())?;
-        inner.subscribe(topics).map_err(|error| error.to_string())?;
+            .create_with_context(MemberContext::new(topic_ids))?;
+        inner.subscribe(topics)?;
         Ok(Self {
             inner: Arc::new(inner),
             beat,
@@ -143,6 +127,32 @@ impl Member {
     ///
     /// Returns [`MemberError`] if the client has failed permanently, e.g. because it was fenced.
     pub(crate) fn poll(&self, timeout: Duration) -> Result<Vec<Change>, MemberError> {
+        self.serve(timeout)?;
+        Ok(self.inner.context().changes.take())
+    }
+
+    /// Waits for up to half a second until the ids of these topics are known. Changes are returned
+    /// by the next [`poll`](Self::poll).
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`poll`](Self::poll).
+    pub(crate) fn learn_topic_ids(&self, topics: &[&str]) -> Result<(), MemberError> {
+        let until = Instant::now() + TOPIC_ID_PATIENCE;
+        let ids = &self.inner.context().topic_ids;
+        // The client has the id since its first response.
+        ids.know_cluster(|| {
+            self.call("fetch_cluster_id", || {
+                self.inner.client().fetch_cluster_id(TOPIC_ID_PATIENCE)
+            })
+        });
+        while topics.iter().any(|topic| ids.watch(topic).id.is_none()) && Instant::now() < until {
+            self.serve(Duration::from_millis(10))?;
+        }
+        Ok(())
+    }
+
+    fn serve(&self, timeout: Duration) -> Result<(), MemberError> {
         match self.call("member_poll", || self.inner.poll(timeout)) {
             None => {}
             Some(Ok(message)) => {
@@ -158,7 +168,7 @@ impl Member {
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => return Err(code.into()),
             Some(Err(error)) => self.inner.context().complain(&error),
         }
-        Ok(self.inner.context().changes.take())
+        Ok(())
     }
 
     /// Returns the committed offsets of the partitions. Omits partitions for which the coordinator
@@ -167,39 +177,14 @@ impl Member {
     /// # Errors
     ///
     /// Returns an error if the coordinator does not respond.
-    pub(crate) fn committed(&self, partitions: &[Partition]) -> Result<Known, String> {
-        let list = list(
-            partitions
-                .iter()
-                .map(|partition| (partition, Offset::Invalid)),
-        );
-        let answer = self
-            .call("committed", || {
-                self.inner.committed_offsets(list, ASK_TIMEOUT)
-            })
-            .map_err(|error| error.to_string())?;
+    pub(crate) fn committed(&self, partitions: &[Partition]) -> Result<Known, ConsumerError> {
+        let commits = self.call("committed", || offsets::committed(&self.inner, partitions))?;
         let mut known = Known::default();
-        for element in answer
-            .elements()
-            .into_iter()
-            .filter(|element| element.error().is_ok())
-        {
-            let partition = partitions
-                .iter()
-                .find(|p| p.number == element.partition() && *p.topic == *element.topic());
-            let (Some(partition), offset) = (
-                partition.cloned(),
-                element.offset().to_raw().filter(|offset| *offset >= 0),
-            ) else {
-                continue;
-            };
-            match offset {
-                Some(offset) => known.committed.push(Committed {
-                    partition,
-                    offset,
-                    metadata: element.metadata().to_owned(),
-                }),
-                None => known.never.push(partition),
+        for (partition, commit) in partitions.iter().zip(commits) {
+            match commit {
+                Ok(Some(commit)) => known.committed.push(commit),
+                Ok(None) => known.never.push(partition.clone()),
+                Err(_) => {}
             }
         }
         Ok(known)
@@ -211,8 +196,10 @@ impl Member {
     /// # Errors
     ///
     /// Returns an error if no broker responds.
-    pub(crate) fn partitions_of(&self, topic: &str) -> Result<Vec<Partition>, String> {
-        self.call("fetch_metadata", || partitions_of(&self.inner, topic))
+    pub(crate) fn partitions_of(&self, topic: &str) -> Result<Vec<Partition>, ConsumerError> {
+        self.call("fetch_metadata", || {
+            offsets::partitions_of(&self.inner, topic)
+        })
     }
 
     /// Returns the current end of a partition. Blocks for up to ten seconds.
@@ -220,17 +207,14 @@ impl Member {
     /// # Errors
     ///
     /// Returns an error if the partition's leader does not respond.
-    pub(crate) fn end_now(&self, partition: &Partition) -> Result<i64, String> {
-        self.watermarks(partition).map(|(_, end)| end)
+    pub(crate) fn end_now(&self, partition: &Partition) -> Result<i64, ConsumerError> {
+        Ok(self.extent(partition)?.high)
     }
 
-    fn watermarks(&self, partition: &Partition) -> Result<(i64, i64), String> {
-        let fetch = || {
-            self.inner
-                .fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT)
-        };
-        self.call("fetch_watermarks", fetch)
-            .map_err(|error| error.to_string())
+    fn extent(&self, partition: &Partition) -> Result<PartitionExtent, ConsumerError> {
+        self.call("fetch_watermarks", || {
+            offsets::extent(&self.inner, partition)
+        })
     }
 
     /// Commits offsets. If `wait` is set, waits for the coordinator's response.
@@ -242,14 +226,7 @@ impl Member {
         if commits.is_empty() {
             return Ok(());
         }
-        let list = list(
-            commits
-                .iter()
-                .map(|commit| (&commit.partition, Offset::Offset(commit.offset))),
-        );
-        for (mut element, commit) in list.elements().into_iter().zip(commits) {
-            element.set_metadata(&commit.metadata);
-        }
+        let list = offsets::commit_list(commits);
         let mode = if wait {
             CommitMode::Sync
         } else {
@@ -275,6 +252,10 @@ impl Member {
             || self.commit(commits, true),
             || {
                 self.beat.touch();
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "the polling thread is not one of the runtime"
+                )]
                 std::thread::sleep(COMMIT_RETRY_PAUSE);
                 Instant::now() < until
             },
@@ -328,15 +309,18 @@ pub(crate) enum MemberError {
     /// Another member has joined with the same instance id.
     #[error("another member has joined the group with the same instance id")]
     Fenced,
-    /// Another fatal error, with librdkafka's description.
+    /// A topic that the member reads was created again. A new member starts at its beginning.
+    #[error("topic `{0}` was deleted and created again")]
+    TopicReplaced(String),
+    /// Another fatal error of the client.
     #[error("{0}")]
-    Other(String),
-}
-
-impl From<String> for MemberError {
-    fn from(text: String) -> Self {
-        Self::Other(text)
-    }
+    Fatal(RDKafkaErrorCode),
+    /// The caller's task for a partition has ended early.
+    #[error("the task of partition {} of topic {} panicked", .0.number, .0.topic)]
+    TaskPanicked(Partition),
+    /// The member cannot read its partitions.
+    #[error("{0}")]
+    Consumer(#[from] ConsumerError),
 }
 
 impl From<RDKafkaErrorCode> for MemberError {
@@ -344,16 +328,7 @@ impl From<RDKafkaErrorCode> for MemberError {
         match code {
             RDKafkaErrorCode::UnreleasedInstanceId => Self::Unreleased,
             RDKafkaErrorCode::FencedInstanceId => Self::Fenced,
-            code => Self::Other(code.to_string()),
+            code => Self::Fatal(code),
         }
     }
-}
-
-fn list<'p>(partitions: impl Iterator<Item = (&'p Partition, Offset)>) -> TopicPartitionList {
-    let mut list = TopicPartitionList::new();
-    for (partition, offset) in partitions {
-        list.add_partition_offset(&partition.topic, partition.number, offset)
-            .expect("a partition that Kafka named, and an offset");
-    }
-    list
 }

@@ -25,6 +25,10 @@ const TRANSACTION_FAILED: [&str; 2] = ["ADDPARTS", "TXNERR"];
 /// Error of a partition that was not added to a transaction because another partition failed.
 const NOT_ATTEMPTED: &str = "Operation not attempted";
 
+/// Parts of the broker's errors for a producer that another one has fenced off, or whose
+/// transaction the cluster has aborted. The client may report them only in a log line.
+const FENCED: [&str; 2] = ["fences the current one", "with an old epoch"];
+
 /// Receives delivery reports and errors on the poll thread and passes them to [`Acks`].
 pub(super) struct Context {
     acks: Arc<Acks>,
@@ -70,6 +74,9 @@ impl Context {
             let reason = format!("the Kafka transaction failed: {reason}");
             match forbidden_topic(&reason) {
                 Some(topic) => self.acks.fail_for_topic(topic, reason.clone()),
+                None if FENCED.iter().any(|text| reason.contains(text)) => {
+                    self.acks.fail(Failure::Fenced)
+                }
                 None => self.acks.fail(Failure::Broken(reason)),
             }
         }

@@ -8,11 +8,9 @@ use rdkafka::{
 };
 
 use super::{
-    Settings,
+    ASK_TIMEOUT, Settings,
     drop_on_thread::Dropped,
-    topics::{
-        ASK_TIMEOUT, MAX_MESSAGE_BYTES, TopicError, own_setting, partitions_of, within_limit,
-    },
+    topics::{MAX_MESSAGE_BYTES, TopicError, own_setting, partitions_of, within_limit},
 };
 
 /// Options of a new topic. If a number is `None`, the broker's default applies (KIP-464).

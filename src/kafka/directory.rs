@@ -4,17 +4,16 @@
 use std::{collections::HashMap, time::Duration};
 
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, ResourceSpecifier},
-    client::DefaultClientContext,
+    admin::ResourceSpecifier,
     consumer::{BaseConsumer, Consumer as _},
     error::KafkaError,
 };
 
 use super::{
-    Creation, OVERDUE, Replaceable, Settings, bounded,
+    ASK_LIMIT, ASK_TIMEOUT, Creation, Replaceable, Settings, bounded,
     create::create_topic,
     drop_on_thread::Dropped,
-    topics::{ASK_TIMEOUT, TopicError, judged, within_limit},
+    topics::{Admin, TopicError, judged, settings_of},
 };
 
 /// Interval between two checks whether a created topic is visible, and the maximum number of
@@ -25,7 +24,7 @@ const APPEARS: (Duration, u32) = (Duration::from_millis(100), 50);
 pub(crate) struct Directory {
     settings: Settings,
     asking: Replaceable<Dropped<BaseConsumer>>,
-    admin: Replaceable<Dropped<AdminClient<DefaultClientContext>>>,
+    admin: Replaceable<Dropped<Admin>>,
 }
 
 impl Directory {
@@ -120,26 +119,12 @@ impl Directory {
             .admin
             .get(|| self.settings.client_config().create().map(Dropped::new))
             .ok()?;
-        let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
-        let asked = within_limit(
-            "describe_configs",
-            admin
-                .get()
-                .describe_configs([&ResourceSpecifier::Topic(topic)], &options),
-        )
-        .await;
-        let Ok(answer) = asked else {
+        let asked = settings_of(admin.get(), &ResourceSpecifier::Topic(topic)).await;
+        let Ok(described) = asked else {
             self.admin.discard(&admin);
             return None;
         };
-        answer
-            .ok()?
-            .into_iter()
-            .next()?
-            .ok()?
-            .get(name)?
-            .value
-            .clone()
+        described?.get(name)?.value.clone()
     }
 
     async fn ask<T: Send + 'static>(
@@ -154,7 +139,7 @@ impl Directory {
         };
         let client = self.asking.get(open).map_err(unreachable)?;
         let asks = client.clone();
-        let asked = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
+        let asked = bounded("fetch_metadata", ASK_LIMIT, move || {
             let answer = question(asks.get());
             // Removes connection errors from the client's queue, which nothing else polls.
             drop(asks.get().poll(Duration::ZERO));

@@ -22,6 +22,7 @@ use super::{
     Partition,
     incoming::{Buffers, Incoming, Place},
     member_context::{Change, Changes, MemberContext},
+    topic_ids::TopicWatch,
 };
 
 /// Placeholder for an unknown offset.
@@ -33,6 +34,9 @@ pub(crate) struct Feed {
     queue: PartitionQueue<MemberContext>,
     readable: Arc<Notify>,
     changes: Arc<Changes>,
+    /// The topic that these records belong to. The feed ends when it is created again, because the
+    /// client would continue at the offset of the deleted topic.
+    pub(crate) topic: TopicWatch,
     /// The offset after the last record that was read.
     next: AtomicI64,
 }
@@ -42,6 +46,7 @@ impl Feed {
         partition: Partition,
         mut queue: PartitionQueue<MemberContext>,
         changes: Arc<Changes>,
+        topic: TopicWatch,
     ) -> Self {
         let readable = Arc::new(Notify::new());
         let waker = readable.clone();
@@ -53,14 +58,19 @@ impl Feed {
             queue,
             readable,
             changes,
+            topic,
             next: AtomicI64::new(UNKNOWN),
         }
     }
 
-    /// Returns the next record if one is available, copied into the buffers.
+    /// Returns the next record if one is available, copied into the buffers. Returns `None` for
+    /// ever once the topic was created again.
     pub(crate) fn next(&self, buffers: impl FnOnce() -> Buffers) -> Option<Incoming> {
         loop {
             match self.queue.poll(Duration::ZERO)? {
+                // Checked after the record was fetched: the client learns the id before it
+                // requests records of the new topic.
+                Ok(_) if self.topic.is_replaced() => return None,
                 Ok(message) => {
                     self.next.store(message.offset() + 1, Ordering::Relaxed);
                     return Some(incoming(buffers(), self.partition.topic.clone(), &message));

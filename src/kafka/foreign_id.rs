@@ -72,7 +72,7 @@ fn is_usable_id(id: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::kafka::incoming::Place;
-    use crate::kafka::reader::Message;
+    use crate::kafka::message::Message;
 
     #[test]
     fn a_header_id_that_is_not_event_routers_leaves_a_record_known_by_its_place() {

@@ -32,7 +32,7 @@ fn content_type(record: &Incoming) -> Option<&str> {
 /// Returns `true` if the value holds a complete CloudEvent. Attributes in headers
 /// (`ce_specversion`: binary mode) take precedence over the value. Without a CloudEvents content
 /// type, a JSON object with the four required attributes is accepted.
-pub(super) fn is_structured(record: &Incoming) -> bool {
+pub(crate) fn is_structured(record: &Incoming) -> bool {
     let Some(value) = record.value() else {
         return false;
     };

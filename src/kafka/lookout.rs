@@ -7,7 +7,7 @@ use std::{
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-use super::{consumer::partitions_within, member_context::MemberContext};
+use super::{consumer::ConsumerError, member_context::MemberContext, offsets::partitions_within};
 
 /// Checks whether topics exist through a member's client, from another thread. Keeps the client
 /// alive only during a call.
@@ -31,9 +31,9 @@ impl Lookout {
     /// # Errors
     ///
     /// Returns an error if no broker responds or the topic may not be described.
-    pub(crate) fn exists(&self, topic: &str, within: Duration) -> Result<bool, String> {
+    pub(crate) fn exists(&self, topic: &str, within: Duration) -> Result<bool, ConsumerError> {
         let Some(member) = self.0.upgrade() else {
-            return Err("the member has left".into());
+            return Err(ConsumerError::Left);
         };
         partitions_within(&member, topic, within).map(|partitions| !partitions.is_empty())
     }
@@ -44,15 +44,12 @@ impl Lookout {
     /// # Errors
     ///
     /// Returns an error if no broker responds.
-    pub(crate) fn refresh(&self, within: Duration) -> Result<(), String> {
+    pub(crate) fn refresh(&self, within: Duration) -> Result<(), ConsumerError> {
         let Some(member) = self.0.upgrade() else {
             return Ok(());
         };
         // Requests all topics, because the client does not apply a partial response to its
         // subscription.
-        member
-            .fetch_metadata(None, within)
-            .map(drop)
-            .map_err(|error| error.to_string())
+        Ok(member.fetch_metadata(None, within).map(drop)?)
     }
 }

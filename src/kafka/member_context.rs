@@ -20,6 +20,7 @@ use rdkafka::{
 use super::{
     Partition,
     consumer::{End, is_cooperative},
+    topic_ids::TopicIds,
 };
 
 /// A change that the owner of the partitions must handle.
@@ -41,6 +42,9 @@ pub(crate) enum Change {
         /// The offset after the last record that was read, or `None` if none was read.
         next: Option<i64>,
     },
+    /// This topic was deleted and created again. The client reads the new topic at the offsets of
+    /// the deleted one, so the member must be replaced. Its feeds of this topic have ended.
+    TopicReplaced(String),
 }
 
 /// Queue of changes.
@@ -73,12 +77,20 @@ pub(crate) struct MemberContext {
     pub(super) commit_failed: AtomicBool,
     /// The client reported a subscribed topic as missing.
     pub(super) lacks_topic: AtomicBool,
+    pub(super) topic_ids: Arc<TopicIds>,
     complained: Mutex<Option<RDKafkaErrorCode>>,
     /// By topic and partition.
     ends: Mutex<HashMap<String, HashMap<i32, End>>>,
 }
 
 impl MemberContext {
+    pub(super) fn new(topic_ids: Arc<TopicIds>) -> Self {
+        Self {
+            topic_ids,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn ends(&self) -> MutexGuard<'_, HashMap<String, HashMap<i32, End>>> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -124,7 +136,15 @@ impl ClientContext for MemberContext {
             | RDKafkaLogLevel::Error => {
                 tracing::warn!(target: "librdkafka", facility, "{message}");
             }
-            _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
+            RDKafkaLogLevel::Warning => {
+                tracing::debug!(target: "librdkafka", facility, "{message}");
+            }
+            _ => {
+                if let Some(topic) = self.topic_ids.read(message) {
+                    self.changes.push(Change::TopicReplaced(topic));
+                }
+                tracing::trace!(target: "librdkafka", facility, "{message}");
+            }
         }
     }
 

@@ -5,11 +5,12 @@
 //!            ─▶ producer, transaction (send, commit) ─▶ acks (acknowledgements)
 //!          publisher sends single records and waits for each
 //! consume  consumer (a group member; member_context reports its rebalances) ─▶ feed (one per
-//!            partition) ─▶ incoming (a record, owned) ─▶ reader (parses it into a message)
-//!          format, foreign_id: records that are not CloudEvents;   gap: removed records
+//!            partition) ─▶ incoming (a record, owned) ─▶ message (parses it)
+//!          format, foreign_id: records that are not CloudEvents;   gap: removed records;
+//!          topic_ids: topics that are created again
 //! topics   topics, directory (queries), create, admin (changes), lookout (missing ones)
-//! read     log (one topic to its end), shelf (with the commits of a group), group_reader, groups
-//! any      settings, call (time limits), ping, broker, cluster_info, context
+//! read     offsets (single queries of partitions) ─▶ reader (topics up to measured ends)
+//! any      settings, call (time limits), client_error, ping, broker, cluster_info, context
 //! ```
 
 // Without the relay or without subscribers, half of this module is unused.
@@ -23,6 +24,7 @@ mod acks;
 mod admin;
 mod broker;
 mod call;
+mod client_error;
 #[cfg(feature = "cli")]
 mod cluster_info;
 mod commit;
@@ -36,13 +38,11 @@ mod feed;
 mod foreign_id;
 mod format;
 mod gap;
-mod group_reader;
-#[cfg(feature = "cli")]
-mod groups;
 mod incoming;
-mod log;
 mod lookout;
 mod member_context;
+mod message;
+mod offsets;
 mod outgoing;
 mod partitioner;
 #[cfg(feature = "health")]
@@ -51,8 +51,8 @@ mod producer;
 mod publisher;
 mod reader;
 mod settings;
-mod shelf;
 mod silent_context;
+mod topic_ids;
 mod topics;
 mod transaction;
 
@@ -64,36 +64,44 @@ pub(crate) use acks::{Ground, RefusedRecord};
 #[cfg(feature = "cli")]
 pub(crate) use admin::{delete_topic, grow_topic};
 pub(crate) use broker::broker_setting;
-pub(crate) use call::{Beat, OVERDUE, Replaceable, Unanswered, bounded, watched};
-pub(crate) use consumer::{
-    ASK_TIMEOUT, Committed, Known, Member, MemberError, Membership, Partition,
+pub(crate) use call::{
+    ASK_LIMIT, ASK_TIMEOUT, Beat, OVERDUE, Replaceable, Unanswered, bounded, watched,
 };
+pub(crate) use client_error::{ClientError, ClusterError};
+pub(crate) use consumer::{ConsumerError, Known, Member, MemberError, Membership};
+#[cfg(feature = "try")]
+pub(crate) use create::create_topic;
 pub(crate) use create::{Creation, create_like};
 pub(crate) use directory::Directory;
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 pub(crate) use feed::Feed;
 pub(crate) use foreign_id::identity_by_place;
-pub(crate) use gap::Gap;
-pub(crate) use group_reader::{Ends, GroupReader, Unhandled};
 #[cfg(feature = "cli")]
-pub(crate) use groups::{Behind, Read, groups_behind};
+pub(crate) use format::is_structured;
+pub(crate) use gap::Gap;
 pub(crate) use incoming::{Buffers, Incoming, Place};
-pub(crate) use log::{Extent, read_to_the_end};
 pub(crate) use lookout::Lookout;
 pub(crate) use member_context::Change;
+pub use message::Malformed;
+pub(crate) use message::Message;
+#[cfg(all(any(test, fuzzing), feature = "relay"))]
+pub(crate) use message::fuzz_record;
+pub(crate) use offsets::{Committed, Partition, PartitionExtent};
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
 #[cfg(feature = "health")]
 pub(crate) use ping::Ping;
 pub(crate) use producer::{Headers, Producer, Record, SendError, Transactional};
 pub(crate) use publisher::{Letter, LetterError, Publisher};
-pub use reader::Malformed;
-pub(crate) use reader::Message;
-#[cfg(all(any(test, fuzzing), feature = "relay"))]
-pub(crate) use reader::fuzz_record;
+#[cfg(feature = "cli")]
+pub(crate) use reader::{
+    Behind, Part, PartEnd, Read, RecordSearch, SearchEnd, backlog, extents, follow, groups_behind,
+    offsets_at, read_parts, search_records,
+};
+pub(crate) use reader::{Isolation, SILENCE_MAX, TopicReader, Unhandled, read_to_the_end};
 pub use settings::{PropertyFault, Settings};
-pub(crate) use shelf::{READ_TIMEOUT, Shelf};
+pub(crate) use topic_ids::{TopicId, TopicIds, TopicWatch};
 pub(crate) use topics::{
     TopicError, Topics, answers, message_bytes_max, partitions_of, retention, topic_names,
 };

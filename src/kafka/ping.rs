@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::drop_on_thread::Dropped;
-use super::{Replaceable, Settings, bounded};
+use super::{ClientError, ClusterError, Replaceable, Settings, bounded};
 
 /// The topic of the request, because a request for all topics may return megabytes. It need not
 /// exist and is not created.
@@ -47,7 +47,7 @@ impl Ping {
     /// # Errors
     ///
     /// Returns librdkafka's message if it refuses a property.
-    pub(crate) fn new(settings: &Settings) -> Result<Self, String> {
+    pub(crate) fn new(settings: &Settings) -> Result<Self, ClientError> {
         let client = Replaceable::default();
         client.get(|| Client::new(settings))?;
         Ok(Self(Arc::new(Inner {
@@ -65,7 +65,7 @@ impl Ping {
     /// # Cancel safety
     ///
     /// Dropping the future abandons a thread. If its client hangs, a later request replaces it.
-    pub(crate) async fn ask(&self, timeout: Duration) -> Result<usize, String> {
+    pub(crate) async fn ask(&self, timeout: Duration) -> Result<usize, ClusterError> {
         let mut client = self.0.client.get(|| Client::new(&self.0.settings))?;
         if client
             .asked()
@@ -82,12 +82,12 @@ impl Ping {
             client.ask(timeout)
         })
         .await;
-        asked.unwrap_or_else(|unanswered| Err(unanswered.to_string()))
+        asked?
     }
 }
 
 impl Client {
-    fn new(settings: &Settings) -> Result<Self, String> {
+    fn new(settings: &Settings) -> Result<Self, ClientError> {
         // Uses a consumer: a producer's request would make a broker with
         // `auto.create.topics.enable` (the default) create the topic.
         let mut config = settings.client_config();
@@ -95,9 +95,7 @@ impl Client {
             .set("allow.auto.create.topics", "false")
             .set_log_level(RDKafkaLogLevel::Emerg);
         config.remove("group.id");
-        let consumer = config
-            .create_with_context(LastComplaint::default())
-            .map_err(|error| error.to_string())?;
+        let consumer = config.create_with_context(LastComplaint::default())?;
         Ok(Self {
             consumer: Dropped::new(consumer),
             asked: Mutex::default(),
@@ -109,7 +107,7 @@ impl Client {
     }
 
     /// Blocks for up to `timeout`, or indefinitely if the client hangs.
-    fn ask(&self, timeout: Duration) -> Result<usize, String> {
+    fn ask(&self, timeout: Duration) -> Result<usize, ClusterError> {
         self.asked().get_or_insert_with(Instant::now);
         let client = self.consumer.get();
         let answer = client.fetch_metadata(Some(TOPIC), timeout);
@@ -128,13 +126,13 @@ impl Client {
             .take();
         match answer {
             Ok(metadata) => Ok(metadata.brokers().len()),
-            Err(error) => Err(match complaint {
+            Err(error) => Err(ClusterError::Unreachable(match complaint {
                 // Removes the number of repetitions.
                 Some(text) => text.split(" (after ").next().unwrap_or(&text).to_owned(),
                 None => error
                     .rdkafka_error_code()
                     .map_or_else(|| error.to_string(), |code| code.to_string()),
-            }),
+            })),
         }
     }
 }

@@ -21,6 +21,7 @@ use rdkafka::{
 };
 
 use super::{Acks, Settings, context::Context};
+use crate::failpoint;
 
 /// Duration of one poll, which is the delay with which the thread notices that it must stop. A
 /// shorter poll costs CPU time: rdkafka spins through the last millisecond of each. At ten polls
@@ -193,6 +194,7 @@ impl Producer {
                 let (inner, stop) = (inner.clone(), stop.clone());
                 move || {
                     while !stop.load(Ordering::Acquire) {
+                        failpoint::called("producer_poll");
                         inner.poll(POLL);
                     }
                 }

@@ -13,7 +13,8 @@ use rdkafka::{
 use tokio::time::timeout;
 
 use super::{
-    OVERDUE, Replaceable, Settings, Unanswered, drop_on_thread::Dropped, silent_context::Quiet,
+    ClientError, OVERDUE, Replaceable, Settings, Unanswered, drop_on_thread::Dropped,
+    silent_context::Quiet,
 };
 
 /// Properties that the publisher sets and a user cannot override.
@@ -82,16 +83,13 @@ impl Publisher {
     /// # Errors
     ///
     /// Returns librdkafka's message if it refuses a property.
-    pub(crate) fn open(settings: &Settings, timeout: Duration) -> Result<Self, String> {
+    pub(crate) fn open(settings: &Settings, timeout: Duration) -> Result<Self, ClientError> {
         let publisher = Self {
             client: Replaceable::default(),
             settings: settings.clone(),
             timeout,
         };
-        publisher
-            .client
-            .get(|| publisher.connect())
-            .map_err(|error| error.to_string())?;
+        publisher.client.get(|| publisher.connect())?;
         Ok(publisher)
     }
 

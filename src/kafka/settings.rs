@@ -151,6 +151,11 @@ impl Settings {
         }
     }
 
+    /// Returns `true` if librdkafka has a property of this name.
+    pub(crate) fn is_known(property: &str) -> bool {
+        is_known(property)
+    }
+
     /// Returns `true` if the property's value must never be printed (`sasl.password`,
     /// `ssl.key.pem`, …).
     ///

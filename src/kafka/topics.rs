@@ -13,13 +13,9 @@ use rdkafka::{
 use tokio::time::timeout;
 
 use super::{
-    Acks, Creation, Failure, OVERDUE, Producer, Settings, Unanswered, bounded, context::Context,
-    create::create_topic, drop_on_thread::Dropped,
+    ASK_LIMIT, ASK_TIMEOUT, Acks, Creation, Failure, OVERDUE, Producer, Settings, Unanswered,
+    bounded, context::Context, create::create_topic, drop_on_thread::Dropped,
 };
-
-/// Timeout of a request to the cluster. Longer than a leader election, so that an election does not
-/// look like an outage.
-pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The topic setting for the largest batch.
 pub(super) const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
@@ -102,7 +98,7 @@ impl Topics {
     /// Returns [`TopicError::Unreachable`] if no broker responds.
     pub(crate) async fn cluster_id(&self) -> Result<String, TopicError> {
         let client = self.client.clone();
-        let asked = bounded("fetch_cluster_id", ASK_TIMEOUT + OVERDUE, move || {
+        let asked = bounded("fetch_cluster_id", ASK_LIMIT, move || {
             client.client().fetch_cluster_id(ASK_TIMEOUT)
         })
         .await?;
@@ -141,7 +137,7 @@ impl Topics {
     /// Returns `true` if the producer's client gets a response.
     async fn reaches(&self, topic: &str) -> bool {
         let (client, topic) = (self.client.clone(), topic.to_owned());
-        let asked = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
+        let asked = bounded("fetch_metadata", ASK_LIMIT, move || {
             client
                 .client()
                 .fetch_metadata(Some(&topic), ASK_TIMEOUT)
@@ -193,7 +189,7 @@ impl Topics {
 pub(crate) async fn partitions_of(settings: &Settings, topic: &str) -> Result<i32, TopicError> {
     let (mut config, name) = (settings.client_config(), topic.to_owned());
     config.set("allow.auto.create.topics", "false");
-    let asked = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
+    let asked = bounded("fetch_metadata", ASK_LIMIT, move || {
         let asking: Dropped<BaseConsumer> = Dropped::new(config.create()?);
         let metadata = asking.get().fetch_metadata(Some(&name), ASK_TIMEOUT);
         metadata.map(|metadata| {
@@ -256,7 +252,7 @@ pub(crate) async fn answers(settings: &Settings) -> bool {
 pub(crate) async fn topic_names(settings: &Settings) -> Result<Vec<String>, TopicError> {
     let mut config = settings.client_config();
     config.set("allow.auto.create.topics", "false");
-    let asked = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
+    let asked = bounded("fetch_metadata", ASK_LIMIT, move || {
         let asking: Dropped<BaseConsumer> = Dropped::new(config.create()?);
         let metadata = asking.get().fetch_metadata(None, ASK_TIMEOUT)?;
         Ok::<_, KafkaError>(
@@ -324,16 +320,27 @@ pub(super) async fn own_setting(settings: &Settings, topic: &str, name: &str) ->
 }
 
 async fn describe(settings: &Settings, topic: &str) -> Option<ConfigResource> {
-    let admin: Dropped<AdminClient<DefaultClientContext>> =
-        Dropped::new(settings.client_config().create().ok()?);
+    let admin: Dropped<Admin> = Dropped::new(settings.client_config().create().ok()?);
+    settings_of(admin.get(), &ResourceSpecifier::Topic(topic))
+        .await
+        .ok()?
+}
+
+/// Client of administrative requests.
+pub(super) type Admin = AdminClient<DefaultClientContext>;
+
+/// Returns the settings of a topic or a broker. Returns `None` if they cannot be read, which
+/// requires DescribeConfigs.
+///
+/// # Errors
+///
+/// Returns [`Unanswered`] if the client must be replaced.
+pub(super) async fn settings_of(
+    admin: &Admin,
+    of: &ResourceSpecifier<'_>,
+) -> Result<Option<ConfigResource>, Unanswered> {
     let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
-    let answer = within_limit(
-        "describe_configs",
-        admin
-            .get()
-            .describe_configs([&ResourceSpecifier::Topic(topic)], &options),
-    )
-    .await
-    .ok()?;
-    answer.ok()?.into_iter().next()?.ok()
+    let asked = admin.describe_configs([of], &options);
+    let answer = within_limit("describe_configs", asked).await?;
+    Ok(answer.ok().and_then(|all| all.into_iter().next()?.ok()))
 }

@@ -128,6 +128,7 @@ impl Producer {
             if self.inner.in_flight_count() == 0 {
                 break;
             }
+            #[expect(clippy::disallowed_methods, reason = "called on a thread of its own")]
             std::thread::sleep(IN_FLIGHT_LOOK);
         }
         let begun = Instant::now();

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, types::Json};
 
-use super::{OperatorError, lease};
+use super::{OperatorError, end_transaction, lease};
 use crate::relay::{
     position::Identity,
     startup::{
@@ -36,15 +36,7 @@ pub(crate) async fn forget(
         .await
         .map_err(OperatorError::sql(doing))?;
     let forgotten = remove(session, schema, name).await;
-    let end = if forgotten.is_ok() {
-        "commit"
-    } else {
-        "rollback"
-    };
-    sqlx::raw_sql(end)
-        .execute(session)
-        .await
-        .map_err(OperatorError::sql(doing))?;
+    end_transaction(session, forgotten.is_ok(), doing).await?;
     forgotten
 }
 

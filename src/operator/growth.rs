@@ -16,16 +16,26 @@
 //! aggregate at a time, which takes longer than the hold. Instead the hold is short: it begins when
 //! consumers are near the end, and it expires.
 //!
+//! A relay that publishes to the topic for the first time during the hold stores its number of
+//! partitions before its first record (`RelayStore::register_topics`). It thereby takes part in the
+//! hold, and uses the new count. A row lock makes this step and pin exclude each other.
+//!
 //! Each step is idempotent, so an interrupted command can be run again or aborted. *Pin* is the
 //! only step that moves keys, and it succeeds only during the hold. A relay ends an expired hold;
 //! pin verifies the hold in its own transaction.
+//!
+//! Unlike other commands on relays, this one does not take their leases. A lease excludes a leader,
+//! but not the records that an earlier leader has in flight, which may still be committed. A relay
+//! acknowledges a hold only after it has fenced off every earlier producer and before its own first
+//! record. The relays also keep running, so events of other topics flow until the hold begins.
 
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-use super::OperatorError;
+use super::{OperatorError, end_transaction, lease};
+use crate::inspect::topics::{PinnedTopic, topics};
 
 /// A hold on a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,52 +45,6 @@ pub(crate) struct Hold {
     pub(crate) relays: Vec<String>,
     /// An earlier run of the command set the hold.
     pub(crate) taken_up: bool,
-}
-
-/// A topic of a relay.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub(crate) struct PinnedTopic {
-    pub(crate) topic: String,
-    pub(crate) relay: String,
-    /// Number of partitions that keys are spread over.
-    pub(crate) partitions: i32,
-    pub(crate) published: i64,
-    /// Remaining time of the hold in seconds, during which nothing is published to the topic.
-    pub(crate) held_seconds: Option<f64>,
-    pub(crate) hold_acknowledged: bool,
-}
-
-/// Returns every topic of every relay.
-///
-/// # Errors
-///
-/// Returns the error of a failed query.
-pub(crate) async fn topics(
-    session: &mut PgConnection,
-    schema: &str,
-) -> Result<Vec<PinnedTopic>, OperatorError> {
-    let sql = format!(
-        "select topic, relay, partitions, published, hold_acknowledged,
-             case when hold is not null
-                 then greatest(extract(epoch from hold_until - now()), 0)::float8
-             end as held_seconds
-         from \"{schema}\".relay_topic order by topic, relay"
-    );
-    let doing = "reading the topics";
-    let rows = sqlx::query_as(AssertSqlSafe(sql))
-        .fetch_all(session)
-        .await
-        .map_err(OperatorError::sql(doing))?;
-    let read =
-        |(topic, relay, partitions, published, hold_acknowledged, held_seconds)| PinnedTopic {
-            topic,
-            relay,
-            partitions,
-            published,
-            held_seconds,
-            hold_acknowledged,
-        };
-    Ok(rows.into_iter().map(read).collect())
 }
 
 /// Makes every relay hold back the events of `topic` for at most `time`. Resumes an existing hold.
@@ -97,7 +61,8 @@ pub(crate) async fn hold(
     time: Duration,
 ) -> Result<Hold, OperatorError> {
     let known: Vec<PinnedTopic> = topics(session, schema)
-        .await?
+        .await
+        .map_err(OperatorError::sql("reading the topics"))?
         .into_iter()
         .filter(|one| one.topic == topic)
         .collect();
@@ -148,6 +113,14 @@ pub(crate) async fn hold(
     })
 }
 
+/// A relay that has not acknowledged a hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unacknowledged {
+    pub(crate) relay: String,
+    /// The process that leads, as `host:pid`. `None` if no process leads.
+    pub(crate) leader: Option<String>,
+}
+
 /// Returns the relays that may still publish to the topic.
 ///
 /// # Errors
@@ -158,7 +131,7 @@ pub(crate) async fn not_acknowledged(
     schema: &str,
     topic: &str,
     hold: &Hold,
-) -> Result<Vec<String>, OperatorError> {
+) -> Result<Vec<Unacknowledged>, OperatorError> {
     let sql = format!(
         "select relay, hold is not distinct from $2 and hold_until > now(), hold_acknowledged
          from \"{schema}\".relay_topic where topic = $1 order by relay"
@@ -166,17 +139,21 @@ pub(crate) async fn not_acknowledged(
     let rows = sqlx::query_as(AssertSqlSafe(sql))
         .bind(topic)
         .bind(hold.id)
-        .fetch_all(session)
+        .fetch_all(&mut *session)
         .await;
     let rows: Vec<(String, bool, bool)> = rows.map_err(OperatorError::sql("reading the hold"))?;
     if rows.iter().any(|(_, held, _)| !held) || rows.is_empty() {
         return Err(over(topic));
     }
-    Ok(rows
-        .into_iter()
-        .filter(|(.., acknowledged)| !acknowledged)
-        .map(|(relay, ..)| relay)
-        .collect())
+    let mut waiting = Vec::new();
+    for (relay, ..) in rows.into_iter().filter(|(.., acknowledged)| !acknowledged) {
+        let leader = lease::leader(session, &relay).await?;
+        waiting.push(Unacknowledged {
+            relay,
+            leader: leader.map(|leader| leader.process),
+        });
+    }
+    Ok(waiting)
 }
 
 /// Spreads keys over `partitions` from now on, and ends the hold.
@@ -192,13 +169,39 @@ pub(crate) async fn pin(
     hold: &Hold,
     partitions: i32,
 ) -> Result<(), OperatorError> {
+    let doing = "pinning the partitions";
+    sqlx::raw_sql("begin isolation level read committed")
+        .execute(&mut *session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
+    let pinned = pin_all(session, schema, topic, hold, partitions).await;
+    end_transaction(session, pinned.is_ok(), doing).await?;
+    pinned
+}
+
+async fn pin_all(
+    session: &mut PgConnection,
+    schema: &str,
+    topic: &str,
+    hold: &Hold,
+    partitions: i32,
+) -> Result<(), OperatorError> {
+    let doing = "pinning the partitions";
+    // Waits for relays that are taking part in the hold. The next statement then sees their rows.
+    let lock =
+        format!("select from \"{schema}\".relay_topic where topic = $1 order by relay for update");
+    sqlx::query(AssertSqlSafe(lock))
+        .bind(topic)
+        .execute(&mut *session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
     // A single statement changes either all relays of the topic or none.
     let sql = format!(
         "with ready as (
              select bool_and(
                  hold is not distinct from $2 and hold_until > now() and hold_acknowledged
              ) as all_held
-             from (select * from \"{schema}\".relay_topic where topic = $1 for update) locked
+             from \"{schema}\".relay_topic where topic = $1
          ), pinned as (
              update \"{schema}\".relay_topic t
              set partitions = $3, hold = null, hold_until = null, hold_acknowledged = false
@@ -215,7 +218,7 @@ pub(crate) async fn pin(
         .bind(partitions)
         .fetch_one(session)
         .await;
-    let pinned: i64 = pinned.map_err(OperatorError::sql("pinning the partitions"))?;
+    let pinned: i64 = pinned.map_err(OperatorError::sql(doing))?;
     if pinned == 0 {
         Err(over(topic))
     } else {

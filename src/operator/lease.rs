@@ -3,7 +3,8 @@
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
-use super::{OperatorError, standby::sessions};
+use super::OperatorError;
+use crate::inspect::sessions::{Session, sessions};
 use crate::relay::leadership::lease::lock_name;
 
 /// Takes the relay's lease for the transaction of `session`.
@@ -45,11 +46,7 @@ pub(super) async fn take(
     {
         return Ok(());
     }
-    let leader = sessions(session)
-        .await
-        .map_err(OperatorError::sql(doing))?
-        .into_iter()
-        .find(|one| one.relay == name && one.leads);
+    let leader = leader(session, name).await?;
     let sql = format!("select coalesce(leader, '?') from \"{schema}\".relay where name = $1");
     let row = sqlx::query(AssertSqlSafe(sql))
         .bind(name)
@@ -67,4 +64,22 @@ pub(super) async fn take(
         "relay `{name}` is running: {process}{pid} leads, and only the leader has the current \
          position. Stop every relay of this name, then try again"
     )))
+}
+
+/// Returns the process that holds the lease of the relay. Returns `None` if no process of a relay
+/// holds it.
+///
+/// # Errors
+///
+/// Returns the error of a failed query.
+pub(super) async fn leader(
+    session: &mut PgConnection,
+    name: &str,
+) -> Result<Option<Session>, OperatorError> {
+    let sessions = sessions(session)
+        .await
+        .map_err(OperatorError::sql("looking for the leader"))?;
+    Ok(sessions
+        .into_iter()
+        .find(|one| one.relay == name && one.leads))
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 pub(super) use self::store::{Now, Stood, count, store};
 use self::store::{begin, find, first_younger, give_up, look, read, refuse_parked};
-use super::{OperatorError, adopt, lease};
+use super::{OperatorError, adopt, end_transaction, lease};
 use crate::relay::position::{Change, GIVEN_UP_MAX, Position};
 
 /// A move of a relay.
@@ -63,18 +63,9 @@ pub(crate) async fn move_relay(
     to: Move,
     dry_run: bool,
 ) -> Result<Moved, OperatorError> {
-    let doing = "moving the relay";
     begin(session).await?;
     let moved = plan(session, schema, name, to, dry_run).await;
-    let end = if moved.is_ok() && !dry_run {
-        "commit"
-    } else {
-        "rollback"
-    };
-    sqlx::raw_sql(end)
-        .execute(session)
-        .await
-        .map_err(OperatorError::sql(doing))?;
+    end_transaction(session, moved.is_ok() && !dry_run, "moving the relay").await?;
     moved
 }
 
@@ -182,7 +173,7 @@ impl Halted<'_> {
     ) -> Result<Position, OperatorError> {
         let (stood, mut after) = (&self.stood, self.position());
         let event = find(session, self.schema, id).await?;
-        if stood.given_up.len() + after.given_up.len() >= GIVEN_UP_MAX {
+        if stood.given_up.len() + after.skipped.len() >= GIVEN_UP_MAX {
             return Err(OperatorError::Refused(format!(
                 "{GIVEN_UP_MAX} events are already skipped, and the relay has not passed them \
                  yet: run the relay, or use `tidings relay skip --all`"
@@ -222,10 +213,7 @@ impl Halted<'_> {
     /// Returns `true` if retention has deleted events that a rewind to `after` would publish.
     fn has_lost_events(&self, to: Move, after: Position) -> bool {
         let rewinds = matches!(to, Move::RewindAll | Move::RewindSince(_));
-        let needed = Position {
-            forgone: 0,
-            ..after
-        };
+        let needed = Position { floor: 0, ..after };
         self.stood.floor > 0 && rewinds && needed.needs_below(self.stood.floor)
     }
 }

@@ -43,6 +43,14 @@ pub struct Draft<'o> {
     dated: bool,
 }
 
+impl Outbox {
+    /// Starts the publication of an envelope, which may be scheduled.
+    #[cfg(feature = "cli")]
+    pub(crate) fn draft(&self, envelope: Envelope) -> Draft<'_> {
+        Draft::new(self, Ok(envelope))
+    }
+}
+
 impl<'o> Draft<'o> {
     pub(super) fn new(outbox: &'o Outbox, envelope: Result<Envelope, PublishError>) -> Self {
         Self {

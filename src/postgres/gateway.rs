@@ -22,14 +22,14 @@ use std::{
 
 use tokio::net::{UnixListener, UnixStream};
 
-use super::{Settings, replication};
+use super::{DatabaseSettings, replication};
 
 /// Directory of the socket for each of the settings in use. One per database URL of the process.
-static FOLDERS: Mutex<Vec<(Settings, PathBuf)>> = Mutex::new(Vec::new());
+static FOLDERS: Mutex<Vec<(DatabaseSettings, PathBuf)>> = Mutex::new(Vec::new());
 
 /// Returns the socket directory for sqlx. Starts the gateway at the first call for these settings.
 /// It runs as long as the process.
-pub(super) fn directory(settings: &Settings) -> PathBuf {
+pub(super) fn directory(settings: &DatabaseSettings) -> PathBuf {
     let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, folder)) = folders.iter().find(|(known, _)| known == settings) {
         return folder.clone();
@@ -49,7 +49,7 @@ pub(super) fn directory(settings: &Settings) -> PathBuf {
     }
 }
 
-fn start(settings: Settings) -> io::Result<PathBuf> {
+fn start(settings: DatabaseSettings) -> io::Result<PathBuf> {
     let id = uuid::Uuid::now_v7().simple();
     let (listener, folder) = listen(&format!("tidings-{id}"), settings.port())?;
     listener.set_nonblocking(true)?;
@@ -86,7 +86,11 @@ fn listen(name: &str, port: u16) -> io::Result<(StdListener, PathBuf)> {
     ))
 }
 
-async fn serve(listener: StdListener, settings: Settings) {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "each session ends with its client's connection"
+)]
+async fn serve(listener: StdListener, settings: DatabaseSettings) {
     let Ok(listener) = UnixListener::from_std(listener) else {
         return;
     };

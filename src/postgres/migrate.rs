@@ -21,7 +21,7 @@ pub use self::error::MigrateError;
 use self::error::{INSUFFICIENT_PRIVILEGE, explain};
 pub use self::steps::MigrationStep;
 use self::steps::steps;
-use super::{SchemaName, SchemaNameError, errors::cleaned};
+use super::{SchemaName, SchemaNameError, begin, errors::cleaned};
 
 /// Table of the applied versions, inside the schema. The name avoids conflicts even in `public`.
 const TABLE: &str = "_tidings_migrations";
@@ -103,7 +103,7 @@ impl Migrations {
     /// Dropping the future changes nothing, because its transaction is rolled back.
     pub async fn run(&self, pool: &PgPool) -> Result<Vec<MigrationStep>, MigrateError> {
         let schema = self.schema.clone()?;
-        let mut tx = pool.begin().await?;
+        let mut tx = begin(pool).await?;
         sqlx::query("select pg_catalog.pg_advisory_xact_lock($1)")
             .bind(LOCK)
             .execute(&mut *tx)

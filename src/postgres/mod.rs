@@ -4,18 +4,24 @@
 //! |---|---|
 //! | `settings` | the database URL, and its form for sqlx |
 //! | `gateway` | sessions of sqlx for parameters that sqlx does not support |
+//! | `begin` | the begin of a transaction, which may be cancelled |
 //! | `session`, `session_fault` | sessions of Tidings; sessions that cannot be used any more |
 //! | `replication` | own connections: authentication, TLS, the stream of the log |
 //! | `copy` | rows of a table in binary form |
 //! | `migrate`, `schema` | the tables of Tidings, and the name of their schema |
 //! | `errors`, `certificate` | texts and remedies |
+//! | `encodable` | text that the database may not be able to encode |
 
 #[cfg(any(feature = "relay", all(feature = "health", feature = "outbox")))]
 mod age;
+#[cfg(feature = "outbox")]
+mod begin;
 #[cfg(feature = "relay")]
 pub(crate) mod certificate;
 #[cfg(feature = "relay")]
 mod copy;
+#[cfg(any(feature = "relay", feature = "subscriber"))]
+pub(crate) mod encodable;
 #[cfg(feature = "outbox")]
 pub(crate) mod errors;
 #[cfg(feature = "relay")]
@@ -37,6 +43,10 @@ mod settings;
 
 #[cfg(any(feature = "relay", all(feature = "health", feature = "outbox")))]
 pub(crate) use age::seconds;
+#[cfg(feature = "outbox")]
+pub(crate) use begin::begin;
+#[cfg(feature = "cli")]
+pub(crate) use begin::begin_with;
 #[cfg(feature = "relay")]
 pub(crate) use copy::{CopyError, CopyRows, copy_header};
 #[cfg(feature = "relay")]
@@ -48,4 +58,4 @@ pub use schema::{SchemaName, SchemaNameError};
 #[cfg(feature = "cli")]
 pub(crate) use settings::Method;
 #[cfg(feature = "relay")]
-pub use settings::{Settings, SettingsError, SslMode};
+pub use settings::{DatabaseSettings, SettingsError, SslMode};

@@ -18,7 +18,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool, Row as _};
 use tokio::time::timeout;
 
-use super::Settings;
+use super::DatabaseSettings;
 
 /// The first statement of a session. `set` resolves no function.
 pub(crate) const PREPARE: &str = "set search_path = pg_catalog";
@@ -34,7 +34,10 @@ const LOOKS: usize = 3;
 ///
 /// Returns an error if the server is unreachable within the settings' `connect_timeout`, or
 /// refuses.
-pub(crate) async fn open(settings: &Settings, role: &str) -> Result<PgConnection, sqlx::Error> {
+pub(crate) async fn open(
+    settings: &DatabaseSettings,
+    role: &str,
+) -> Result<PgConnection, sqlx::Error> {
     within(settings, async {
         let mut session = settings.connect_options_as(role).connect().await?;
         sqlx::raw_sql(PREPARE).execute(&mut session).await?;
@@ -50,15 +53,15 @@ pub(crate) async fn open(settings: &Settings, role: &str) -> Result<PgConnection
 /// Returns an error if the server is unreachable within the settings' `connect_timeout`, or
 /// refuses.
 pub(crate) async fn unprepared(
-    settings: &Settings,
+    settings: &DatabaseSettings,
     role: &str,
 ) -> Result<PgConnection, sqlx::Error> {
     within(settings, settings.connect_options_as(role).connect()).await
 }
 
 /// Creates a pool of one session for the relay, which is opened at the first use.
-pub(crate) fn pool(settings: &Settings, role: &str) -> PgPool {
-    pool_of(settings, role, &[])
+pub(crate) fn pool(settings: &DatabaseSettings, role: &str) -> PgPool {
+    pool_of(settings, role, &[], 1)
 }
 
 /// Connects for a command and creates a pool of one session with these server settings. Statements
@@ -70,9 +73,24 @@ pub(crate) fn pool(settings: &Settings, role: &str) -> PgPool {
 /// or if a pooler shares sessions and discards their settings.
 #[cfg(feature = "cli")]
 pub(crate) async fn command(
-    settings: &Settings,
+    settings: &DatabaseSettings,
     role: &str,
     options: &[(&str, &str)],
+) -> Result<PgPool, sqlx::Error> {
+    command_pool(settings, role, options, 1).await
+}
+
+/// Connects as [`command`] does, with a pool of up to `sessions` sessions.
+///
+/// # Errors
+///
+/// See [`command`].
+#[cfg(feature = "cli")]
+pub(crate) async fn command_pool(
+    settings: &DatabaseSettings,
+    role: &str,
+    options: &[(&str, &str)],
+    sessions: u32,
 ) -> Result<PgPool, sqlx::Error> {
     let options = [options, &[("search_path", "pg_catalog")]].concat();
     // Connects without the pool, which would retry until its timeout and then report only the
@@ -90,7 +108,7 @@ pub(crate) async fn command(
                     the database URL (docs/managed-postgres.md)";
         return Err(sqlx::Error::Configuration(text.into()));
     }
-    Ok(pool_of(settings, role, &options))
+    Ok(pool_of(settings, role, &options, sessions))
 }
 
 /// Returns `true` if a pooler shares sessions in a way that matters to a command: two open
@@ -100,7 +118,7 @@ pub(crate) async fn command(
 ///
 /// Returns an error if the connection is lost.
 #[cfg(feature = "cli")]
-async fn is_shared(settings: &Settings) -> Result<bool, sqlx::Error> {
+async fn is_shared(settings: &DatabaseSettings) -> Result<bool, sqlx::Error> {
     let mut sessions = Vec::with_capacity(LOOKS);
     let mut backends: Vec<i32> = Vec::with_capacity(LOOKS);
     for _ in 0..LOOKS {
@@ -123,13 +141,18 @@ async fn is_shared(settings: &Settings) -> Result<bool, sqlx::Error> {
     Ok(false)
 }
 
-fn pool_of(settings: &Settings, role: &str, options: &[(&str, &str)]) -> PgPool {
+fn pool_of(
+    settings: &DatabaseSettings,
+    role: &str,
+    options: &[(&str, &str)],
+    sessions: u32,
+) -> PgPool {
     let connect = settings
         .connect_options_as(role)
         .options(options.iter().copied())
         .disable_statement_logging();
     PgPoolOptions::new()
-        .max_connections(1)
+        .max_connections(sessions)
         .acquire_timeout(settings.connect_timeout())
         .after_connect(|session, _| {
             Box::pin(async move {
@@ -141,7 +164,7 @@ fn pool_of(settings: &Settings, role: &str, options: &[(&str, &str)]) -> PgPool 
 }
 
 async fn within<T>(
-    settings: &Settings,
+    settings: &DatabaseSettings,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
     timeout(settings.connect_timeout(), work)

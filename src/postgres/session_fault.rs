@@ -48,6 +48,7 @@ pub(crate) async fn close(mut transaction: PgTransaction<'_>, pool: &PgPool) {
 
 /// Closes the idle sessions of the pool if [`ends_session`] is `true` for the error of a statement
 /// that ran on the pool.
+#[expect(clippy::disallowed_methods, reason = "ends after `RETURN_TIME`")]
 pub(crate) fn close_after(error: &(dyn Error + 'static), pool: &PgPool) {
     if ends_session(error) {
         let pool = pool.clone();

@@ -10,10 +10,12 @@
 //! | `url` | the parts of a URL |
 //! | `resolve` | settings from URL, environment and defaults |
 //! | `parameters` | supported parameters, and the reasons why others are refused |
+//! | `fault` | faults of a URL |
 //! | `passfile` | libpq's password file |
 //! | `security` | accepted authentication methods and channel binding |
 //! | `ssl_mode` | encryption of the connection |
 
+mod fault;
 mod parameters;
 mod passfile;
 mod resolve;
@@ -34,7 +36,7 @@ use super::gateway;
 
 /// Address and authentication of a Postgres database, parsed from a `postgres://` URL.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct DatabaseSettings {
     host: String,
     socket_dir: Option<PathBuf>,
     port: u16,
@@ -60,7 +62,7 @@ pub struct Settings {
 #[error("{0}")]
 pub struct SettingsError(String);
 
-impl Settings {
+impl DatabaseSettings {
     /// Parses `postgres://user:password@host:port/database?sslmode=…`. Parts that the URL omits
     /// come from environment variables such as `PGPASSWORD`.
     ///
@@ -133,7 +135,7 @@ impl Settings {
 }
 
 // Settings of the replication connection, which does not use sqlx.
-impl Settings {
+impl DatabaseSettings {
     /// Returns the host to connect to, or `localhost` for a socket.
     pub(crate) fn host(&self) -> &str {
         &self.host
@@ -258,9 +260,11 @@ impl Settings {
 
 // === impl Debug ===
 
-impl std::fmt::Debug for Settings {
+impl std::fmt::Debug for DatabaseSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Settings").field(&self.redacted()).finish()
+        f.debug_tuple("DatabaseSettings")
+            .field(&self.redacted())
+            .finish()
     }
 }
 

@@ -8,7 +8,7 @@ use super::row::native::RowError;
 use crate::{
     kafka::TopicError,
     postgres::{
-        Settings, certificate,
+        DatabaseSettings, certificate,
         errors::{cleaned, with_causes},
         replication::{DecodeError, ReplicationError},
     },
@@ -25,17 +25,34 @@ pub enum RelayError {
     /// An option is invalid.
     #[error("{0}")]
     Options(String),
-    /// The grace period ended before Kafka acknowledged all sent records. No event is lost: the
-    /// next run sends the records in flight again.
+    /// The grace period ended before all sent events were durable in Kafka, although nothing had
+    /// failed. A longer grace may help. No event is lost: the next run sends the events again that
+    /// Kafka has not committed.
     #[error(
-        "{under_way} records were not acknowledged within the shutdown grace of {grace:?}; the \
-         next run sends them again"
+        "{under_way} events were sent and were not durable within the shutdown grace of {grace:?} \
+         ({waiting}); the next run sends those again that Kafka has not committed"
     )]
     GraceExceeded {
-        /// Records that Kafka had not acknowledged.
+        /// Sent events that were not durable.
         under_way: u64,
         /// The configured grace period.
         grace: std::time::Duration,
+        /// The step that had not ended.
+        waiting: String,
+    },
+    /// The relay was shut down, and its producer or its session failed before all sent events were
+    /// durable. A longer grace does not help. No event is lost: the next run sends the events again
+    /// that Kafka has not committed.
+    #[error(
+        "{under_way} events were sent and are not durable: {cause}; a longer shutdown grace does \
+         not help; the next run replaces the producer, and sends those events again that Kafka has \
+         not committed"
+    )]
+    NotDrained {
+        /// Sent events that were not durable.
+        under_way: u64,
+        /// The failure that ended the drain.
+        cause: String,
     },
 }
 
@@ -145,7 +162,7 @@ impl Interruption {
         }
     }
 
-    pub(crate) fn connecting(database: &Settings) -> impl FnOnce(sqlx::Error) -> Self {
+    pub(crate) fn connecting(database: &DatabaseSettings) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| Self::Connecting {
             address: database.address(),
             source: cleaned(source),

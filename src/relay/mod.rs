@@ -51,19 +51,21 @@ pub use error::RelayError;
 #[cfg(feature = "cli")]
 pub(crate) use leadership::holder::{Holder, holder};
 pub use maintenance::retention::RetentionOptions;
-pub use monitor::metrics::{Check, CheckState, RelayMetrics};
+pub use monitor::metrics::{CheckState, RelayCheck, RelayMetrics};
 #[cfg(feature = "cli")]
 pub(crate) use options::debezium::ADDITIONAL_MAX;
 pub use options::debezium::{
     AdditionalColumn, DebeziumOutbox, ExistingRows, HandOver, OutboxField, OutboxRows, Placement,
 };
 pub use options::{
-    Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicLimits, TopicOptions,
+    DeliveryGuarantee, OnUndeliverable, RelayOptions, SourceKind, TopicLimits, TopicOptions,
     UndeliverableOptions,
 };
 #[cfg(feature = "cli")]
 pub(crate) use options::{is_dead_letter_topic, is_relay_name};
 pub use routing::rewrite::{RewriteError, TopicRewrite};
+#[cfg(feature = "cli")]
+pub(crate) use routing::template::TopicRule;
 pub use routing::template::{TemplateError, TopicTemplate};
 pub use source::connector_handover::{Offset, OffsetError};
 #[cfg(feature = "cli")]

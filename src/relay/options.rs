@@ -24,7 +24,7 @@ pub enum SourceKind {
 /// Delivery guarantee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Delivery {
+pub enum DeliveryGuarantee {
     /// Consumers with `isolation.level=read_committed` see each event once: events and position are
     /// committed to Kafka together.
     ExactlyOnce,
@@ -32,7 +32,7 @@ pub enum Delivery {
     AtLeastOnce,
 }
 
-impl Delivery {
+impl DeliveryGuarantee {
     /// Returns the name of the guarantee in the configuration.
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -127,7 +127,7 @@ pub struct RelayOptions {
     /// lower case letters, digits and underscores.
     pub name: String,
     /// The database that holds the outbox.
-    pub database: crate::postgres::Settings,
+    pub database: crate::postgres::DatabaseSettings,
     /// The brokers.
     pub kafka: crate::kafka::Settings,
     /// The schema of the outbox.
@@ -139,7 +139,7 @@ pub struct RelayOptions {
     /// Source of events.
     pub source: SourceKind,
     /// Delivery guarantee.
-    pub delivery: Delivery,
+    pub delivery: DeliveryGuarantee,
     /// Format of records.
     pub envelope: EnvelopeFormat,
     /// Topic template over `{aggregatetype}` and `{type}`, for events whose row names no topic.
@@ -238,7 +238,7 @@ impl RelayOptions {
     }
 
     /// Returns the default options for this database and these brokers.
-    pub fn new(database: crate::postgres::Settings, kafka: crate::kafka::Settings) -> Self {
+    pub fn new(database: crate::postgres::DatabaseSettings, kafka: crate::kafka::Settings) -> Self {
         Self {
             name: "tidings".into(),
             database,
@@ -246,7 +246,7 @@ impl RelayOptions {
             schema: "tidings".into(),
             debezium: None,
             source: SourceKind::Auto,
-            delivery: Delivery::ExactlyOnce,
+            delivery: DeliveryGuarantee::ExactlyOnce,
             envelope: EnvelopeFormat::CloudEvents,
             topic: "{aggregatetype}".into(),
             topic_rewrite: None,

@@ -14,6 +14,7 @@
 //! | `session` | one session: start, run, drain |
 //! | `prepare` | the steps of the start, in order |
 //! | `handover` | the state that a session leaves to the next |
+//! | `undrained` | the judgement of a relay that ends before all events are durable |
 //! | `watchdog` | stalls, and sessions that hang |
 //! | `access` | retries after refused connections |
 
@@ -21,17 +22,19 @@ mod access;
 pub(crate) mod handover;
 mod prepare;
 mod session;
+mod undrained;
 mod watchdog;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::{
     access::Refusals,
     handover::Carried,
+    session::SessionEnd,
+    undrained::Undrained,
     watchdog::{Supervised, Watchdog, hang_limit},
 };
 use super::{
@@ -42,9 +45,10 @@ use super::{
     routing::template::TopicTemplate,
     startup::transaction_timeout,
 };
+use crate::backoff::{Backoff, random};
 
 /// First and longest pause between two sessions.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+const RETRY: Range<Duration> = Duration::from_millis(200)..Duration::from_secs(5);
 
 /// A session that lasts longer than this was successful: the next pause is the first again.
 const GOOD_SESSION: Duration = Duration::from_secs(10);
@@ -101,7 +105,10 @@ impl Relay {
     /// # Errors
     ///
     /// Returns [`RelayError::Refused`] with the cause and the remedy if an operator is needed.
-    /// Returns [`RelayError::GraceExceeded`] if draining took too long.
+    /// Returns [`RelayError::GraceExceeded`] if draining took too long, and
+    /// [`RelayError::NotDrained`] if a failure ended the drain. Both are returned only if an event
+    /// was in flight. A relay without one, or between two sessions, returns `Ok`: its unpublished
+    /// events wait in the outbox.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
         let relay = Arc::new(Self {
             options: self.options.clone(),
@@ -113,56 +120,55 @@ impl Relay {
             self.options.shutdown_grace,
         );
         let (mut carried, mut refusals) = (Carried::default(), Refusals::default());
-        let backoff = ExponentialBuilder::default()
-            .with_min_delay(RETRY.0)
-            .with_max_delay(RETRY.1)
-            .with_factor(2.0)
-            .with_jitter()
-            .without_max_times();
-        let mut waits = backoff.build();
+        let (backoff, mut failed) = (Backoff::new(RETRY), 0_u32);
         loop {
             let began = Instant::now();
-            let (epoch, direct, transaction_timeout) =
-                (carried.epoch, carried.direct, carried.transaction_timeout);
+            let lost_state = carried.without_session();
             let dropped = CancellationToken::new();
             let session = relay
                 .clone()
                 .run_session(carried, dropped.clone(), shutdown.clone());
             let interruption = match watchdog.supervise(session, &dropped, &shutdown).await {
-                Supervised::Ended((_, Ok(None))) => return Ok(()),
-                Supervised::Ended((_, Ok(Some(exceeded)))) => return Err(exceeded),
-                Supervised::Ended((left, Err(interruption))) => {
+                Supervised::Ended((_, SessionEnd::ShutDown(outcome))) => return outcome,
+                Supervised::Ended((left, SessionEnd::Interrupted(interruption))) => {
                     carried = left;
                     interruption
                 }
                 Supervised::Hung(step) => {
-                    carried = Carried {
-                        epoch,
-                        direct,
-                        transaction_timeout,
-                        ..Carried::default()
-                    };
+                    carried = lost_state;
                     Interruption::Hung(step)
                 }
                 Supervised::Overdue => return self.overdue(),
             };
             if let Interruption::TransactionTimeout(refused) = interruption {
-                match transaction_timeout::shorter(&self.options.kafka, refused).await {
-                    Ok(shorter) => carried.transaction_timeout = Some(shorter),
-                    Err(refusal) => return Err(RelayError::Refused(refusal.full())),
+                tokio::select! {
+                    shorter = transaction_timeout::shorter(&self.options.kafka, refused) => {
+                        let refusal = |refusal: Interruption| RelayError::Refused(refusal.full());
+                        carried.transaction_timeout = Some(shorter.map_err(refusal)?);
+                    }
+                    () = shutdown.cancelled() => {}
                 }
             }
-            let may_retry = carried.direct
-                && interruption.may_be_a_change_of_access()
-                && refusals.may_retry(Instant::now());
-            self.report(&interruption, may_retry)?;
+            if let Meaning::NeedsPerson(remedy) = interruption.meaning()
+                && !(carried.direct
+                    && interruption.may_be_a_change_of_access()
+                    && refusals.may_retry(Instant::now()))
+            {
+                return Err(RelayError::Refused(remedy));
+            }
+            self.report(&interruption);
             let at_once;
             (carried, at_once) = carried.after(&interruption);
             if at_once || began.elapsed() > GOOD_SESSION {
-                waits = backoff.build();
+                failed = 0;
             }
-            let wait = waits.next().unwrap_or(RETRY.1);
+            failed = failed.saturating_add(1);
+            let wait = backoff.wait(failed, random());
             let text = interruption.explained();
+            if shutdown.is_cancelled() {
+                tracing::warn!("the last session ended: {text}; no other one starts");
+                return Ok(());
+            }
             tracing::warn!("{text}; tries again in {} ms", wait.as_millis());
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -171,33 +177,31 @@ impl Relay {
         }
     }
 
-    /// Exports an interruption. Returns an error if no retry can succeed, which ends the relay.
-    fn report(&self, interruption: &Interruption, may_retry: bool) -> Result<(), RelayError> {
-        let (part, side) = match interruption.meaning() {
-            Meaning::NeedsPerson(remedy) if !may_retry => return Err(RelayError::Refused(remedy)),
-            Meaning::NeedsPerson(_) => (part(interruption), "postgres"),
-            Meaning::ProducerBroken => (Component::Kafka, "kafka"),
-            Meaning::Transient if part(interruption) == Component::Kafka => {
-                (Component::Kafka, "kafka")
-            }
-            Meaning::Transient => (part(interruption), "postgres"),
+    /// Exports an interruption.
+    fn report(&self, interruption: &Interruption) {
+        let part = part(interruption);
+        let side = match part {
+            Component::Kafka => "kafka",
+            _ => "postgres",
         };
         self.observer.interrupted(part, interruption.explained());
         self.observer.reconnected(side);
         self.observer.leader(false);
         self.observer.parked(0, 0);
-        Ok(())
     }
 
     /// Ends a relay whose session did not stop within the grace: a wait in it does not respond.
     fn overdue(&self) -> Result<(), RelayError> {
-        tracing::warn!("the session did not respond within the shutdown grace and is abandoned");
-        match self.observer.pulse().under_way() {
-            0 => Ok(()),
-            under_way => Err(RelayError::GraceExceeded {
-                under_way,
-                grace: self.options.shutdown_grace,
-            }),
+        let pulse = self.observer.pulse();
+        let step = pulse.current_step();
+        tracing::warn!(
+            step,
+            "the session did not respond within the shutdown grace and is abandoned"
+        );
+        let late = Undrained::Late(format!("the session still was {step}"));
+        match pulse.outstanding() {
+            Some(outstanding) => late.outcome(&outstanding, self.options.shutdown_grace),
+            None => Ok(()),
         }
     }
 }

@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::bulkhead::Bulkhead;
-use super::circuit_breaker::{CircuitBreaker, State};
+use super::circuit_breaker::{CircuitBreaker, CircuitState};
 
 /// Metrics of the added breakers and bulkheads, read at each scrape.
 ///
@@ -84,7 +84,11 @@ impl ResilienceMetrics {
             MetricType::Gauge,
         )?;
         for breaker in &self.breakers {
-            for state in [State::Closed, State::Open, State::HalfOpen] {
+            for state in [
+                CircuitState::Closed,
+                CircuitState::Open,
+                CircuitState::HalfOpen,
+            ] {
                 let labels = [
                     ("name", breaker.name().to_owned()),
                     ("state", state.to_string()),
@@ -122,9 +126,9 @@ impl ResilienceMetrics {
         for breaker in &self.breakers {
             let counts = breaker.counts();
             for (to, times) in [
-                (State::Open, counts.opened),
-                (State::HalfOpen, counts.half_opened),
-                (State::Closed, counts.closed),
+                (CircuitState::Open, counts.opened),
+                (CircuitState::HalfOpen, counts.half_opened),
+                (CircuitState::Closed, counts.closed),
             ] {
                 let labels = [("name", breaker.name().to_owned()), ("to", to.to_string())];
                 ConstCounter::new(times).encode(metric.encode_family(&labels)?)?;

@@ -26,7 +26,7 @@
 //! use std::time::Duration;
 //! use tidings::resilience::{
 //!     Bulkhead, BulkheadLayer, BulkheadPolicy, CircuitBreaker, CircuitBreakerLayer,
-//!     CircuitBreakerPolicy, Retry, RetryLayer, TimeoutLayer,
+//!     CircuitBreakerPolicy, RetryLayer, RetryPolicy, TimeoutLayer,
 //! };
 //! use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 //!
@@ -35,7 +35,7 @@
 //! let breaker = CircuitBreaker::new("stock", CircuitBreakerPolicy::default());
 //! let bulkhead = Bulkhead::new("stock", BulkheadPolicy::default());
 //! let stock = ServiceBuilder::new()
-//!     .layer(RetryLayer::new(Retry::default()))
+//!     .layer(RetryLayer::new(RetryPolicy::default()))
 //!     .layer(CircuitBreakerLayer::new(&breaker))
 //!     .layer(BulkheadLayer::new(&bulkhead))
 //!     .layer(TimeoutLayer::new(Duration::from_secs(2)))
@@ -67,5 +67,5 @@ pub use circuit_breaker::{CircuitBreaker, CircuitBreakerLayer, CircuitBreakerPol
 pub use class::{Class, Classify, EveryError};
 #[cfg(feature = "metrics")]
 pub use metrics::ResilienceMetrics;
-pub use retry::{Retry, RetryLayer};
+pub use retry::{RetryLayer, RetryPolicy};
 pub use timeout::TimeoutLayer;

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use super::circuit_breaker::State;
+use super::circuit_breaker::CircuitState;
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -59,7 +59,7 @@ impl Client {
     {
         let dependency = self.dependency.clone();
         ServiceBuilder::new()
-            .layer(RetryLayer::new(Retry::default().jitter(0.0)))
+            .layer(RetryLayer::new(RetryPolicy::default().jitter(0.0)))
             .layer(CircuitBreakerLayer::new(&self.breaker))
             .layer(BulkheadLayer::new(&self.bulkhead))
             .layer(TimeoutLayer::new(2 * SECOND))
@@ -92,7 +92,7 @@ async fn a_dependency_that_hangs_is_left_alone_after_five_timeouts_and_asked_aga
     assert!(error.is::<CircuitOpen>(), "{error}");
     assert_eq!(
         (client.breaker.state(), client.dependency.asked()),
-        (State::Open, 2)
+        (CircuitState::Open, 2)
     );
 
     let began = Instant::now();
@@ -119,7 +119,7 @@ async fn a_dependency_that_hangs_is_left_alone_after_five_timeouts_and_asked_aga
     }
     assert_eq!(
         (client.breaker.state(), client.dependency.asked()),
-        (State::Closed, 2)
+        (CircuitState::Closed, 2)
     );
 }
 
@@ -144,7 +144,7 @@ async fn a_crowd_is_turned_away_at_once_and_opens_no_circuit() {
         })
         .count();
     assert_eq!((turned_away, client.dependency.asked()), (96, 4));
-    assert_eq!(client.breaker.state(), State::Closed);
+    assert_eq!(client.breaker.state(), CircuitState::Closed);
 }
 
 /// One classifier for both layers, as for HTTP, where 429 and 5xx are responses.
@@ -165,7 +165,7 @@ async fn one_classifier_serves_the_retry_and_the_breaker_and_sees_responses_too(
     let answers = Arc::new(std::sync::Mutex::new(vec![404, 200, 429, 503]));
     let answering = answers.clone();
     let client = ServiceBuilder::new()
-        .layer(RetryLayer::new(Retry::default().jitter(0.0)).classify(meaning))
+        .layer(RetryLayer::new(RetryPolicy::default().jitter(0.0)).classify(meaning))
         .layer(CircuitBreakerLayer::new(&breaker).classify(meaning))
         .service(service_fn(move |()| {
             let answer = answering

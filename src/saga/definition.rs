@@ -207,7 +207,8 @@ impl<S: SagaState> Saga<S> {
         self
     }
 
-    /// Sets the maximum time for which a due timer waits for pending replies. The timer waits until
+    /// Sets the maximum time for which a due timer waits for pending replies while the group makes
+    /// no progress. A pause of the subscriber by an operator does not count. The timer waits until
     /// the subscriber's group has handled the events that the reply topics contained when the timer
     /// became due, and while a reply to the saga is parked. A saga is therefore not undone because
     /// of a reply that arrived while its service was down. With zero, timers do not wait. Defaults

@@ -11,7 +11,7 @@ use super::ended::SagaEnded;
 use super::machine::{CallFailed, Input, Next, Shape};
 use super::progress::Progress;
 use crate::event::{Envelope, Headers};
-use crate::subscriber::{HandlerError, Meta};
+use crate::subscriber::{HandlerError, Meta, Verdict};
 
 /// One run of a saga.
 #[derive(Clone, Debug)]
@@ -25,6 +25,11 @@ pub(crate) struct SagaInstance<S> {
     pub(crate) correlation_id: Option<String>,
 }
 
+/// An event of a saga that can never be published, with all causes.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unpublishable(pub(crate) String);
+
 /// Effects of a saga: the transaction of a delivery or of the timer, or a test.
 pub(crate) trait Effects<S>: Send {
     /// Publishes an event when the transition commits. The inner error reports an event that can
@@ -33,7 +38,7 @@ pub(crate) trait Effects<S>: Send {
     fn send(
         &mut self,
         envelope: Envelope,
-    ) -> impl Future<Output = Result<Result<(), String>, HandlerError>> + Send;
+    ) -> impl Future<Output = Result<Result<(), Unpublishable>, HandlerError>> + Send;
 
     /// Calls a local step. The outer error reports a failure that the step did not cause, and the
     /// caller must then discard the whole transition.
@@ -47,6 +52,24 @@ pub(crate) trait Effects<S>: Send {
 
     /// Returns the time since the transition began, because local steps take time.
     fn elapsed(&self) -> Duration;
+}
+
+impl CallFailed {
+    /// Returns the failure of a local step that returned this error.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error itself if a dependency is unavailable, because the step did not cause it.
+    pub(crate) fn of(error: HandlerError) -> Result<Self, HandlerError> {
+        match error.verdict() {
+            Verdict::Unavailable => Err(error),
+            verdict => Ok(Self {
+                error: error.chain(),
+                last: verdict == Verdict::DeadLetter,
+                late: false,
+            }),
+        }
+    }
 }
 
 impl<S> SagaInstance<S> {
@@ -122,7 +145,7 @@ impl<S: SagaState> Saga<S> {
                 let id = envelope.id.as_uuid();
                 match effects.send(envelope).await? {
                     Ok(()) => return Ok(Input::Sent(id)),
-                    Err(error) => error,
+                    Err(error) => error.to_string(),
                 }
             }
             Err(error) => error.to_string(),

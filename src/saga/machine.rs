@@ -26,6 +26,7 @@ use uuid::Uuid;
 pub(crate) use shape::{ActionShape, Shape, StepShape, Unknown};
 
 use super::progress::{Command, Current, Happened, Progress, SagaStatus, StepFailure};
+use crate::postgres::encodable::storable;
 use crate::subscriber::Retry;
 
 /// Time that a compensation waits for its reply unless its step has a timeout. The command is then
@@ -272,7 +273,7 @@ impl Shape {
         }
         current.paused = true;
         current.due = Some(now + retry.pause(current.attempts, 0.0));
-        current.error = Some(error);
+        current.error = Some(storable(&error));
         Next::Wait
     }
 
@@ -290,7 +291,7 @@ impl Shape {
         };
         let failure = StepFailure {
             step: current.step.clone(),
-            error,
+            error: storable(&error),
         };
         if current.back {
             progress.failed_compensations.push(failure);
@@ -363,7 +364,7 @@ impl Shape {
     fn retry_of(&self, step: &str, must_go_on: bool) -> Retry {
         let step = self.step(step);
         let own = step.and_then(|step| step.retry.clone());
-        let local = step.is_some_and(|step| step.forth == ActionShape::Local);
+        let local = step.is_some_and(|step| step.forward == ActionShape::Local);
         own.unwrap_or_else(|| match (must_go_on, local) {
             // Ten attempts span half an hour, which is longer than a deployment or a restart.
             (true, _) => Retry::exponential(10, Duration::from_secs(1)..Duration::from_secs(300)),

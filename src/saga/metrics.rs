@@ -26,14 +26,18 @@ use super::statistics::{SagaStanding, SagaStatistics, StepCounters};
 /// | `tidings_saga_blocked{saga}` | gauge | sagas that the running code cannot continue (3) |
 /// | `tidings_saga_idle_seconds_max{saga}` | gauge | longest time since the last transition (4) |
 /// | `tidings_saga_overdue_seconds_max{saga}` | gauge | longest time since a saga became due |
+/// | `tidings_saga_timers_waiting_seconds{saga}` | gauge | wait of due timers for replies (5) |
 ///
 /// 1. From the start of the step until it is done (`forward`) or undone (`backward`), including all
 ///    attempts.
 /// 2. By status: `waiting`, `running`, `compensating`, `failed`.
 /// 3. The running code lacks their step or cannot read their state.
 /// 4. Failed sagas are excluded.
+/// 5. Time for which due timers of this process have waited for replies that may be in Kafka. Zero
+///    if they do not wait.
 ///
-/// All gauges describe the database. They are the same in every replica and at most 15 s old.
+/// All other gauges describe the database. They are the same in every replica and at most 15 s
+/// old.
 ///
 /// # Examples
 ///
@@ -210,6 +214,22 @@ impl SagaMetrics {
         }
         Ok(())
     }
+
+    fn encode_waits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Time for which due timers of this process have waited for replies";
+        let mut metric = encoder.encode_descriptor(
+            "tidings_saga_timers_waiting",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        for statistics in &self.0 {
+            let labels = [("saga", statistics.name())];
+            ConstGauge::new(statistics.timers_waiting().as_secs_f64())
+                .encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
 }
 
 // === impl Collector ===
@@ -218,6 +238,7 @@ impl Collector for SagaMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_ends(&mut encoder)?;
         self.encode_steps(&mut encoder)?;
-        self.encode_standing(&mut encoder)
+        self.encode_standing(&mut encoder)?;
+        self.encode_waits(&mut encoder)
     }
 }

@@ -73,7 +73,7 @@ mod wakeup;
 
 pub(crate) use definition::Local;
 pub use definition::{Saga, SagaState};
-pub(crate) use drive::{Effects, SagaInstance};
+pub(crate) use drive::{Effects, SagaInstance, Unpublishable};
 pub use ended::SagaEnded;
 pub(crate) use machine::{CallFailed, Input, Shape};
 #[cfg(feature = "metrics")]
@@ -81,6 +81,6 @@ pub use metrics::SagaMetrics;
 pub use progress::{SagaStatus, StepFailure, UnknownSagaStatus};
 #[cfg(feature = "cli")]
 pub(crate) use registration::LIVE_SECONDS;
-pub use sagas::{Decision, SagaRun, Sagas};
+pub use sagas::{Decision, SagaCommand, SagaRun, Sagas};
 pub use statistics::{SagaStanding, SagaStatistics};
 pub use subscribe::StartError;

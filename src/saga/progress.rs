@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::event::{Headers, headers};
+use crate::postgres::encodable::ascii_text;
 use crate::subscriber::Meta;
 
 /// Status of a saga. Its words are also the values of the column `status`.
@@ -187,6 +188,33 @@ impl Progress {
         command.step != current.step || command.back != current.back
     }
 
+    /// Returns the JSON for a database whose encoding may lack characters of the errors. The type
+    /// `jsonb` refuses such characters and their escapes. Returns `None` if the errors are ASCII:
+    /// `json`, the JSON of this progress, can then be stored.
+    ///
+    /// # Errors
+    ///
+    /// Returns the serializer's error.
+    pub(crate) fn ascii_json(&self, json: &str) -> Result<Option<String>, serde_json::Error> {
+        if json.is_ascii() {
+            return Ok(None);
+        }
+        let mut ascii = self.clone();
+        let failures = ascii.failed_compensations.iter_mut();
+        let failures = failures.chain(&mut ascii.failure);
+        let errors = failures.map(|failure| &mut failure.error);
+        let attempt = ascii.current.iter_mut().filter_map(|at| at.error.as_mut());
+        let mut is_changed = false;
+        for error in errors.chain(attempt).filter(|error| !error.is_ascii()) {
+            *error = ascii_text(error);
+            is_changed = true;
+        }
+        match is_changed {
+            true => serde_json::to_string(&ascii).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// Returns the error in one line.
     pub(crate) fn error(&self) -> Option<String> {
         let attempt = self
@@ -212,16 +240,19 @@ impl Progress {
 
 impl Cause {
     /// Records an event as the cause. An event without trace headers keeps the trace of the
-    /// previous cause.
+    /// previous cause. Trace headers that are not visible ASCII violate W3C Trace Context and are
+    /// ignored, because not every database could store them.
     pub(crate) fn moved_by(&mut self, meta: &Meta) {
+        let is_visible = |text: &&str| text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
         self.event = Some(meta.event_id().into_owned());
-        if let Some(traceparent) = meta.traceparent() {
+        if let Some(traceparent) = meta.traceparent().filter(is_visible) {
             self.traceparent = Some(traceparent.to_owned());
-            self.tracestate = meta.tracestate().map(str::to_owned);
+            self.tracestate = meta.tracestate().filter(is_visible).map(str::to_owned);
         }
     }
 
-    /// Returns the headers of an event with this cause and this correlation id.
+    /// Returns the headers of an event with this cause and this correlation id. Omits values with
+    /// a control character: no event may have them, so the saga could never publish another one.
     pub(crate) fn headers(&self, correlation_id: String) -> Headers {
         let caused = [
             (headers::CAUSATION_ID, &self.event),
@@ -233,6 +264,7 @@ impl Cause {
             .filter_map(|(name, value)| Some((name, value.clone()?)));
         caused
             .chain([(headers::CORRELATION_ID, correlation_id)])
+            .filter(|(_, value)| !value.chars().any(char::is_control))
             .collect()
     }
 }

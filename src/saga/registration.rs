@@ -5,7 +5,7 @@ use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 
 use super::signature::{Registered, Signature, names};
-use crate::postgres::SchemaName;
+use crate::postgres::{SchemaName, begin};
 use crate::subscriber::NotAdmitted;
 
 /// Age limit of the last heartbeat, in seconds: four heartbeats. Older code does not count as
@@ -53,7 +53,7 @@ impl Registration {
     /// Returns [`NotAdmitted`] with the refusal, its cause and its remedies, or with the server's
     /// error.
     pub(super) async fn register(&self, pool: &PgPool) -> Result<(), NotAdmitted> {
-        let mut transaction = pool.begin().await?;
+        let mut transaction = begin(pool).await?;
         // If two processes start at once, the second waits and then sees the registration of the
         // first.
         sqlx::query(AssertSqlSafe(format!(

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::machine::Shape;
 use super::notices::notify;
 use super::obstacle::Obstacle;
-use super::progress::{Progress, SagaStatus, StepFailure};
+use super::progress::{Command, Progress, SagaStatus, StepFailure};
 use super::registration::LIVE_SECONDS;
 use crate::postgres::{SchemaName, SchemaNameError};
 
@@ -61,6 +61,8 @@ pub struct SagaRun {
     pub ahead: Vec<String>,
     /// The compensations that failed.
     pub failed_compensations: Vec<StepFailure>,
+    /// The commands sent so far, in their order.
+    pub commands: Vec<SagaCommand>,
     /// State of the saga.
     pub state: Value,
     /// Time of the next check if no event arrives before.
@@ -75,6 +77,18 @@ pub struct SagaRun {
     pub updated_at: DateTime<Utc>,
     /// End time. `None` until the saga has ended.
     pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// Command that a saga has sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SagaCommand {
+    /// Id of the event. Replies name it as their causation id.
+    pub id: Uuid,
+    /// The step that sent it.
+    pub step: String,
+    /// It compensates the step.
+    pub is_compensation: bool,
 }
 
 /// Decision of an operator about a saga. The subscriber that runs the saga applies it within a
@@ -208,6 +222,24 @@ impl Sagas {
         Ok(true)
     }
 
+    /// Returns `true` if a decision applies to the saga in its present state. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Returns the database error.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn applies(&self, id: Uuid, decision: Decision) -> Result<bool, sqlx::Error> {
+        let sql = format!(
+            r#"select exists (select from "{}".saga where id = $1 and {})"#,
+            self.schema,
+            decision.filter()
+        );
+        sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(id)
+            .fetch_one(&self.pool)
+            .await
+    }
+
     /// Removes the claim of a subscriber that no longer exists to the sagas of a name, so that
     /// another subscriber may run them. Returns `false` if the subscriber ran within the last
     /// minute, or has no claim.
@@ -264,7 +296,17 @@ impl Sagas {
     }
 }
 
-// === impl FromRow ===
+// === impl From, FromRow ===
+
+impl From<Command> for SagaCommand {
+    fn from(command: Command) -> Self {
+        Self {
+            id: command.id,
+            step: command.step,
+            is_compensation: command.back,
+        }
+    }
+}
 
 impl FromRow<'_, PgRow> for SagaRun {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
@@ -302,6 +344,11 @@ impl FromRow<'_, PgRow> for SagaRun {
             undone: progress.undone,
             ahead: progress.ahead.into(),
             failed_compensations: progress.failed_compensations,
+            commands: progress
+                .commands
+                .into_iter()
+                .map(SagaCommand::from)
+                .collect(),
             state: serde_json::from_str(&state)
                 .map_err(|error| sqlx::Error::Decode(error.into()))?,
             due_at: row.try_get("due_at")?,

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fnv::fnv1a;
+
 /// Signature of a saga's definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Signature {
@@ -15,9 +17,10 @@ pub(super) struct Signature {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StepSignature {
     pub(super) step: String,
-    pub(super) forth: ActionSignature,
-    #[serde(default)]
-    pub(super) back: ActionSignature,
+    #[serde(rename = "forth")]
+    pub(super) forward: ActionSignature,
+    #[serde(default, rename = "back")]
+    pub(super) compensation: ActionSignature,
     #[serde(default)]
     pub(super) pivot: bool,
     #[serde(default)]
@@ -52,8 +55,6 @@ impl Signature {
     /// Returns a 64-bit FNV-1a hash. The hash is stored, so it must be the same in every version of
     /// the library and on every machine.
     pub(super) fn hash(&self) -> String {
-        const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-        const PRIME: u64 = 0x0000_0100_0000_01b3;
         let mut parts = vec![self.version.to_string()];
         parts.extend(self.starts.iter().map(|start| format!("starts {start}")));
         for step in &self.steps {
@@ -61,17 +62,14 @@ impl Signature {
                 "step {} {} {}",
                 step.step, step.pivot, step.retired
             ));
-            for (name, action) in [("forth", &step.forth), ("back", &step.back)] {
+            for (name, action) in [("forth", &step.forward), ("back", &step.compensation)] {
                 parts.push(format!("{name} {}", action.local));
                 parts.extend(action.sends.iter().map(|sends| format!("sends {sends}")));
                 parts.extend(action.replies.iter().map(|reply| format!("reply {reply}")));
             }
         }
         let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-        let hash = bytes.fold(OFFSET, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(PRIME)
-        });
-        format!("{hash:016x}")
+        format!("{:016x}", fnv1a(bytes))
     }
 
     /// Checks whether a subscriber may run this definition beside those registered under the name.
@@ -126,9 +124,13 @@ pub(super) fn replies(registered: &[Registered], step: &str, back: bool) -> Opti
     if steps.is_empty() {
         return None;
     }
-    let actions = steps
-        .into_iter()
-        .map(|step| if back { &step.back } else { &step.forth });
+    let actions = steps.into_iter().map(|step| {
+        if back {
+            &step.compensation
+        } else {
+            &step.forward
+        }
+    });
     Some(
         actions
             .flat_map(|action| action.replies.iter().cloned())
@@ -143,7 +145,7 @@ mod tests {
     fn signature(version: u32, steps: &[&str]) -> Signature {
         let step = |step: &&str| StepSignature {
             step: (*step).to_owned(),
-            forth: ActionSignature {
+            forward: ActionSignature {
                 local: false,
                 sends: vec!["Take".into()],
                 replies: vec![format!("{step} done")],
@@ -216,9 +218,9 @@ mod tests {
             |one| one.starts.clear(),
             |one| one.steps[0].retired = true,
             |one| one.steps[0].pivot = true,
-            |one| one.steps[0].forth.sends.clear(),
-            |one| one.steps[0].forth.replies.clear(),
-            |one| one.steps[0].back.local = true,
+            |one| one.steps[0].forward.sends.clear(),
+            |one| one.steps[0].forward.replies.clear(),
+            |one| one.steps[0].compensation.local = true,
         ];
         others.extend(changes.map(|change| {
             let mut other = one.clone();

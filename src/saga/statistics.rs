@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
+use tokio::time::Instant;
 
 use super::progress::{Happened, SagaStatus};
 use crate::subscriber::Times;
@@ -28,6 +30,8 @@ struct Inner {
     /// Per step: forward, and compensation.
     steps: OnceLock<HashMap<String, [StepCounters; 2]>>,
     standing: Mutex<SagaStanding>,
+    /// Start of the current wait of this process's timers for replies.
+    timers_wait: Mutex<Option<Instant>>,
 }
 
 /// Counters of a step in one direction.
@@ -98,6 +102,18 @@ impl SagaStatistics {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the time for which the due timers of this process have waited for replies that may
+    /// be in Kafka. Returns zero if they do not wait. See
+    /// [`Saga::wait_for_replies`](super::Saga::wait_for_replies).
+    pub fn timers_waiting(&self) -> Duration {
+        let since = self
+            .0
+            .timers_wait
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     fn of(&self, outcome: SagaStatus) -> Option<&AtomicU64> {
         match outcome {
             SagaStatus::Completed => Some(&self.0.completed),
@@ -115,6 +131,15 @@ impl SagaStatistics {
                 .map(|name| (name.to_owned(), Default::default()))
                 .collect(),
         );
+    }
+
+    /// Sets the start of the timers' wait, or its end.
+    pub(super) fn timers_wait(&self, since: Option<Instant>) {
+        *self
+            .0
+            .timers_wait
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     pub(super) fn stand(&self, standing: SagaStanding) {

@@ -19,6 +19,7 @@ use super::obstacle::Obstacle;
 use super::progress::{Progress, SagaStatus};
 use super::transition::Decision;
 use crate::postgres::SchemaName;
+use crate::postgres::encodable::{ascii_json, bytes_of, encodable, encodable_json};
 use crate::subscriber::HandlerError;
 pub(super) use due::{Due, Held, Mine, Why};
 
@@ -57,6 +58,8 @@ pub(super) struct Kept<'k> {
     pub(super) progress: &'k Progress,
     /// JSON form of `progress`, or the previously stored text if that text cannot be read.
     pub(super) stored_progress: String,
+    /// Replaces `stored_progress` in a database that is not UTF-8.
+    pub(super) ascii_progress: Option<String>,
     pub(super) due: Option<DateTime<Utc>>,
     pub(super) obstacle: Option<String>,
 }
@@ -120,12 +123,14 @@ impl Store {
             r#"with stored as (
                  insert into "{}".saga
                    (id, name, version, key, status, state, progress, correlation_id, due_at)
-                 values ($1, $2, $3, $4, $5, $6::text::json, $7, $8, pg_catalog.clock_timestamp())
+                 values ($1, $2, $3, $4, $5, {}::json, $7, $8, pg_catalog.clock_timestamp())
                  on conflict (name, key) do nothing returning due_at)
                select due_at, case when $9 then pg_catalog.pg_notify('{CHANNEL}', $10)::text end
                from stored"#,
-            self.0
+            self.0,
+            encodable_json("$6::bytea", "$11::bytea")
         );
+        let state = text(&instance.state)?;
         let query = sqlx::query_scalar(AssertSqlSafe(sql))
             .bind(instance.id)
             .bind(&saga.name)
@@ -133,13 +138,14 @@ impl Store {
         let query = query
             .bind(&instance.key)
             .bind(instance.progress.status.word())
-            .bind(text(&instance.state)?);
+            .bind(state.as_bytes());
         let query = query
             .bind(sqlx::types::Json(&instance.progress))
             .bind(&instance.correlation_id);
         Ok(query
             .bind(wake == Wake::Timers)
             .bind(notice(&self.0, &saga.name))
+            .bind(ascii_json(&state).map(String::into_bytes))
             .fetch_optional(conn)
             .await?)
     }
@@ -154,16 +160,20 @@ impl Store {
         decision: Decision,
     ) -> Result<(), HandlerError> {
         let sql = format!(
-            r#"update "{}".saga set version = $2, status = $3, step = $4, error = $5,
-                 state = $6::text::json, progress = $7::text::jsonb,
+            r#"update "{}".saga set version = $2, status = $3, step = $4, error = {},
+                 state = {}::json, progress = {}::jsonb,
                  due_at = case when $10 or action is null then $8
                    else pg_catalog.clock_timestamp() end,
-                 obstacle = $11, action = case when $10 then null else action end,
+                 obstacle = {}, action = case when $10 then null else action end,
                  updated_at = pg_catalog.clock_timestamp(),
                  ended_at = case when $9
                    then coalesce(ended_at, pg_catalog.clock_timestamp()) end
                where id = $1"#,
-            self.0
+            self.0,
+            encodable("$5::bytea"),
+            encodable_json("$6::bytea", "$12::bytea"),
+            encodable_json("$7::bytea", "$13::bytea"),
+            encodable("$11::bytea"),
         );
         let progress = kept.progress;
         let step = progress
@@ -177,10 +187,10 @@ impl Store {
             .bind(progress.status.word());
         let query = query
             .bind(step.filter(|_| progress.status != SagaStatus::Completed))
-            .bind(progress.error());
+            .bind(progress.error().as_deref().map(bytes_of));
         let query = query
-            .bind(&kept.state)
-            .bind(&kept.stored_progress)
+            .bind(kept.state.as_bytes())
+            .bind(kept.stored_progress.as_bytes())
             .bind(kept.due)
             .bind(progress.status.is_end());
         let nothing_to_decide = matches!(
@@ -188,7 +198,12 @@ impl Store {
             SagaStatus::Completed | SagaStatus::Compensated
         );
         let query = query.bind(decision == Decision::Done || nothing_to_decide);
-        query.bind(&kept.obstacle).execute(conn).await?;
+        query
+            .bind(kept.obstacle.as_deref().map(bytes_of))
+            .bind(ascii_json(&kept.state).map(String::into_bytes))
+            .bind(kept.ascii_progress.as_ref().map(String::as_bytes))
+            .execute(conn)
+            .await?;
         Ok(())
     }
 
@@ -286,11 +301,13 @@ impl<'k> Kept<'k> {
     ) -> Result<Self, HandlerError> {
         let (id, progress, state) = (instance.id, &instance.progress, text(&instance.state)?);
         let stored_progress = serde_json::to_string(progress)?;
+        let ascii_progress = progress.ascii_json(&stored_progress)?;
         Ok(Self {
             id,
             state,
             progress,
             stored_progress,
+            ascii_progress,
             due,
             obstacle: obstacle.map(|obstacle| obstacle.to_string()),
         })

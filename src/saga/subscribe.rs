@@ -10,7 +10,7 @@ use super::definition::{Saga, SagaState};
 use super::store::{Store, Wake};
 use super::transition::Engine;
 use crate::postgres::{SchemaName, SchemaNameError};
-use crate::subscriber::{Delivery, HandlerError, InboxState, Subscriber};
+use crate::subscriber::{Delivery, HandlerError, Subscriber, typestate::InboxState};
 
 /// Error of starting a saga. Nothing is stored. The caller's transaction remains usable unless the
 /// database reported the error.

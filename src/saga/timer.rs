@@ -8,6 +8,9 @@
 //!   └──────────────────────────────────┴────────────────────────┘
 //! ```
 //!
+//! While an operator pauses the subscriber, no turn starts. Afterwards the timers wait until the
+//! subscriber has handled the replies that arrived meanwhile (`replies`).
+//!
 //! Changes stored by this process set its [`Wakeup`](super::wakeup::Wakeup). Changes by others
 //! (other replicas, code that starts a saga, an operator) are found by polling. A notification only
 //! shortens the wait.
@@ -31,9 +34,8 @@ use super::registration::Registration;
 use super::replies::Replies;
 use super::store::{Due, Held, Store, Stored, Why};
 use super::transition::{Engine, InTransaction};
-use crate::postgres::session_fault;
-use crate::postgres::{SchemaName, errors::with_causes};
-use crate::subscriber::{Ground, HandlerError, Tx, panic_text};
+use crate::postgres::{SchemaName, begin, errors::with_causes, session_fault};
+use crate::subscriber::{Ground, HandlerError, Pause, Tx, panic_text};
 
 /// Longest rest, and thus the longest delay before a change of another process is found. A poll
 /// costs two index lookups.
@@ -59,6 +61,7 @@ pub(super) struct Timer<S> {
     /// `None` if no step has a reply.
     replies: Option<Arc<Replies>>,
     news: broadcast::Sender<String>,
+    pause: Arc<Pause>,
     chores: Chores<S>,
 }
 
@@ -86,12 +89,13 @@ impl<S: SagaState> Timer<S> {
             consumer: ground.consumer.clone(),
             replies: Replies::new(
                 &ground,
-                &saga.name,
+                &saga.statistics,
                 &saga.reply_aggregates(),
                 saga.wait_for_replies,
             )
             .map(Arc::new),
             news: ground.news.clone(),
+            pause: ground.pause.clone(),
             chores: Chores::new(engine.clone(), ground, registration),
             engine,
         }
@@ -106,6 +110,13 @@ impl<S: SagaState> Timer<S> {
     async fn take_turns(self: &Arc<Self>, stop: &CancellationToken) {
         let (mut turns, mut news) = (JoinSet::new(), self.news.subscribe());
         while !stop.is_cancelled() {
+            if self.pause.is_held() {
+                stop.run_until_cancelled(self.pause.released()).await;
+                if let Some(replies) = &self.replies {
+                    replies.restart();
+                }
+                continue;
+            }
             let rest = match self.start_turns(&mut turns, stop).await {
                 Ok(rest) => rest,
                 Err(error) => self.rest_after(&error),
@@ -201,7 +212,7 @@ impl<S: SagaState> Timer<S> {
     /// Processes one due saga.
     async fn turn(&self) -> Result<Turn, sqlx::Error> {
         let (saga, store) = (&self.engine.saga, self.store());
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = begin(&self.pool).await?;
         sqlx::raw_sql(TIMEOUTS).execute(&mut *transaction).await?;
         let Some(stored) = store
             .lock_due(&mut transaction, &self.engine.mine(), &self.held())

@@ -319,16 +319,19 @@ impl<S: SagaState> Engine<S> {
             .await?
             .map_err(HandlerError::dead_letter)?;
         store.release(effects.tx()?, stored.id).await?;
-        let stored_progress = if is_readable {
-            serde_json::to_string(&progress)?
+        let (stored_progress, ascii_progress) = if is_readable {
+            let json = serde_json::to_string(&progress)?;
+            let ascii = progress.ascii_json(&json)?;
+            (json, ascii)
         } else {
-            stored.progress
+            (stored.progress, None)
         };
         let kept = Kept {
             id: stored.id,
             state: stored.state,
             progress: &progress,
             stored_progress,
+            ascii_progress,
             due: None,
             obstacle: None,
         };

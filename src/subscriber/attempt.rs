@@ -54,7 +54,7 @@ use super::{
         statistics::{Count, Counters, Statistics},
     },
 };
-use crate::{kafka::Message, postgres::session_fault};
+use crate::{backoff::random, kafka::Message, postgres::session_fault};
 pub(crate) use call::Attempt;
 use dead_letter::FailedRecord;
 use escalation::retry_delay;
@@ -77,7 +77,7 @@ pub(crate) struct Runner {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) dead_letter_sink: Box<dyn DeadLetterSink>,
     pub(crate) permits: Arc<Semaphore>,
-    pub(crate) pause: Pause,
+    pub(crate) pause: Arc<Pause>,
     pub(crate) statistics: Statistics,
     /// Limits log lines about dead letters of unreadable records.
     pub(crate) unreadable: LogLimit,
@@ -159,6 +159,9 @@ impl Runner {
         }
         let (mut failed, mut outage) = (0, Outage::none(&self.pause));
         loop {
+            if begun.is_none() && !permit.while_held(&self.pause).await {
+                return Settled::Abandoned;
+            }
             let attempt = begun.take().unwrap_or_else(|| {
                 let delivery = Delivery::one(message.clone(), failed + 1);
                 self.begin(delivery, Instant::now(), &mut None)
@@ -233,7 +236,7 @@ impl Runner {
         self.statistics
             .add(Count::FailedAttempts, message.kind(), 1);
         self.report_attempt(message, *failed, error);
-        match retry.after(place.before() + *failed, chance()) {
+        match retry.after(place.before() + *failed, random()) {
             Next::After(pause) if !is_dead => place.again(pause, *failed, chain),
             _ if matches!(place, Place::Table { .. }) => Then::DeadLetter,
             // Malformed input from one producer must not pause the events of others.
@@ -296,24 +299,5 @@ impl Runner {
         if let Some(inbox) = &self.core.inbox {
             session_fault::close_after(error, &inbox.pool);
         }
-    }
-}
-
-/// Returns a random number from 0 to 1, used as the jitter of pauses.
-pub(crate) fn chance() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    let bits = RandomState::new().hash_one(0u8) >> 11;
-    bits as f64 / (1u64 << 53) as f64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chance_is_between_zero_and_one_and_differs() {
-        let some: Vec<f64> = (0..10).map(|_| chance()).collect();
-        assert!(some.iter().all(|chance| (0.0..1.0).contains(chance)));
-        assert!(some.windows(2).any(|pair| pair[0] != pair[1]));
     }
 }

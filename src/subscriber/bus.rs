@@ -10,8 +10,8 @@ use super::{Subscriber, failure::dead_letter::DeadLetterSink};
 use crate::{
     event::{DomainEvent, Envelope, EnvelopeError, EventId},
     kafka::{
-        EnvelopeFormat, EnvelopeWriter, Letter, LetterError, Outgoing, Publisher, Settings, Value,
-        create_like,
+        ClientError, EnvelopeFormat, EnvelopeWriter, Letter, LetterError, Outgoing, Publisher,
+        Settings, Value, create_like,
     },
 };
 
@@ -50,7 +50,7 @@ pub struct Bus(Arc<Inner>);
 struct Inner {
     settings: Settings,
     source: String,
-    publisher: OnceLock<Result<Publisher, String>>,
+    publisher: OnceLock<Result<Publisher, ClientError>>,
     /// Retry and dead letter topics that were created or found.
     letter_topics: Mutex<HashSet<String>>,
 }
@@ -222,7 +222,7 @@ impl Bus {
             .publisher
             .get_or_init(|| Publisher::open(&self.0.settings, SEND_TIMEOUT))
             .as_ref()
-            .map_err(|text| BusError::Settings(text.clone()))
+            .map_err(|error| BusError::Settings(error.to_string()))
     }
 }
 

@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio::sync::broadcast;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
     Meta, Statistics,
+    attempt::pause::Pause,
     inbox::OpenInbox,
     run::{Plan, RunError},
     startup::registration::Entry,
 };
-use crate::{kafka::Settings, postgres::SchemaName};
+use crate::{kafka::Settings, postgres::SchemaName, task::OwnedTask};
 
 /// Maximum number of notifications that wait for a busy companion. A companion that misses a
 /// notification checks everything instead.
@@ -35,6 +35,7 @@ pub(crate) struct Ground {
     /// The subscriber's name, which is also its consumer group.
     pub(crate) consumer: String,
     pub(crate) statistics: Statistics,
+    pub(crate) pause: Arc<Pause>,
     pub(crate) kafka: Settings,
     /// The topics of aggregates that are not read from the topic with the aggregate's name.
     pub(crate) topics: HashMap<&'static str, Vec<String>>,
@@ -118,6 +119,7 @@ impl Companions {
                 schema: inbox.schema.clone(),
                 consumer: inbox.consumer.clone(),
                 statistics: plan.statistics.clone(),
+                pause: plan.pause.clone(),
                 kafka: plan.bus.settings().clone(),
                 topics: plan.named_topics.clone(),
                 names: all
@@ -185,12 +187,12 @@ impl Companions {
         Ok(true)
     }
 
-    pub(crate) fn start(&self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
+    pub(crate) fn start(&self, stop: &CancellationToken) -> Vec<OwnedTask<()>> {
         let Some(ground) = &self.ground else {
             return Vec::new();
         };
         let start = |companion: &Arc<dyn Companion>| {
-            tokio::spawn(companion.clone().run(ground.clone(), stop.clone()))
+            OwnedTask::spawn(companion.clone().run(ground.clone(), stop.clone()))
         };
         self.all.iter().map(start).collect()
     }
@@ -198,10 +200,8 @@ impl Companions {
 
 /// Waits for each task within the drain timeout. A task that has not finished by then is aborted,
 /// and its transaction is rolled back.
-pub(crate) async fn end(running: Vec<JoinHandle<()>>, drain: Duration) {
+pub(crate) async fn end(running: Vec<OwnedTask<()>>, drain: Duration) {
     for mut task in running {
-        if tokio::time::timeout(drain, &mut task).await.is_err() {
-            task.abort();
-        }
+        let _ = tokio::time::timeout(drain, &mut task).await;
     }
 }

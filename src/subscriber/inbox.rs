@@ -25,10 +25,14 @@ use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 
 use super::handler::HandlerError;
-use crate::{kafka::Message, outbox::Outbox, postgres::SchemaName};
+use crate::{
+    kafka::Message,
+    outbox::Outbox,
+    postgres::{SchemaName, errors::cleaned},
+};
 use collision::{Collisions, Standing, standing_of};
 use database_watch::Pulse;
-use identity::Identity;
+use identity::{Identity, Unstorable};
 pub use options::{Inbox, Isolation};
 use pipelined_tx::{BegunTx, Form, TxLease, TxPipeline};
 use sql_text::{Arrays, Columns, Rows};
@@ -293,7 +297,8 @@ impl OpenInbox {
     }
 }
 
-/// Converts an error of recording events. No handler ran, so the event itself is never the cause.
+/// Converts an error of recording events. No handler ran, so the event itself is the cause only if
+/// the database cannot store its identity.
 pub(crate) fn of_inbox(error: sqlx::Error) -> HandlerError {
     let code = error
         .as_database_error()
@@ -303,6 +308,10 @@ pub(crate) fn of_inbox(error: sqlx::Error) -> HandlerError {
         // Another member is handling the event, so it is tried again soon.
         Some("55P03" | "40001" | "40P01") => {
             HandlerError::snooze(Duration::from_millis(100), error)
+        }
+        // A value that the column or its encoding does not have.
+        Some(code) if code.starts_with("22") || code == "23514" => {
+            HandlerError::dead_letter(Unstorable::Database(cleaned(error)))
         }
         _ => HandlerError::unavailable(error),
     }

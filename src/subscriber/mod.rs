@@ -45,6 +45,7 @@
 // | `inbox` | the transaction that makes an effect happen once |
 // | `offsets` | finished records and commits |
 // | `failure` | parked events and dead letters |
+// | `control` | decisions of operators: pauses, and marks on parked events |
 // | `deployment` | instances of different versions in one group |
 // | `telemetry` | statistics, metrics, log limits |
 // | `options` | settings with their defaults |
@@ -56,6 +57,7 @@ mod bus;
 mod clock;
 mod companion;
 mod consume;
+mod control;
 mod deployment;
 pub(crate) mod failure;
 mod handler;
@@ -72,6 +74,7 @@ mod telemetry;
 type ByType<T> =
     std::collections::HashMap<std::borrow::Cow<'static, str>, T, foldhash::fast::RandomState>;
 
+pub(crate) use attempt::pause::Pause;
 pub use builder::Subscriber;
 pub use bus::{Bus, BusError};
 pub(crate) use clock::VirtualClock;
@@ -80,10 +83,8 @@ pub use failure::dead_letter::DeadLetters;
 pub use handler::delivery::Delivery;
 pub use handler::router::{Handled, HandlerService};
 pub use handler::{
-    Argument, Batch, Event, EventArgument, FromDelivery, FromRef, Handler, HandlerError, HasInbox,
-    HasState, InboxReady, InboxState, IntoEvents, IntoOutcome, Meta, MissingInbox, Need, Needed,
-    NoInbox, NoState, NotNeeded, Savepoint, State, StateReady, Tombstone, Tx, Verdict, ViaDelivery,
-    ViaTransaction,
+    Batch, Event, FromDelivery, FromRef, Handler, HandlerError, IntoEvents, Meta, Savepoint, State,
+    Tombstone, Tx, Verdict,
 };
 pub(crate) use in_memory::inbox::MemoryInbox;
 pub(crate) use in_memory::{Ended, InMemory};
@@ -123,6 +124,24 @@ pub(crate) use {failure::redrive::fuzz_dead_letter, offsets::metadata::fuzz_offs
 /// }
 /// ```
 pub use tidings_derive::debug_handler;
+
+pub mod typestate {
+    //! Type parameters of a [`Subscriber`](super::Subscriber): its state and its inbox.
+    //!
+    //! The compiler infers them. A function that returns a subscriber names them, for example
+    //! `Subscriber<(), NoState, HasInbox>`, and a generic function bounds them with [`StateReady`]
+    //! and [`InboxReady`].
+
+    pub use super::handler::{
+        HasInbox, HasState, InboxReady, InboxState, NoInbox, NoState, StateReady,
+    };
+    // Named by the compiler and by `debug_handler`, never by a service.
+    #[doc(hidden)]
+    pub use super::handler::{
+        Argument, EventArgument, IntoOutcome, MissingInbox, Need, Needed, NotNeeded, ViaDelivery,
+        ViaTransaction,
+    };
+}
 
 pub(crate) use crate::event::panic_text;
 pub use crate::kafka::Malformed;

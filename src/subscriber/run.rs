@@ -5,7 +5,7 @@
 //! partitions (`consume/group.rs`), under supervision (`consume/supervision.rs`).
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -17,6 +17,7 @@ use super::{
     clock::Clock,
     companion::{self, Companions},
     consume::{group::Seat, supervision::serve, topic_role::Source},
+    control::Control,
     deployment::{instances::Registry, unknown_types::UnknownTypes},
     failure::{dead_letter::DeadLetterSink, parked::ParkedEvents, redrive::redrive_topic},
     handler::router::{Core, HandlerService},
@@ -26,6 +27,7 @@ use super::{
 use crate::{
     kafka::Membership,
     postgres::{errors::with_causes, session_fault},
+    task::OwnedTask,
 };
 
 /// Interval between deletions of old rows in the inbox. Small, frequent deletes let Postgres reuse
@@ -84,6 +86,7 @@ pub(crate) struct Plan {
     pub(crate) broker_side: bool,
     pub(crate) from_end: bool,
     pub(crate) statistics: Statistics,
+    pub(crate) pause: Arc<Pause>,
     /// Sagas.
     pub(crate) companions: Companions,
     pub(crate) clock: Clock,
@@ -124,6 +127,16 @@ impl Plan {
         if !self.wait_for_database(&stop).await? || !self.companions.admit(&stop).await? {
             return Ok(());
         }
+        let inbox = self.core.inbox.as_ref();
+        let control = inbox.map(|inbox| Arc::new(Control::new(inbox, &self.pause)));
+        if let Some(control) = &control
+            && !control.is_known(&stop).await
+        {
+            return Ok(());
+        }
+        let _watches = control
+            .clone()
+            .map(|control| OwnedTask::spawn(control.watch(stop.clone())));
         if self.topics.is_empty() {
             self.run_companions(&stop).await;
             return Ok(());
@@ -135,7 +148,7 @@ impl Plan {
         let Some(registry) = self.register(&stop).await? else {
             return Ok(());
         };
-        self.serve(topics, registry, &stop).await
+        self.serve(topics, registry, control, &stop).await
     }
 
     /// Finds the topics to read and creates the retry topics. Returns `None` if the subscriber is
@@ -175,11 +188,12 @@ impl Plan {
         mut self,
         found: FoundTopics,
         registry: Option<Arc<Registry>>,
+        control: Option<Arc<Control>>,
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
         let registered = registry
             .clone()
-            .map(|registry| tokio::spawn(registry.keep(stop.clone())));
+            .map(|registry| OwnedTask::spawn(registry.keep(self.pause.clone(), stop.clone())));
         let membership = Membership {
             group: self.name.clone(),
             instance: self.instance.clone(),
@@ -189,7 +203,7 @@ impl Plan {
             .core
             .inbox
             .clone()
-            .map(|inbox| tokio::spawn(forget_old(inbox, stop.clone())));
+            .map(|inbox| OwnedTask::spawn(forget_old(inbox, stop.clone())));
         let parked_events = self
             .core
             .inbox
@@ -205,16 +219,17 @@ impl Plan {
             membership,
             runner,
             parked_events,
+            control,
             registry,
             topics,
             found: found.found,
             abandoned: found.abandoned,
             from_end: found.from_end,
+            beginning: Mutex::default(),
+            topic_ids: Arc::default(),
         };
         let result = serve(Arc::new(seat), stop).await;
-        if let Some(retention) = retention {
-            retention.abort();
-        }
+        drop(retention);
         stop.cancel();
         companion::end(companions, drain).await;
         companion::end(registered.into_iter().collect(), drain).await;
@@ -251,7 +266,7 @@ impl Plan {
         Runner {
             permits,
             escalation: self.options.escalation(has_inbox),
-            pause: Pause::new(&self.name, &self.statistics),
+            pause: self.pause,
             unreadable: LogLimit::default(),
             clock: self.clock,
             failures: FailureLog::default(),

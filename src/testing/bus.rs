@@ -10,8 +10,8 @@ use crate::{
     kafka::{self, Letter},
     outbox::Outbox,
     subscriber::{
-        Bus, InMemory, InboxState, Meta, StateReady, Statistics, Subscriber, Tombstone,
-        VirtualClock,
+        Bus, InMemory, Meta, Statistics, Subscriber, Tombstone, VirtualClock,
+        typestate::{InboxState, StateReady},
     },
 };
 

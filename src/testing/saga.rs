@@ -14,6 +14,7 @@ use stage::Stage;
 use super::meta_of;
 use crate::event::{DomainEvent, Envelope, headers};
 use crate::saga::{Input, Saga, SagaEnded, SagaInstance, SagaState, SagaStatus, Shape};
+use crate::subscriber::HandlerError;
 
 /// Run of a saga without Kafka and without a database, created by [`Saga::given`]. Its clock only
 /// moves when the test calls [`advance`](Self::advance).
@@ -96,16 +97,15 @@ impl<S: SagaState> Saga<S> {
 
 impl<S: SagaState> SagaTest<S> {
     /// Sets the function that replaces a local step, since no database is available to run it.
-    /// Without a replacement, the step does nothing and succeeds. Call it before the first
+    /// Without a replacement, the step does nothing and succeeds. An error counts as in a service:
+    /// [`HandlerError::dead_letter`] fails the step at once. Call this before the first
     /// expectation.
     pub fn local(
         mut self,
         step: &str,
-        stand_in: impl Fn(S) -> Result<S, String> + Send + 'static,
+        stand_in: impl Fn(S) -> Result<S, HandlerError> + Send + 'static,
     ) -> Self {
-        self.effects
-            .locals
-            .insert((step.to_owned(), false), Box::new(stand_in));
+        self.effects.replace(step, false, stand_in);
         self
     }
 
@@ -113,11 +113,9 @@ impl<S: SagaState> SagaTest<S> {
     pub fn local_compensation(
         mut self,
         step: &str,
-        stand_in: impl Fn(S) -> Result<S, String> + Send + 'static,
+        stand_in: impl Fn(S) -> Result<S, HandlerError> + Send + 'static,
     ) -> Self {
-        self.effects
-            .locals
-            .insert((step.to_owned(), true), Box::new(stand_in));
+        self.effects.replace(step, true, stand_in);
         self
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::random::Random;
+pub(crate) use super::words::Unusable;
 
 /// Declares an enum of faults. Each entry has the variant, the command-line word, the weight and
 /// the documentation. The calling module must import `faults`.
@@ -26,9 +27,9 @@ macro_rules! kinds {
         }
 
         impl ::std::str::FromStr for Kind {
-            type Err = String;
+            type Err = faults::Unusable;
 
-            fn from_str(text: &str) -> Result<Self, String> {
+            fn from_str(text: &str) -> Result<Self, faults::Unusable> {
                 faults::parse(text)
             }
         }
@@ -55,7 +56,7 @@ pub(crate) fn word<K: Fault>(kind: K) -> &'static str {
 /// # Errors
 ///
 /// Returns a message that lists all words if `text` is not one of them.
-pub(crate) fn parse<K: Fault>(text: &str) -> Result<K, String> {
+pub(crate) fn parse<K: Fault>(text: &str) -> Result<K, Unusable> {
     let known = || {
         K::TABLE
             .iter()
@@ -66,7 +67,7 @@ pub(crate) fn parse<K: Fault>(text: &str) -> Result<K, String> {
     let found = K::TABLE.iter().find(|(_, word, _)| *word == text);
     found
         .map(|(kind, ..)| *kind)
-        .ok_or_else(|| format!("`{text}` is not one of {}", known()))
+        .ok_or_else(|| Unusable::new(format!("`{text}` is not one of {}", known())))
 }
 
 /// Draws kinds without replacement. The urn holds each kind as often as its weight and is refilled

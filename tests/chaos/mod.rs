@@ -34,6 +34,7 @@ mod schedule;
 mod stage;
 mod topic;
 mod transaction;
+mod words;
 mod writers;
 
 use std::time::{Duration, Instant};

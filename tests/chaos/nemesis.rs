@@ -83,18 +83,26 @@ pub(crate) struct Nemesis {
     kills: usize,
 }
 
+/// Creates the pool of a nemesis, which waits for up to `limit` for a connection.
+///
+/// # Errors
+///
+/// Returns an error if the URL is invalid.
+pub(crate) fn pool(url: &str, limit: Duration) -> Result<PgPool, Failure> {
+    let options: PgConnectOptions = url.parse()?;
+    let pool = PgPoolOptions::new()
+        .max_connections(2)
+        .acquire_timeout(limit);
+    Ok(pool.connect_lazy_with(options))
+}
+
 impl Nemesis {
     /// # Errors
     ///
     /// Returns an error if the URL is invalid.
     pub(crate) fn new(plan: &Plan, url: &str) -> Result<Self, Failure> {
-        let options: PgConnectOptions = url.parse()?;
-        let pool = PgPoolOptions::new()
-            .max_connections(2)
-            .acquire_timeout(ANSWER_LIMIT)
-            .connect_lazy_with(options);
         Ok(Self {
-            pool,
+            pool: pool(url, ANSWER_LIMIT)?,
             url: url.to_owned(),
             archive: Vec::new(),
             counts: plan.faults.iter().map(|kind| (*kind, 0)).collect(),

@@ -1,9 +1,9 @@
 //! Parameters of a history, with the command that replays it.
 
-use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use super::schedule::Kind;
+use super::words::{self, Unusable, number, number_in};
 
 /// The parameters of one history.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,33 +73,25 @@ impl Plan {
     /// # Errors
     ///
     /// Returns a message with the usage if a word is invalid.
-    pub(crate) fn parse<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, String> {
-        let mut plan = Self::of_the_clock();
-        let (mut words, mut chosen) = (words.into_iter(), false);
-        while let Some(option) = words.next() {
-            if option == "--help" {
-                return Err(USAGE.to_owned());
-            }
-            let value = words
-                .next()
-                .ok_or_else(|| format!("{option} needs a value\n{USAGE}"))?;
+    pub(crate) fn parse<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, Unusable> {
+        let (mut plan, mut chosen) = (Self::of_the_clock(), false);
+        words::read(words, USAGE, |option, value| {
             chosen |= option == "--faults";
             plan.set(option, value)
-                .map_err(|reason| format!("{option} {value}: {reason}\n{USAGE}"))?;
-        }
+        })?;
         if !chosen {
             plan.faults.retain(|kind| kind.suits(plan.brokers));
         }
         match plan.faults.iter().find(|kind| !kind.suits(plan.brokers)) {
-            Some(kind) => Err(format!(
+            Some(kind) => Err(Unusable::new(format!(
                 "--faults {kind} cannot be injected with --brokers {}\n{USAGE}",
                 plan.brokers
-            )),
+            ))),
             None => Ok(plan),
         }
     }
 
-    fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
+    fn set(&mut self, option: &str, value: &str) -> Result<(), Unusable> {
         match option {
             "--seed" => self.seed = number(value)?,
             "--minutes" => {
@@ -110,23 +102,14 @@ impl Plan {
             "--source" => value.clone_into(&mut self.source),
             "--delivery" => value.clone_into(&mut self.delivery),
             "--relays" => {
-                self.relays = Some(number(value)?)
-                    .filter(|relays| (1..=3).contains(relays))
-                    .ok_or("1 to 3")?
+                self.relays = number_in(value, "1 to 3", |relays| (1..=3).contains(relays))?
             }
             "--brokers" => {
-                self.brokers = Some(number(value)?)
-                    .filter(|brokers| matches!(brokers, 1 | 3))
-                    .ok_or("1 or 3")?
+                self.brokers = number_in(value, "1 or 3", |brokers| matches!(brokers, 1 | 3))?
             }
             "--writers" => self.writers = number(value)?,
-            "--faults" => {
-                self.faults = value
-                    .split(',')
-                    .map(Kind::from_str)
-                    .collect::<Result<_, _>>()?
-            }
-            _ => return Err("no such option".to_owned()),
+            "--faults" => self.faults = words::faults(value)?,
+            _ => return Err(Unusable::new("no such option")),
         }
         Ok(())
     }
@@ -146,12 +129,7 @@ impl Plan {
             writers,
             ..
         } = self;
-        let faults = self
-            .faults
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(",");
+        let faults = words::of_faults(&self.faults);
         format!(
             "cargo run --release --example chaos -- --seed {seed} {length} --source {source} \
              --delivery {delivery} --relays {relays} \
@@ -172,10 +150,6 @@ pub(crate) fn seed_of_the_clock() -> u64 {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     u64::from(clock.subsec_nanos()) ^ clock.as_secs()
-}
-
-pub(crate) fn number<N: FromStr>(text: &str) -> Result<N, String> {
-    text.parse().map_err(|_| "not a valid number".to_owned())
 }
 
 #[cfg(test)]
@@ -203,7 +177,7 @@ mod tests {
             ("--faults kill-two-brokers", "--brokers 1"),
         ] {
             let error = Plan::parse(line.split(' ')).expect_err("refused");
-            assert!(error.contains(said), "{error}");
+            assert!(error.to_string().contains(said), "{error}");
         }
     }
 }

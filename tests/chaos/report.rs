@@ -180,17 +180,23 @@ impl fmt::Display for Report {
         for example in &self.verdict.examples {
             writeln!(f, "  {example}")?;
         }
-        match self.broken() {
-            broken if broken.is_empty() => f.write_str("holds"),
-            broken => write!(
-                f,
-                "{}\nBROKEN: {}\nreplay: {}",
-                self.log_ends,
-                broken.join("; "),
-                self.plan.command()
-            ),
-        }
+        conclude(f, &self.broken(), &self.log_ends, &self.plan.command())
     }
+}
+
+/// Writes the end of a report: whether every guarantee holds, or the logs, the broken guarantees
+/// and the command that replays the history.
+pub(crate) fn conclude(
+    f: &mut fmt::Formatter<'_>,
+    broken: &[String],
+    log_ends: &str,
+    command: &str,
+) -> fmt::Result {
+    if broken.is_empty() {
+        return f.write_str("holds");
+    }
+    let broken = broken.join("; ");
+    write!(f, "{log_ends}\nBROKEN: {broken}\nreplay: {command}")
 }
 
 #[cfg(test)]

@@ -211,7 +211,8 @@ pub(crate) fn topics() -> Vec<String> {
         .collect()
 }
 
-fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+/// Creates a client for administrative requests.
+pub(crate) fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .create()

@@ -1,21 +1,25 @@
 //! The command line: arguments, output and exit codes.
 
 mod admin;
+mod confirm;
+mod dead_letters;
 mod hostile;
+mod output;
+mod overview;
+mod path;
+mod setup;
 mod signals;
 mod streams;
+mod trial;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::support::eventually::until_blocking;
 use crate::support::services::{TestDatabase, brokers, database, migrated_database};
-
-/// Time limit of every wait in these tests.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 fn tidings(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
@@ -131,21 +135,6 @@ impl Drop for Running {
     }
 }
 
-/// Polls until `ask` returns a value, because nothing outside the process can be awaited.
-fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "{what} did not happen within {PATIENCE:?}"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_lead_from_an_empty_database_to_a_published_event() {
     let database = database().await;
@@ -190,7 +179,7 @@ async fn the_commands_lead_from_an_empty_database_to_a_published_event() {
     assert!(code == 0 && text.contains("no relay has run"), "{text}");
 
     let relay = Running::start(with("relay"));
-    eventually("ready", || {
+    until_blocking("ready", || {
         relay
             .get("/health/ready")
             .starts_with("HTTP/1.1 200")
@@ -204,7 +193,7 @@ async fn the_commands_lead_from_an_empty_database_to_a_published_event() {
     .await
     .expect("an event can be inserted");
     let published = format!("topic=\"{topic}\"");
-    eventually("the metric", || {
+    until_blocking("the metric", || {
         relay
             .get("/metrics")
             .lines()
@@ -216,7 +205,7 @@ async fn the_commands_lead_from_an_empty_database_to_a_published_event() {
             .get("/metrics")
             .contains("content-type: application/openmetrics-text; version=1.0.0")
     );
-    let status: Value = eventually("the count", || {
+    let status: Value = until_blocking("the count", || {
         let mut command = with("status");
         command.arg("--json");
         let (code, text, error) = ended(command);
@@ -298,7 +287,7 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
             .await
             .expect("the insert succeeds");
     }
-    eventually("both are parked", || {
+    until_blocking("both are parked", || {
         (json(&["parked", "show"])["parked"]
             .as_array()
             .expect("a list")
@@ -356,7 +345,7 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     let (code, _, error) = ended(with(&["parked", "retry", "8"]));
     assert!(code == 2 && error.contains("TYPE/ID"), "{error}");
     assert_eq!(
-        ended(with(&["parked", "discard"])).0,
+        ended(with(&["parked", "discard", "--yes"])).0,
         2,
         "`discard` without an argument must not discard everything"
     );
@@ -369,7 +358,7 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
         ),
         (&true.into(), Some(1), &Value::Null)
     );
-    let (code, _, error) = ended(with(&["relay", "skip", "--event", &event]));
+    let (code, _, error) = ended(with(&["relay", "skip", "--event", &event, "--yes"]));
     assert!(
         code == 3
             && error.contains("is parked")
@@ -386,12 +375,12 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
         Some(event.as_str()),
         "the blocking event is retried"
     );
-    eventually("the event was retried", || {
+    until_blocking("the event was retried", || {
         (json(&["parked", "list"])["parked"][0]["tries"] == 2).then_some(())
     });
-    let (_, text, _) = ended(with(&["parked", "discard", &event]));
+    let (_, text, _) = ended(with(&["parked", "discard", &event, "--yes"]));
     assert!(text.contains("1 event marked"), "{text}");
-    eventually("the rest is released", || (parked() == 0).then_some(()));
+    until_blocking("the rest is released", || (parked() == 0).then_some(()));
     let (code, log) = relay.stop("TERM");
     assert!(
         code == 0 && log.contains(&event) && log.contains("discards a parked event"),

@@ -1,8 +1,12 @@
 //! Integration tests that need real services. They form one binary, so that the services start only
 //! once.
 
+// The runtime of a test owns its tasks, and ends with the test.
+#![allow(clippy::disallowed_methods)]
+
 mod chaos;
 mod cli;
+mod console;
 mod health;
 mod migrate;
 mod outbox;

@@ -54,7 +54,9 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
             "39 saga code",
             "40 detour correlation",
             "41 subscriber parked",
-            "42 subscriber parked keys"
+            "42 subscriber parked keys",
+            "43 verification",
+            "45 subscriber control"
         ]
     );
     assert!(
@@ -76,6 +78,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
         "outbox",
         "parked",
         "relay",
+        "relay_decision",
         "relay_secret",
         "relay_topic",
         "retention",
@@ -84,6 +87,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
         "saga_lock",
         "scheduled",
         "subscriber",
+        "subscriber_control",
         "subscriber_parked",
     ];
     assert_eq!(tables(&database.pool, "tidings").await, expected);
@@ -112,7 +116,7 @@ async fn a_schema_of_another_name_holds_everything() {
         .run(&database.pool)
         .await
         .expect("the schema is created");
-    assert_eq!(tables(&database.pool, "billing_events").await.len(), 15);
+    assert_eq!(tables(&database.pool, "billing_events").await.len(), 17);
     assert!(tables(&database.pool, "tidings").await.is_empty());
     let types: Vec<String> = sqlx::query_scalar(
         "select distinct n.nspname::text from pg_class c \
@@ -183,7 +187,8 @@ async fn many_processes_migrating_at_once_migrate_once() {
     assert_eq!(
         applied.iter().map(|step| step.version).collect::<Vec<_>>(),
         [
-            1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 24, 25, 26, 28, 32, 35, 36, 37, 38, 39, 40, 41, 42
+            1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 24, 25, 26, 28, 32, 35, 36, 37, 38, 39, 40, 41,
+            42, 43, 45
         ],
         "one run did all, the others nothing"
     );
@@ -342,6 +347,8 @@ async fn tables_made_by_hand_are_adopted() {
         include_str!("../../migrations/0040_detour_correlation.sql"),
         include_str!("../../migrations/0041_subscriber_parked.sql"),
         include_str!("../../migrations/0042_subscriber_parked_keys.sql"),
+        include_str!("../../migrations/0043_verification.sql"),
+        include_str!("../../migrations/0045_subscriber_control.sql"),
     ];
     execute(&database.pool, by_hand.concat()).await;
     execute(

@@ -35,6 +35,7 @@ async fn the_quickstart_delivers_everything_once_and_leaves_nothing_behind() {
         ("lost", 0),
         ("repeated", 0),
         ("out of order", 0),
+        ("never committed", 0),
     ] {
         assert!(
             said.lines()

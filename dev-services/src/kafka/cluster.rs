@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::Error;
 
 use super::node::{self, Node};
-use super::{Kafka, KafkaOptions, Parts, SERVICE, START_LIMIT, probe};
+use super::{Kafka, KafkaOptions, Parts, SERVICE, START_LIMIT};
 
 /// Properties of clusters, which [`KafkaOptions::set`] can override. Every record is stored on all
 /// three brokers and acknowledged once two have it.
@@ -116,7 +116,7 @@ impl KafkaCluster {
         }
         let until = Instant::now() + START_LIMIT;
         for broker in &self.brokers {
-            while !probe::answers(broker.port) {
+            while !broker.answers() {
                 broker.keeper.still_starting(SERVICE, until)?;
                 sleep(crate::keeper::LOOK);
             }

@@ -11,7 +11,7 @@ use crate::{Error, Proxy};
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     id: usize,
-    cluster: String,
+    pub(super) cluster: String,
     /// All controllers including this one: `1@127.0.0.1:17001,…`.
     voters: String,
     pub(super) port: u16,

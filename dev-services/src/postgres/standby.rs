@@ -63,8 +63,7 @@ impl Postgres {
             std::thread::sleep(LOOK);
         }
         self.start_again()?;
-        let port = standby.port;
-        while !super::probe::answers(port) {
+        while !standby.answers() {
             standby.keeper.still_starting(SERVICE, until)?;
             std::thread::sleep(LOOK);
         }

@@ -1,6 +1,8 @@
 //! Tests of the actions on a private server.
 
-use std::net::TcpStream;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use dev_services::{Kafka, KafkaOptions, Postgres, PostgresOptions};
@@ -182,4 +184,43 @@ fn kafka_has_made_its_own_topics_before_their_first_use() {
             "{own}"
         );
     }
+}
+
+/// Forwards connections to `port` of 127.0.0.1 to another server until the test ends.
+fn impersonate(port: u16, by: SocketAddr) {
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+    let pass = |mut from: TcpStream, mut to: TcpStream| {
+        thread::spawn(move || io::copy(&mut from, &mut to));
+    };
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(server) = TcpStream::connect(by) else {
+                continue;
+            };
+            let copies = (client.try_clone(), server.try_clone());
+            let (Ok(client_copy), Ok(server_copy)) = copies else {
+                continue;
+            };
+            pass(client, server_copy);
+            pass(server, client_copy);
+        }
+    });
+}
+
+#[test]
+fn another_server_on_the_port_is_not_taken_for_the_one_that_starts() {
+    let (mut broker, other) = (
+        Kafka::start(KafkaOptions::new()).expect("Kafka starts"),
+        Kafka::start(KafkaOptions::new()).expect("Kafka starts"),
+    );
+    broker.kill().expect("it is killed");
+    impersonate(broker.port(), other.address());
+    let error = broker.start_again().expect_err("the port is taken");
+    assert!(error.to_string().contains("it exited with code"), "{error}");
+
+    let (mut server, other) = (postgres(), postgres());
+    server.kill().expect("it is killed");
+    impersonate(server.port(), other.address());
+    let error = server.start_again().expect_err("the port is taken");
+    assert!(error.to_string().contains("it exited with code"), "{error}");
 }

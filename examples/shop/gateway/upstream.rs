@@ -8,8 +8,8 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tidings::resilience::circuit_breaker::CircuitBreakerPolicy;
 use tidings::resilience::{
-    Bulkhead, BulkheadLayer, BulkheadPolicy, CircuitBreaker, CircuitBreakerLayer, Class, Retry,
-    RetryLayer, TimeoutLayer,
+    Bulkhead, BulkheadLayer, BulkheadPolicy, CircuitBreaker, CircuitBreakerLayer, Class,
+    RetryLayer, RetryPolicy, TimeoutLayer,
 };
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, ServiceExt as _, service_fn};
@@ -51,7 +51,7 @@ impl Upstream {
         let (http, base) = (reqwest::Client::new(), format!("http://{address}"));
         let client = ServiceBuilder::new()
             .layer(
-                RetryLayer::new(Retry::exponential(
+                RetryLayer::new(RetryPolicy::exponential(
                     3,
                     Duration::from_millis(50)..Duration::from_millis(500),
                 ))

@@ -7,7 +7,7 @@ use super::{Finding, Findings};
 use crate::{
     cli::{config::Config, exit::Failure},
     kafka::{Cluster, Topic},
-    relay::{Delivery, startup::transaction_timeout},
+    relay::{DeliveryGuarantee, startup::transaction_timeout},
 };
 
 /// Time limit of each request.
@@ -22,7 +22,8 @@ pub(super) async fn look(config: &Config, topics: &[String]) -> Result<Vec<Findi
     let mut findings = Findings::of("kafka");
     match Cluster::ask(&settings, topics, TIMEOUT).await {
         Ok(cluster) => judge(&cluster, config, &mut findings),
-        Err(reason) => {
+        Err(error) => {
+            let reason = error.to_string();
             findings.fail(
                 "reachable",
                 format!("no response from {}: {reason}", settings.brokers),
@@ -107,7 +108,7 @@ fn judge_transactions(cluster: &Cluster, config: &Config, findings: &mut Finding
         .and_then(|text| text.parse().ok())
         .map(Duration::from_millis);
     let Some(limit) = limit.filter(|limit| {
-        config.delivery == Delivery::ExactlyOnce && *limit < transaction_timeout::WANTED
+        config.delivery == DeliveryGuarantee::ExactlyOnce && *limit < transaction_timeout::WANTED
     }) else {
         return;
     };
@@ -278,7 +279,7 @@ fn judge_insync(name: &str, replicas: usize, least: Option<usize>, findings: &mu
 mod tests {
     use super::super::State;
     use super::*;
-    use crate::cli::config::{Layer, Needs, resolve};
+    use crate::cli::config::{Layer, Need, Needs, resolve};
 
     fn config(create: bool) -> Config {
         let layer =
@@ -286,8 +287,8 @@ mod tests {
         resolve(
             vec![layer],
             Needs {
-                database: false,
-                brokers: false,
+                database: Need::Unused,
+                brokers: Need::Unused,
             },
         )
         .expect("a valid configuration")

@@ -1,16 +1,22 @@
 //! Checks of the database: the start conditions of a relay, sagas, and the topics of the events.
 
+use std::collections::BTreeSet;
+
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::{Finding, Findings, State};
 use crate::cli::config::Config;
 use crate::cli::database as connection;
 use crate::cli::exit::Failure;
-use crate::relay::{Condition, Level, examine_all};
+use crate::inspect::Database;
+use crate::relay::{Condition, Level, TopicRule, TopicTemplate, examine_all};
 
 /// Number of the newest events whose topics are checked: enough to include every kind of event, and
 /// few enough to read at once.
 const NEWEST: i64 = 10_000;
+
+/// Maximum number of topics that are checked.
+const TOPICS_MAX: usize = 200;
 
 /// Returns the findings, and the topics of the events.
 pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>), Failure> {
@@ -36,9 +42,9 @@ pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>),
                 .into_iter()
                 .map(|condition| finding(findings.end, condition)),
         ),
-        Err(text) => findings.fail(
+        Err(error) => findings.fail(
             "catalogs",
-            text,
+            error.full(),
             "check that the server is PostgreSQL of a supported version",
         ),
     }
@@ -48,7 +54,7 @@ pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>),
         .any(|finding| finding.name == "tables" && finding.state == State::Ok)
     {
         super::sagas::look(&pool, &config.schema, &mut findings).await;
-        super::subscribers::look(&pool, &config.schema, &mut findings).await;
+        super::subscribers::look(&Database::new(pool.clone(), &config.schema), &mut findings).await;
     }
     let topics = if config.debezium.is_none() {
         topics(&pool, config).await.unwrap_or_default()
@@ -59,12 +65,24 @@ pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>),
 }
 
 async fn topics(pool: &PgPool, config: &Config) -> Result<Vec<String>, sqlx::Error> {
+    let Ok(template) = TopicTemplate::parse(&config.topic) else {
+        return Ok(Vec::new());
+    };
+    let rule = TopicRule {
+        template,
+        rewrite: config.topic_rewrite.clone(),
+    };
     let sql = include_str!("topics.sql").replace("{schema}", &config.schema);
-    sqlx::query_scalar(AssertSqlSafe(sql))
-        .bind(NEWEST)
-        .bind(&config.topic)
-        .fetch_all(pool)
-        .await
+    let rows: Vec<(Option<String>, Option<String>, Option<String>)> =
+        sqlx::query_as(AssertSqlSafe(sql))
+            .bind(NEWEST)
+            .fetch_all(pool)
+            .await?;
+    let topics = rows.into_iter().filter_map(|(topic, kind, event_type)| {
+        topic.or_else(|| Some(rule.topic(&kind?, &event_type?)))
+    });
+    let topics: BTreeSet<String> = topics.collect();
+    Ok(topics.into_iter().take(TOPICS_MAX).collect())
 }
 
 pub(super) fn finding(end: &'static str, condition: Condition) -> Finding {

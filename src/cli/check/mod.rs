@@ -59,13 +59,7 @@ impl Findings {
     }
 
     fn ok(&mut self, name: impl Into<String>, text: impl Into<String>) {
-        self.list.push(Finding {
-            end: self.end,
-            name: name.into(),
-            state: State::Ok,
-            text: text.into(),
-            remedy: None,
-        });
+        self.add(State::Ok, name.into(), text.into(), None);
     }
 
     fn warn(
@@ -74,13 +68,7 @@ impl Findings {
         text: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.list.push(Finding {
-            end: self.end,
-            name: name.into(),
-            state: State::Warn,
-            text: text.into(),
-            remedy: Some(remedy.into()),
-        });
+        self.add(State::Warn, name.into(), text.into(), Some(remedy.into()));
     }
 
     fn fail(
@@ -89,12 +77,16 @@ impl Findings {
         text: impl Into<String>,
         remedy: impl Into<String>,
     ) {
+        self.add(State::Fail, name.into(), text.into(), Some(remedy.into()));
+    }
+
+    fn add(&mut self, state: State, name: String, text: String, remedy: Option<String>) {
         self.list.push(Finding {
             end: self.end,
-            name: name.into(),
-            state: State::Fail,
-            text: text.into(),
-            remedy: Some(remedy.into()),
+            name,
+            state,
+            text,
+            remedy,
         });
     }
 }

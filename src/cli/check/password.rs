@@ -3,13 +3,13 @@
 
 use super::Findings;
 use crate::postgres::replication::{Channel, probe};
-use crate::postgres::{Method, Settings};
+use crate::postgres::{DatabaseSettings, Method};
 
 const REMEDY: &str = "use sslmode=verify-full (sslrootcert=FILE for your own authority), \
                       channel_binding=require, or require_auth=scram-sha-256";
 
 /// Connects once and adds a warning. A failed connection is reported by another check.
-pub(super) async fn look(settings: &Settings, findings: &mut Findings) {
+pub(super) async fn look(settings: &DatabaseSettings, findings: &mut Findings) {
     if let Ok((method, channel)) = probe(settings).await
         && let Some(text) = exposure(settings, method, &channel)
     {
@@ -19,7 +19,7 @@ pub(super) async fn look(settings: &Settings, findings: &mut Findings) {
 
 /// Returns how the password could be read in transit. As in libpq, a server may request it in clear
 /// text unless the settings exclude that.
-fn exposure(settings: &Settings, method: Method, channel: &Channel) -> Option<String> {
+fn exposure(settings: &DatabaseSettings, method: Method, channel: &Channel) -> Option<String> {
     let may_be_asked = settings.may_send_password();
     if settings.password().is_none() || settings.is_local() || channel.verified || !may_be_asked {
         return None;
@@ -62,7 +62,8 @@ mod tests {
             ..encrypted.clone()
         };
         let url = |host: &str, rest: &str| {
-            Settings::parse(&format!("postgres://ann:secret@{host}/shop{rest}")).expect("a URL")
+            DatabaseSettings::parse(&format!("postgres://ann:secret@{host}/shop{rest}"))
+                .expect("a URL")
         };
         for (settings, method, channel, expected) in [
             (

@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, FromRow, PgPool, Row as _, postgres::PgRow};
 
 use super::Findings;
-use crate::cli::table::time;
+use crate::inspect::units::time;
 use crate::saga::LIVE_SECONDS;
 
 /// A saga that has been due for less time is not reported: a running service continues it within a

@@ -1,53 +1,42 @@
-//! Checks of parked events of the subscribers whose inbox is in this database.
-
-use sqlx::{AssertSqlSafe, FromRow, PgPool, Row as _, postgres::PgRow};
+//! Checks of the pauses and the parked events of the subscribers whose inbox is in this database.
 
 use super::Findings;
+use crate::inspect::{
+    Database,
+    subscribers::{ParkedTopic, PauseRow, parked_topics, pauses},
+};
 
-/// Parked events of one subscriber and topic.
-#[derive(Clone, Debug)]
-struct Parked {
-    consumer: String,
-    topic: String,
-    events: i64,
-    aggregates: i64,
-    /// An instance of the subscriber is running.
-    runs: bool,
-    /// A running instance reads the topic.
-    is_read: bool,
-}
-
-impl FromRow<'_, PgRow> for Parked {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            consumer: row.try_get("consumer")?,
-            topic: row.try_get("topic")?,
-            events: row.try_get("events")?,
-            aggregates: row.try_get("aggregates")?,
-            runs: row.try_get("runs")?,
-            is_read: row.try_get("is_read")?,
-        })
+/// Adds findings about pauses and parked events. Adds none if the role may not read the tables.
+pub(super) async fn look(database: &Database, findings: &mut Findings) {
+    if let Ok(paused) = pauses(database).await {
+        judge_pauses(&paused, findings);
     }
-}
-
-/// Adds findings about parked events. Adds none if the role may not read the tables.
-pub(super) async fn look(pool: &PgPool, schema: &str, findings: &mut Findings) {
-    let sql = include_str!("subscribers.sql").replace("{schema}", schema);
-    if let Ok(parked) = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(pool).await {
+    if let Ok(parked) = parked_topics(database).await {
         judge(&parked, findings);
     }
 }
 
-fn judge(parked: &[Parked], findings: &mut Findings) {
-    for Parked {
-        consumer,
-        topic,
-        events,
-        aggregates,
-        runs,
-        is_read,
-    } in parked
-    {
+fn judge_pauses(paused: &[PauseRow], findings: &mut Findings) {
+    for PauseRow(consumer, pause) in paused {
+        let (since, by) = (crate::inspect::units::utc(pause.since), &pause.by);
+        let reason = pause.reason.as_deref().unwrap_or("no reason given");
+        findings.warn(
+            "subscribers",
+            format!("{consumer} is paused since {since} by {by}: {reason}"),
+            format!("resume it with `tidings subscribers resume {consumer}`"),
+        );
+    }
+}
+
+fn judge(parked: &[(String, ParkedTopic)], findings: &mut Findings) {
+    for (consumer, parked) in parked {
+        let ParkedTopic {
+            topic,
+            events,
+            aggregates,
+            runs,
+            is_read,
+        } = parked;
         let waiting = format!(
             "{consumer}: {events} parked events of {aggregates} aggregates of topic {topic}"
         );
@@ -76,14 +65,38 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_paused_subscriber_is_a_warning_with_its_remedy() {
+        let pause = crate::inspect::subscribers::SubscriberPause {
+            since: chrono::DateTime::UNIX_EPOCH,
+            reason: Some("a migration".into()),
+            by: "ada".into(),
+        };
+        let mut findings = Findings::of("postgres");
+        judge_pauses(&[PauseRow("stock".into(), pause)], &mut findings);
+        let found = &findings.list[0];
+        assert_eq!(found.state, State::Warn);
+        assert!(
+            found
+                .text
+                .contains("stock is paused since 1970-01-01 00:00:00Z by ada: a migration"),
+            "{}",
+            found.text
+        );
+        let remedy = found.remedy.as_deref();
+        assert!(remedy.is_some_and(|text| text.contains("subscribers resume stock")));
+    }
+
+    #[test]
     fn parked_events_that_no_instance_handles_are_a_warning() {
-        let parked = |runs, is_read| Parked {
-            consumer: "stock".into(),
-            topic: "order".into(),
-            events: 3,
-            aggregates: 2,
-            runs,
-            is_read,
+        let parked = |runs, is_read| {
+            let topic = ParkedTopic {
+                topic: "order".into(),
+                events: 3,
+                aggregates: 2,
+                runs,
+                is_read,
+            };
+            ("stock".to_owned(), topic)
         };
         for (runs, is_read, state) in [
             (true, true, State::Ok),

@@ -1,15 +1,13 @@
--- The topics of the newest $1 rows of the outbox, and the topics that relays have published to.
--- $2 is the topic template.
-select distinct topic from (
-    select coalesce(
-        newest.topic,
-        replace(replace($2, '{aggregatetype}', newest.aggregatetype), '{type}', newest.type)
-    ) as topic
+-- The kinds of the newest $1 rows of the outbox that name no topic, and topics: those that such rows
+-- name, and those that relays have published to.
+select distinct topic, aggregatetype, type from (
+    select topic, case when topic is null then aggregatetype end as aggregatetype,
+        case when topic is null then type end as type
     from (
         select topic, aggregatetype, type from "{schema}".outbox order by seq desc limit $1
     ) newest
     union all
-    select topic from "{schema}".relay_topic
+    select topic, null, null from "{schema}".relay_topic
 ) known
-order by topic
-limit 200
+order by topic, aggregatetype, type
+limit 1000

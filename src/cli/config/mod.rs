@@ -11,31 +11,39 @@ mod layer;
 #[cfg(test)]
 mod reference;
 mod resolve;
+pub(crate) mod schema;
+mod secret_file;
+pub(crate) mod template;
 mod validate;
 mod value;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use self::resolve::{Config, Entry, LogFormat, Needs, resolve};
+pub(crate) use self::resolve::{Config, Entry, LogFormat, Need, Needs, resolve};
 pub(crate) use fault::{Fault, Faults, Place};
-pub(crate) use key::{BROKERS, CONFIG_ENV, KEYS, Key, Kind, PROPERTY_FLAG};
+pub(crate) use key::{BROKERS, CONFIG_ENV, DATABASE_URL, KEYS, Key, Kind, LISTEN, PROPERTY_FLAG};
 pub(crate) use layer::Layer;
 
 /// Longest duration of a command argument in milliseconds, which is older than any event.
 const TEN_YEARS: u64 = 10 * 365 * 86_400_000;
 
+/// An argument is not a duration.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("write {}", .0.expected())]
+pub(crate) struct DurationError(Kind);
+
 /// Parses a duration that is an argument of a command rather than a setting.
 ///
 /// # Errors
 ///
-/// Returns a description of the valid durations.
-pub(crate) fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+/// Returns [`DurationError`] with a description of the valid durations.
+pub(crate) fn parse_duration(text: &str) -> Result<std::time::Duration, DurationError> {
     let kind = Kind::Duration(0, TEN_YEARS);
     match value::read(kind, &value::Written::Word(text.into())) {
         Ok(value::Meant::Number(milliseconds)) => {
             Ok(std::time::Duration::from_millis(milliseconds))
         }
-        _ => Err(format!("write {}", kind.expected())),
+        _ => Err(DurationError(kind)),
     }
 }
 
@@ -64,15 +72,15 @@ pub(crate) fn load(
     let mut layers = Vec::new();
     if let Some(path) = file {
         layers.push(match std::fs::read_to_string(&path) {
-            Ok(text) => Layer::of_file(&path, &text),
+            Ok(text) => secret_file::properties(Layer::of_file(&path, &text), secret_file::read),
             Err(error) => Layer {
                 faults: vec![unreadable(&path, place, &error)],
                 ..Layer::default()
             },
         });
     }
-    layers.push(Layer::of_environment(environment));
-    layers.push(flags);
+    layers.push(secret_file::layer(environment, secret_file::read));
+    layers.push(secret_file::properties(flags, secret_file::read));
     resolve(layers, needs).map_err(Faults)
 }
 

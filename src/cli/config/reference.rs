@@ -69,7 +69,7 @@ fn the_reference_lists_every_key_as_the_code_has_it() {
 
 #[test]
 fn the_example_in_the_reference_is_a_sound_configuration_that_gives_every_key() {
-    use super::{Layer, Needs, resolve};
+    use super::{Layer, Need, Needs, resolve};
 
     let page = include_str!("../../../docs/configuration.md");
     let example = page
@@ -91,8 +91,8 @@ fn the_example_in_the_reference_is_a_sound_configuration_that_gives_every_key() 
     let resolved = resolve(
         vec![layer],
         Needs {
-            database: true,
-            brokers: true,
+            database: Need::Required,
+            brokers: Need::Required,
         },
     );
     resolved.unwrap_or_else(|faults| panic!("{}", super::Faults(faults)));

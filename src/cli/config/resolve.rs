@@ -28,9 +28,19 @@ use crate::postgres;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs {
     /// `database.url`.
-    pub(crate) database: bool,
+    pub(crate) database: Need,
     /// `kafka.brokers`.
-    pub(crate) brokers: bool,
+    pub(crate) brokers: Need,
+}
+
+/// Use of a service by a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// The command does not use the service.
+    Unused,
+    /// The command uses the service if its address is configured.
+    Optional,
+    Required,
 }
 
 /// Merges the layers: the last layer that sets a key wins. Only the winning value is checked.
@@ -90,7 +100,7 @@ impl Resolved {
             };
             match value::read(key.kind, written) {
                 Ok(meant) => drop(self.meant.insert(key.path, meant)),
-                Err(problem) => self.wrong(key, problem, remedy(key.kind, written)),
+                Err(problem) => self.wrong(key, problem.to_string(), remedy(key.kind, written)),
             }
         }
     }
@@ -136,15 +146,17 @@ impl Resolved {
         }
     }
 
-    fn database(&mut self, needed: bool) -> Option<postgres::Settings> {
-        if !needed {
+    fn database(&mut self, needed: Need) -> Option<postgres::DatabaseSettings> {
+        if needed == Need::Unused {
             return None;
         }
         let Some(Meant::Text(url)) = self.meant.get(key::DATABASE_URL.path) else {
-            self.missing(&key::DATABASE_URL);
+            if needed == Need::Required {
+                self.missing(&key::DATABASE_URL);
+            }
             return None;
         };
-        match postgres::Settings::parse(url) {
+        match postgres::DatabaseSettings::parse(url) {
             Ok(settings) => Some(settings),
             Err(error) => {
                 let remedy = "correct it; the form is \
@@ -156,8 +168,9 @@ impl Resolved {
     }
 
     fn missing(&mut self, key: &'static Key) {
-        // A value of the wrong type has already been reported.
-        if self.written.contains_key(key.path) {
+        // A value of the wrong type, or a file that cannot be read, has already been reported.
+        let is_reported = self.faults.iter().any(|fault| fault.key == key.path);
+        if is_reported || self.written.contains_key(key.path) {
             return;
         }
         let variable = key.env_shared.map_or_else(|| key.env(), str::to_owned);

@@ -4,8 +4,8 @@ use super::*;
 use crate::relay::{ExistingRows, OutboxField, OutboxRows, Placement};
 
 const RELAY: Needs = Needs {
-    database: true,
-    brokers: true,
+    database: Need::Required,
+    brokers: Need::Required,
 };
 const URL: &str = "postgres://ann:hunter2@db/shop";
 
@@ -547,19 +547,41 @@ fn only_what_the_command_needs_must_be_there() {
     };
     assert_eq!(
         missing(Needs {
-            database: false,
-            brokers: false
+            database: Need::Unused,
+            brokers: Need::Unused
         }),
         Ok(())
     );
     assert_eq!(
         missing(Needs {
-            database: true,
-            brokers: false
+            database: Need::Required,
+            brokers: Need::Unused
         }),
         Err(1)
     );
+    assert_eq!(
+        missing(Needs {
+            database: Need::Unused,
+            brokers: Need::Optional
+        }),
+        Ok(())
+    );
     assert_eq!(missing(RELAY), Err(2));
+}
+
+#[test]
+fn a_secret_file_that_cannot_be_read_is_reported_once() {
+    for name in ["DATABASE_URL_FILE", "TIDINGS_DATABASE_URL_FILE"] {
+        let variables = environment(&[(name, "/does/not/exist"), ("KAFKA_BROKERS", "b:9092")]);
+        let Faults(faults) = load(None, &variables, Layer::default(), RELAY).expect_err(name);
+        let [fault] = faults.as_slice() else {
+            panic!("one error: {faults:?}");
+        };
+        assert!(
+            fault.key == "database.url" && fault.problem.contains("cannot be read"),
+            "{fault}"
+        );
+    }
 }
 
 #[test]

@@ -30,14 +30,30 @@ pub(crate) enum Meant {
     Boolean(bool),
 }
 
-/// Parses `written` for a key of this kind, or returns the problem.
-pub(crate) fn read(kind: Kind, written: &Written) -> Result<Meant, String> {
-    let expected = || format!("is not {}", kind.expected());
+/// Reason why a value does not fit its key. Each text continues the name of the key.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub(crate) enum ValueError {
+    #[error("is not {}", .0.expected())]
+    NotOfKind(Kind),
+    #[error("is not a choice")]
+    NotAChoice,
+    /// A TOML type that no key has.
+    #[error("is {} {}", if .0.starts_with('a') { "an" } else { "a" }, .0)]
+    OtherType(&'static str),
+    /// A type that this key does not have.
+    #[error("is {0}")]
+    Type(&'static str),
+}
+
+/// Parses `written` for a key of this kind.
+///
+/// # Errors
+///
+/// Returns [`ValueError`] if the value does not fit the kind.
+pub(crate) fn read(kind: Kind, written: &Written) -> Result<Meant, ValueError> {
+    let expected = || ValueError::NotOfKind(kind);
     match (kind, written) {
-        (_, Written::Other(name)) => Err(format!(
-            "is {} {name}",
-            if name.starts_with('a') { "an" } else { "a" }
-        )),
+        (_, Written::Other(name)) => Err(ValueError::OtherType(name)),
         (Kind::Text | Kind::Url | Kind::List, Written::Word(text) | Written::String(text)) => {
             Ok(Meant::Text(text.clone()))
         }
@@ -45,7 +61,7 @@ pub(crate) fn read(kind: Kind, written: &Written) -> Result<Meant, String> {
         (Kind::Choice(words), Written::Word(text) | Written::String(text)) => {
             match words.contains(&text.as_str()) {
                 true => Ok(Meant::Text(text.clone())),
-                false => Err("is not a choice".into()),
+                false => Err(ValueError::NotAChoice),
             }
         }
         (Kind::Boolean, Written::Boolean(value)) => Ok(Meant::Boolean(*value)),
@@ -75,7 +91,7 @@ pub(crate) fn read(kind: Kind, written: &Written) -> Result<Meant, String> {
                 .ok_or_else(expected)?;
             within(number as i128, least as i128, most as i128).ok_or_else(expected)
         }
-        (_, written) => Err(format!("is {}", written.type_name())),
+        (_, written) => Err(ValueError::Type(written.type_name())),
     }
 }
 
@@ -122,6 +138,19 @@ const BYTE_UNITS: [(&str, u64); 7] = [
     ("GB", 1_000_000_000),
     ("GiB", 1 << 30),
 ];
+
+/// Returns text as a basic string of TOML.
+pub(crate) fn quoted(text: &str) -> String {
+    let escaped: String = text
+        .chars()
+        .map(|character| match character {
+            '"' | '\\' => format!("\\{character}"),
+            _ if character.is_control() => format!("\\u{:04x}", u32::from(character)),
+            _ => character.to_string(),
+        })
+        .collect();
+    format!("\"{escaped}\"")
+}
 
 /// Parses the sum of one or more numbers with units, in milliseconds: `90s`, `7d`, `1h 30m`.
 fn read_duration(text: &str) -> Option<u64> {
@@ -288,7 +317,8 @@ mod tests {
         assert_eq!(read(integer, &word("6")), Ok(Meant::Number(6)));
         assert_eq!(read(integer, &Written::Integer(6)), Ok(Meant::Number(6)));
         assert!(
-            read(integer, &Written::String("6".into())).is_err_and(|text| text.contains("quoted"))
+            read(integer, &Written::String("6".into()))
+                .is_err_and(|error| error.to_string().contains("quoted"))
         );
         assert!(read(integer, &Written::Integer(10)).is_err());
         assert!(read(integer, &Written::Integer(-1)).is_err());
@@ -307,7 +337,7 @@ mod tests {
         assert!(read(Kind::Choice(&["a"]), &word("b")).is_err());
         assert_eq!(
             read(Kind::Text, &Written::Other("table")),
-            Err("is a table".into())
+            Err(ValueError::OtherType("table"))
         );
     }
 }

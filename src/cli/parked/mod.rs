@@ -2,26 +2,32 @@
 //! that wait behind them.
 //!
 //! The commands only read and mark. The leading relay acts within seconds, which keeps the order of
-//! each aggregate. `rows` has the SQL, `progress` waits for the leader, `text` prints.
+//! each aggregate. `progress` waits for the leader, `text` prints.
 
 mod progress;
-mod rows;
 mod text;
 
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use sqlx::PgPool;
 
 use super::{
+    args::ListingArgs,
     config::Config,
+    confirm::Confirm,
     database,
     escape::escaped,
     exit::{DONE, Failure},
     output,
+    watch::Rounds,
 };
-use rows::{Decision, Elsewhere, Event, Waiting, What};
+use crate::inspect::{
+    Database,
+    aggregate::named,
+    parked::{self, OtherRelay, ParkedAggregate, ParkedEvent, Selection},
+};
+use crate::operator::parked::{Decision, decide as mark};
 
 /// Lists, shows, retries and discards parked events.
 #[derive(Debug, Subcommand)]
@@ -33,17 +39,23 @@ pub(super) enum ParkedCommand {
     /// Make the relay retry events: those of an aggregate are published in order
     Retry(DecideArgs),
     /// Discard events: they are never published, and the relay logs each
-    Discard(DecideArgs),
+    Discard(DiscardArgs),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// Print JSON instead of text
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    listing: ListingArgs,
     /// Maximum number of aggregates to show
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
     limit: u32,
+}
+
+impl ListArgs {
+    /// Returns the rounds of `--watch`.
+    pub(super) fn rounds(&self) -> Option<Rounds> {
+        self.listing.rounds()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -56,6 +68,14 @@ pub(super) struct ShowArgs {
     /// Maximum number of events to show
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
     limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DiscardArgs {
+    #[command(flatten)]
+    decide: DecideArgs,
+    #[command(flatten)]
+    confirm: Confirm,
 }
 
 #[derive(Debug, Args)]
@@ -80,7 +100,7 @@ struct Listed<'a, T> {
     relay: &'a str,
     parked: &'a [T],
     /// Parked events of other relays. Empty unless this relay has none.
-    elsewhere: &'a [Elsewhere],
+    elsewhere: &'a [OtherRelay],
 }
 
 /// JSON output of `retry` and `discard`.
@@ -89,29 +109,39 @@ struct Decided<'a> {
     relay: &'a str,
     decision: &'a str,
     dry_run: bool,
-    events: &'a [Event],
+    events: &'a [ParkedEvent],
 }
 
 /// Runs a subcommand for the relay that the configuration names.
 pub(super) async fn run(config: &Config, command: &ParkedCommand) -> Result<ExitCode, Failure> {
-    let settings = database::settings(config)?;
-    let pool = database::connect(settings, "parked")
-        .await
-        .map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
+    let database = &database::open(config, "parked").await?;
     match command {
-        ParkedCommand::List(args) => list(config, &pool, args).await,
-        ParkedCommand::Show(args) => show(config, &pool, args).await,
-        ParkedCommand::Retry(args) => decide(config, &pool, args, Decision::Retry).await,
-        ParkedCommand::Discard(args) => decide(config, &pool, args, Decision::Discard).await,
+        ParkedCommand::List(args) => list(config, database, args).await,
+        ParkedCommand::Show(args) => show(config, database, args).await,
+        ParkedCommand::Retry(args) => decide(config, database, args, Decision::Retry).await,
+        ParkedCommand::Discard(args) => {
+            if !args.decide.dry_run && args.confirm.must_ask() {
+                let what = selected(args.decide.what.as_deref())?;
+                let events = mark(database, &config.name, &what, Decision::Discard, true)
+                    .await
+                    .map_err(|error| unreadable(config, &error))?;
+                // Without an event, the command reports that there is none.
+                if !events.is_empty() {
+                    let effect = text::discards(&config.name, &events);
+                    args.confirm.ask(&effect).await?;
+                }
+            }
+            decide(config, database, &args.decide, Decision::Discard).await
+        }
     }
 }
 
-async fn list(config: &Config, pool: &PgPool, args: &ListArgs) -> Result<ExitCode, Failure> {
-    let waiting: Vec<Waiting> = rows::waiting(pool, config, args.limit)
+async fn list(config: &Config, database: &Database, args: &ListArgs) -> Result<ExitCode, Failure> {
+    let waiting: Vec<ParkedAggregate> = parked::aggregates(database, &config.name, (0, args.limit))
         .await
         .map_err(|error| unreadable(config, &error))?;
-    let elsewhere = elsewhere(config, pool, waiting.is_empty()).await?;
-    if args.json {
+    let elsewhere = elsewhere(config, database, waiting.is_empty()).await?;
+    if args.listing.output.json {
         output::json(&Listed {
             relay: &config.name,
             parked: &waiting,
@@ -123,15 +153,15 @@ async fn list(config: &Config, pool: &PgPool, args: &ListArgs) -> Result<ExitCod
     Ok(ExitCode::from(DONE))
 }
 
-async fn show(config: &Config, pool: &PgPool, args: &ShowArgs) -> Result<ExitCode, Failure> {
-    let what = what(args.what.as_deref())?;
-    let events = rows::events(pool, config, &what, args.limit)
+async fn show(config: &Config, database: &Database, args: &ShowArgs) -> Result<ExitCode, Failure> {
+    let what = selected(args.what.as_deref())?;
+    let events = parked::events(database, &config.name, &what, args.limit)
         .await
         .map_err(|error| unreadable(config, &error))?;
-    if events.is_empty() && what != What::All {
+    if events.is_empty() && what != Selection::All {
         return Err(nothing(config, args.what.as_deref()));
     }
-    let elsewhere = elsewhere(config, pool, events.is_empty()).await?;
+    let elsewhere = elsewhere(config, database, events.is_empty()).await?;
     if args.json {
         output::json(&Listed {
             relay: &config.name,
@@ -146,23 +176,23 @@ async fn show(config: &Config, pool: &PgPool, args: &ShowArgs) -> Result<ExitCod
 
 async fn decide(
     config: &Config,
-    pool: &PgPool,
+    database: &Database,
     args: &DecideArgs,
     decision: Decision,
 ) -> Result<ExitCode, Failure> {
-    let what = what(args.what.as_deref())?;
-    let events = rows::decide(pool, config, &what, decision, args.dry_run)
+    let what = selected(args.what.as_deref())?;
+    let events = mark(database, &config.name, &what, decision, args.dry_run)
         .await
         .map_err(|error| unreadable(config, &error))?;
-    if events.is_empty() && decision == Decision::Discard && matches!(what, What::Event(_)) {
-        let around = rows::events(pool, config, &what, 1)
+    if events.is_empty() && decision == Decision::Discard && matches!(what, Selection::Event(_)) {
+        let around = parked::events(database, &config.name, &what, 1)
             .await
             .map_err(|error| unreadable(config, &error))?;
         if let Some(range) = around.first() {
             return Err(part_of_range(config, range));
         }
     }
-    if events.is_empty() && what != What::All {
+    if events.is_empty() && what != Selection::All {
         return Err(nothing(config, args.what.as_deref()));
     }
     if args.json {
@@ -173,7 +203,7 @@ async fn decide(
             events: &events,
         })?;
     } else {
-        let elsewhere = elsewhere(config, pool, events.is_empty()).await?;
+        let elsewhere = elsewhere(config, database, events.is_empty()).await?;
         output::lines(&text::decided(
             &config.name,
             &events,
@@ -183,7 +213,7 @@ async fn decide(
         ));
         let marked: i64 = events.iter().map(|event| event.events).sum();
         if decision == Decision::Discard && !args.dry_run {
-            progress::watch(config, pool, decision, marked)
+            progress::watch(config, database, decision, marked)
                 .await
                 .map_err(|error| unreadable(config, &error))?;
         }
@@ -194,31 +224,22 @@ async fn decide(
 /// Returns the parked events of other relays if this relay has `nothing`.
 async fn elsewhere(
     config: &Config,
-    pool: &PgPool,
+    database: &Database,
     nothing: bool,
-) -> Result<Vec<Elsewhere>, Failure> {
+) -> Result<Vec<OtherRelay>, Failure> {
     if !nothing {
         return Ok(Vec::new());
     }
-    rows::elsewhere(pool, config)
+    parked::other_relays(database, &config.name)
         .await
         .map_err(|error| unreadable(config, &error))
 }
 
-/// Parses the selection on the command line.
-fn what(text: Option<&str>) -> Result<What, Failure> {
-    text.map_or(Ok(What::All), |text| {
-        text.parse().map_err(|()| {
-            Failure::Options(format!(
-                "`{}` is neither an event id nor an aggregate\n  \
-                 -> write a UUID, or TYPE/ID, for instance order/17",
-                escaped(text)
-            ))
-        })
-    })
+fn selected(text: Option<&str>) -> Result<Selection, Failure> {
+    text.map_or(Ok(Selection::All), |text| Ok(named(text)?.into()))
 }
 
-fn part_of_range(config: &Config, range: &Event) -> Failure {
+fn part_of_range(config: &Config, range: &ParkedEvent) -> Failure {
     let (kind, id, name) = (&range.aggregate_type, &range.aggregate_id, &config.name);
     Failure::Refused(format!(
         "the event is in a range of {} that wait behind an earlier event of {kind}/{id}, and \

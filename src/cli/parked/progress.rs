@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
-
-use super::rows::{self, Decision};
+use crate::cli::progress::{Progress, is_visible};
 use crate::cli::{config::Config, output};
+use crate::inspect::Database;
+use crate::operator::parked::{Decision, undone};
 
 /// Number of events up to which no progress is shown, because the relay processes them quickly.
 const FEW: i64 = 1_000;
@@ -20,26 +20,31 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// progress.
 pub(super) async fn watch(
     config: &Config,
-    pool: &PgPool,
+    database: &Database,
     decision: Decision,
     marked: i64,
 ) -> Result<(), sqlx::Error> {
     if marked <= FEW {
         return Ok(());
     }
+    let progress = Progress::counted(marked.unsigned_abs(), decision.done());
     let (mut left, mut since) = (marked, Instant::now());
     while left > 0 && since.elapsed() < SILENCE {
         tokio::time::sleep(EVERY).await;
-        let now = rows::undone(pool, config, decision).await?;
+        let now = undone(database, &config.name, decision).await?;
         if now != left {
             (left, since) = (now, Instant::now());
-            output::line(format_args!(
-                "{} of {marked} events: {}",
-                marked.saturating_sub(left),
-                decision.done()
-            ));
+            let finished = marked.saturating_sub(left);
+            progress.set(finished.unsigned_abs());
+            if !is_visible() {
+                output::line(format_args!(
+                    "{finished} of {marked} events: {}",
+                    decision.done()
+                ));
+            }
         }
     }
+    drop(progress);
     if left > 0 {
         output::line(format_args!(
             "{left} events are still marked: relay {} processes them when it leads",

@@ -1,11 +1,23 @@
 //! Text output of the parked events.
 
-use super::rows::{Decision, Elsewhere, Event, Waiting};
-use crate::cli::escape::escaped;
-use crate::cli::table::{Align, aligned, grouped, size, time};
+use std::collections::BTreeSet;
+
+use crate::cli::{
+    escape::escaped,
+    table::{Align, list},
+};
+use crate::inspect::{
+    parked::{OtherRelay, ParkedAggregate, ParkedEvent},
+    units::{counted, grouped, size, time},
+};
+use crate::operator::parked::Decision;
 
 /// Formats one line per aggregate, then the reason for each, and the remedy.
-pub(super) fn waiting(relay: &str, waiting: &[Waiting], elsewhere: &[Elsewhere]) -> String {
+pub(super) fn waiting(
+    relay: &str,
+    waiting: &[ParkedAggregate],
+    elsewhere: &[OtherRelay],
+) -> String {
     if waiting.is_empty() {
         return nothing(relay, elsewhere);
     }
@@ -34,7 +46,7 @@ pub(super) fn waiting(relay: &str, waiting: &[Waiting], elsewhere: &[Elsewhere])
             one.event.map_or("-".into(), |id| id.to_string()),
         ]
     }));
-    let mut out = aligned(
+    let mut out = list(
         &[
             Align::Left,
             Align::Right,
@@ -63,7 +75,7 @@ pub(super) fn waiting(relay: &str, waiting: &[Waiting], elsewhere: &[Elsewhere])
 }
 
 /// Formats one line per event.
-pub(super) fn events(relay: &str, events: &[Event], elsewhere: &[Elsewhere]) -> String {
+pub(super) fn events(relay: &str, events: &[ParkedEvent], elsewhere: &[OtherRelay]) -> String {
     if events.is_empty() {
         return nothing(relay, elsewhere);
     }
@@ -94,21 +106,11 @@ pub(super) fn events(relay: &str, events: &[Event], elsewhere: &[Elsewhere]) -> 
             why(event),
         ]
     }));
-    aligned(
-        &[
-            Align::Right,
-            Align::Left,
-            Align::Left,
-            Align::Right,
-            Align::Right,
-            Align::Left,
-            Align::Left,
-        ],
-        &rows,
-    )
+    use Align::{Left, Right, Text};
+    list(&[Right, Left, Left, Right, Right, Left, Text], &rows)
 }
 
-fn why(event: &Event) -> String {
+fn why(event: &ParkedEvent) -> String {
     let behind = match event.to_seq {
         Some(_) => format!(
             "{} events that wait behind an earlier event",
@@ -124,9 +126,9 @@ fn why(event: &Event) -> String {
 }
 
 /// Reports that this relay has no parked events, and lists those of other relays.
-pub(super) fn nothing(relay: &str, elsewhere: &[Elsewhere]) -> String {
+pub(super) fn nothing(relay: &str, elsewhere: &[OtherRelay]) -> String {
     let mut out = format!("nothing is parked by relay {}\n", escaped(relay));
-    for Elsewhere { relay, events } in elsewhere {
+    for OtherRelay { relay, events } in elsewhere {
         let s = if *events == 1 { "" } else { "s" };
         let (events, name) = (grouped(*events), escaped(relay));
         out.push_str(&format!(
@@ -136,14 +138,29 @@ pub(super) fn nothing(relay: &str, elsewhere: &[Elsewhere]) -> String {
     out
 }
 
+/// Formats the effect of discarding events.
+pub(super) fn discards(relay: &str, events: &[ParkedEvent]) -> String {
+    let count: i64 = events.iter().map(|event| event.events).sum();
+    let aggregates: BTreeSet<_> = events
+        .iter()
+        .map(|event| (&event.aggregate_type, &event.aggregate_id))
+        .collect();
+    format!(
+        "relay {}: {} of {} will be discarded and never published",
+        escaped(relay),
+        counted(count, "event"),
+        counted(aggregates.len() as i64, "aggregate")
+    )
+}
+
 /// Maximum number of printed rows.
 const SHOWN: usize = 100;
 
 /// Formats the marked events.
 pub(super) fn decided(
     relay: &str,
-    events: &[Event],
-    elsewhere: &[Elsewhere],
+    events: &[ParkedEvent],
+    elsewhere: &[OtherRelay],
     decision: Decision,
     dry_run: bool,
 ) -> String {
@@ -187,8 +204,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_aggregate_is_a_line_with_the_reason_and_what_to_do() {
-        let one = Waiting {
+    fn an_aggregate_is_a_record_in_80_columns_with_the_reason_and_the_remedy() {
+        let one = ParkedAggregate {
             aggregate_type: "order".into(),
             aggregate_id: "7".into(),
             events: 1_200,
@@ -200,8 +217,13 @@ mod tests {
             tries: Some(1),
         };
         let expected = "\
-aggregate  events        waits  tries  decided  topic  blocking event
-order/7     1,200  4 min 10 s      1  -        order  00000000-0000-0000-0000-000000000000
+aggregate       order/7
+events          1,200
+waits           4 min 10 s
+tries           1
+decided         -
+topic           order
+blocking event  00000000-0000-0000-0000-000000000000
 
 order/7: too large
   -> fix the cause and run `tidings parked retry TYPE/ID --name shop`, or discard the \
@@ -221,7 +243,7 @@ order/7: too large
 
     #[test]
     fn what_other_relays_have_parked_is_named_with_the_command_that_lists_it() {
-        let elsewhere = [Elsewhere {
+        let elsewhere = [OtherRelay {
             relay: "orders".into(),
             events: 1_200,
         }];

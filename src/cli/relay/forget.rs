@@ -7,9 +7,11 @@ use crate::{
     cli::{
         args::ForgetArgs,
         config::{Config, Place},
+        database,
         exit::{DONE, Failure, with_causes},
         output,
     },
+    inspect::relays::{RelayStatus, Status},
     kafka,
     operator::forget,
 };
@@ -17,6 +19,16 @@ use crate::{
 /// Removes a relay that is not running.
 pub(super) async fn run(config: &Config, args: &ForgetArgs) -> Result<ExitCode, Failure> {
     let relay = named(config, args.relay.as_deref())?;
+    if args.confirm.must_ask() {
+        let database = database::open(config, "relay forget").await?;
+        let status = Status::read(&database)
+            .await
+            .map_err(|error| database::unreadable(config, error, "the state of the relays"))?;
+        // Without the relay, the command reports that it does not exist.
+        if let Some(status) = status.relays.iter().find(|status| status.name == relay) {
+            args.confirm.ask(&effect(status, args.delete_topic)).await?;
+        }
+    }
     let mut session = session(config, "relay forget").await?;
     let forgotten = forget(&mut session, &config.schema, relay)
         .await
@@ -57,6 +69,25 @@ pub(super) async fn run(config: &Config, args: &ForgetArgs) -> Result<ExitCode, 
         }
     }
     Ok(ExitCode::from(DONE))
+}
+
+/// Formats the effect of the command.
+fn effect(relay: &RelayStatus, delete_topic: bool) -> String {
+    let slot = match relay.slot.exists {
+        true => format!(", its slot {}", relay.slot.name),
+        false => String::new(),
+    };
+    let topic = match delete_topic {
+        true => " and the topic of its positions",
+        false => "",
+    };
+    format!(
+        "{}: its row{slot}, its publication{topic} will be removed\n\
+         {} committed events that it has not published will not be published by it, and \
+         retention may delete them",
+        relay.name,
+        relay.lag.text()
+    )
 }
 
 /// Returns the relay to remove: the argument, or the configured name if an operator has set it. The

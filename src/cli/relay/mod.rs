@@ -11,16 +11,18 @@ mod forget;
 mod moves;
 mod reload;
 mod run;
-mod signals;
+pub(in crate::cli) mod signals;
 
 use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
 
+#[cfg(feature = "try")]
+pub(super) use self::run::ended_by;
 use super::{
     args::{RelayArgs, RelayCommand, Settings},
-    config::{Config, Needs, parse_duration},
+    config::{Config, Need, Needs, parse_duration},
     database,
     escape::escaped,
     exit::{Failure, with_causes},
@@ -33,8 +35,8 @@ const REMEDY: &str = "\n  -> ";
 
 /// Settings that a running relay requires.
 const NEEDS: Needs = Needs {
-    database: true,
-    brokers: true,
+    database: Need::Required,
+    brokers: Need::Required,
 };
 
 impl RelayArgs {
@@ -43,11 +45,14 @@ impl RelayArgs {
         match &self.command {
             None => NEEDS,
             Some(RelayCommand::Forget(args)) => Needs {
-                brokers: args.delete_topic,
+                brokers: match args.delete_topic {
+                    true => Need::Required,
+                    false => Need::Unused,
+                },
                 ..NEEDS
             },
             Some(_) => Needs {
-                brokers: false,
+                brokers: Need::Unused,
                 ..NEEDS
             },
         }
@@ -61,8 +66,8 @@ pub(super) async fn dispatch(
     args: &RelayArgs,
 ) -> Result<ExitCode, Failure> {
     match &args.command {
-        None => run::run(config, settings).await,
-        Some(RelayCommand::List(args)) => status::list(config, args.json).await,
+        None => run::run(config, settings, &args.console).await,
+        Some(RelayCommand::List(args)) => status::list(config, args.output.json).await,
         Some(RelayCommand::Forget(args)) => forget::run(config, args).await,
         Some(RelayCommand::Rewind(args)) => moves::rewind(config, args).await,
         Some(RelayCommand::Adopt(args)) => moves::adopt(config, args).await,
@@ -70,14 +75,17 @@ pub(super) async fn dispatch(
     }
 }
 
+/// An argument is not a point in time.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("write a time with its zone, 2026-11-24T18:00:00Z, or a duration before now, 90m")]
+pub(super) struct TimeError;
+
 /// Parses a point in time: RFC 3339, or a duration before now.
-pub(super) fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
+pub(super) fn parse_time(text: &str) -> Result<DateTime<Utc>, TimeError> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.to_utc());
     }
-    let ago = parse_duration(text).map_err(|_| {
-        "write a time with its zone, 2026-11-24T18:00:00Z, or a duration before now, 90m".to_owned()
-    })?;
+    let ago = parse_duration(text).map_err(|_| TimeError)?;
     Ok(Utc::now() - ago)
 }
 
@@ -88,8 +96,8 @@ pub(super) async fn session(
 ) -> Result<PoolConnection<sqlx::Postgres>, Failure> {
     let settings = database::settings(config)?;
     let failed = |error: sqlx::Error| Failure::Failed(database::unreachable(settings, &error));
-    let pool = database::connect(settings, role).await.map_err(failed)?;
-    pool.acquire().await.map_err(failed)
+    let database = database::open(config, role).await?;
+    database.pool.acquire().await.map_err(failed)
 }
 
 /// Maps an operator error to a failure with a remedy.
@@ -132,6 +140,9 @@ mod tests {
         );
         let ago = Utc::now() - parse_time("2h").expect("a duration");
         assert!((119..=121).contains(&ago.num_minutes()), "{ago}");
-        assert!(parse_time("yesterday").is_err_and(|text| text.contains("2026-11-24T18:00:00Z")));
+        assert!(
+            parse_time("yesterday")
+                .is_err_and(|error| error.to_string().contains("2026-11-24T18:00:00Z"))
+        );
     }
 }

@@ -7,10 +7,11 @@ use crate::{
     cli::{
         args::{AdoptArgs, RewindArgs, SkipArgs},
         config::Config,
+        confirm::Confirm,
         exit::{DONE, Failure},
         output,
-        table::grouped,
     },
+    inspect::units::grouped,
     operator::{Move, Moved, move_relay},
 };
 
@@ -21,12 +22,12 @@ pub(super) async fn rewind(config: &Config, args: &RewindArgs) -> Result<ExitCod
         None if args.all => Move::RewindAll,
         None => Move::RewindToMirror,
     };
-    run(config, to, args.dry_run).await
+    run(config, to, args.dry_run, args.confirm).await
 }
 
 /// Makes a relay continue in a database that replaces another one.
 pub(super) async fn adopt(config: &Config, args: &AdoptArgs) -> Result<ExitCode, Failure> {
-    run(config, Move::Adopt, args.dry_run).await
+    run(config, Move::Adopt, args.dry_run, args.confirm).await
 }
 
 /// Makes a relay skip events.
@@ -35,11 +36,17 @@ pub(super) async fn skip(config: &Config, args: &SkipArgs) -> Result<ExitCode, F
         config,
         args.event.map_or(Move::SkipAll, Move::SkipEvent),
         args.dry_run,
+        args.confirm,
     )
     .await
 }
 
-async fn run(config: &Config, to: Move, dry_run: bool) -> Result<ExitCode, Failure> {
+async fn run(
+    config: &Config,
+    to: Move,
+    dry_run: bool,
+    confirm: Confirm,
+) -> Result<ExitCode, Failure> {
     let foreign = config
         .debezium
         .as_ref()
@@ -54,14 +61,24 @@ async fn run(config: &Config, to: Move, dry_run: bool) -> Result<ExitCode, Failu
         )));
     }
     let mut session = session(config, "relay move").await?;
+    if !dry_run && confirm.must_ask() {
+        // The lease is free again while the operator reads.
+        let planned = move_relay(&mut session, &config.schema, &config.name, to, true)
+            .await
+            .map_err(|error| failure(config, error))?;
+        let effect = effect(&config.name, foreign.as_deref(), to, &planned);
+        confirm.ask(&effect).await?;
+    }
     let moved = move_relay(&mut session, &config.schema, &config.name, to, dry_run)
         .await
         .map_err(|error| failure(config, error))?;
-    output::lines(&text(&config.name, foreign.as_deref(), to, moved, dry_run));
+    let effect = effect(&config.name, foreign.as_deref(), to, &moved);
+    output::lines(&format!("{effect}  -> {}\n", end(dry_run)));
     Ok(ExitCode::from(DONE))
 }
 
-fn text(name: &str, foreign: Option<&str>, to: Move, moved: Moved, dry_run: bool) -> String {
+/// Formats the effect of a move: a line, and another one if it is not complete.
+fn effect(name: &str, foreign: Option<&str>, to: Move, moved: &Moved) -> String {
     let count = |events: i64| {
         format!(
             "{}{}",
@@ -110,12 +127,14 @@ fn text(name: &str, foreign: Option<&str>, to: Move, moved: Moved, dry_run: bool
     } else {
         ""
     };
-    let end = if dry_run {
-        "dry run: nothing was changed"
-    } else {
-        "takes effect at the relay's next start"
-    };
-    format!("{name}: {effect}\n{gone}  -> {end}\n")
+    format!("{name}: {effect}\n{gone}")
+}
+
+fn end(dry_run: bool) -> &'static str {
+    match dry_run {
+        true => "dry run: nothing was changed",
+        false => "takes effect at the relay's next start",
+    }
 }
 
 #[cfg(test)]
@@ -123,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_move_does_is_said_in_numbers() {
+    fn the_effect_of_a_move_is_stated_in_numbers() {
         let moved = Moved {
             repeats: 1_200,
             skips: 3,
@@ -131,47 +150,32 @@ mod tests {
             elsewhere: false,
             some_are_gone: true,
         };
-        let said = text("orders", None, Move::RewindAll, moved.clone(), true);
+        let stated = effect("orders", None, Move::RewindAll, &moved);
         assert!(
-            said.starts_with("orders: 1,200 events will be published again, 3 unpublished"),
-            "{said}"
-        );
-        assert!(
-            said.contains("retention has deleted older events") && said.contains("dry run"),
-            "{said}"
-        );
-        let said = text(
-            "orders",
-            None,
-            Move::SkipAll,
-            Moved {
-                is_lower_bound: true,
-                some_are_gone: false,
-                ..moved
-            },
-            false,
+            stated.starts_with("orders: 1,200 events will be published again, 3 unpublished"),
+            "{stated}"
         );
         assert!(
-            said.contains("at least 3 unpublished") && said.contains("next start"),
-            "{said}"
+            stated.contains("retention has deleted older events"),
+            "{stated}"
         );
-        let moved = Moved {
+        let bounded = Moved {
+            is_lower_bound: true,
+            some_are_gone: false,
+            ..moved.clone()
+        };
+        let stated = effect("orders", None, Move::SkipAll, &bounded);
+        assert!(stated.contains("at least 3 unpublished"), "{stated}");
+        let uncounted = Moved {
             repeats: 0,
             skips: 0,
-            is_lower_bound: false,
-            elsewhere: false,
-            some_are_gone: true,
+            ..moved
         };
-        let said = text(
-            "orders",
-            Some("public.outboxevent"),
-            Move::RewindAll,
-            moved,
-            false,
-        );
+        let table = Some("public.outboxevent");
+        let stated = effect("orders", table, Move::RewindAll, &uncounted);
         assert!(
-            said.contains("every row in public.outboxevent") && !said.contains("retention"),
-            "{said}"
+            stated.contains("every row in public.outboxevent") && !stated.contains("retention"),
+            "{stated}"
         );
     }
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use super::reload::reload;
@@ -11,16 +11,19 @@ use super::signals::{Asked, Signals};
 use crate::admin::Server;
 use crate::cli::args::Settings;
 use crate::cli::config::Config;
+use crate::cli::console::{self, RelayConsoleArgs};
 use crate::cli::escape::escaped;
 use crate::cli::exit::{DONE, Failure, INTERRUPTED, with_causes};
 use crate::cli::stderr;
+use crate::console::Console;
 use crate::relay::{Relay, RelayError};
+use crate::task::OwnedTask;
 
 /// Time beyond the grace after which a relay is abandoned. The relay itself ends at the grace.
 const BEYOND_GRACE: Duration = Duration::from_secs(2);
 
 /// Task of the relay.
-type Running = JoinHandle<Result<(), RelayError>>;
+type Running = OwnedTask<Result<(), RelayError>>;
 
 /// Outcome of a run.
 enum Ended {
@@ -32,7 +35,11 @@ enum Ended {
 }
 
 /// Runs until a signal, then drains.
-pub(in crate::cli) async fn run(config: &Config, settings: &Settings) -> Result<ExitCode, Failure> {
+pub(in crate::cli) async fn run(
+    config: &Config,
+    settings: &Settings,
+    console: &RelayConsoleArgs,
+) -> Result<ExitCode, Failure> {
     let options = config
         .relay_options()
         .ok_or_else(|| Failure::Failed("a relay requires a database and brokers".into()))?;
@@ -40,22 +47,28 @@ pub(in crate::cli) async fn run(config: &Config, settings: &Settings) -> Result<
     let mut signals =
         Signals::new().map_err(|error| Failure::failed("cannot listen for signals", &error))?;
     let admin_shutdown = CancellationToken::new();
+    let console = console::of_relay(config, console, &admin_shutdown)?;
+    let pages = console.as_ref().map(Console::router);
     let admin = match &config.listen {
         Some(address) => {
             let server = Server::bind(address)
                 .await
                 .map_err(|error| Failure::Failed(with_causes(&error)))?;
             let address = server.address();
-            let serving =
-                server.serve_with(relay.observer(), stderr::metrics, admin_shutdown.clone());
-            Some((address, tokio::spawn(serving)))
+            let serving = server.serve_with(
+                relay.observer(),
+                stderr::metrics,
+                pages,
+                admin_shutdown.clone(),
+            );
+            Some((address, OwnedTask::spawn(serving)))
         }
         None => None,
     };
     announce(config, admin.as_ref().map(|(address, _)| *address));
 
     let shutdown = CancellationToken::new();
-    let mut running = tokio::spawn(relay.run(shutdown.clone()));
+    let mut running = OwnedTask::spawn(relay.run(shutdown.clone()));
     let ended = loop {
         tokio::select! {
             ended = &mut running => break Ended::ByItself(ended),
@@ -75,6 +88,9 @@ pub(in crate::cli) async fn run(config: &Config, settings: &Settings) -> Result<
         }
     };
     admin_shutdown.cancel();
+    if let Some(console) = console {
+        console.end().await;
+    }
     if let Some((_, serving)) = admin
         && let Err(error) = serving.await
     {
@@ -114,7 +130,7 @@ fn result(ended: Ended, config: &Config) -> Result<ExitCode, Failure> {
         Ended::ByItself(Ok(Err(error))) => Err(ended_by(error)),
         Ended::ByItself(Err(error)) => Err(Failure::failed("the relay task failed", &error)),
         Ended::LeftAtOnce => Ok(ExitCode::from(INTERRUPTED)),
-        Ended::TooLate => Err(Failure::GraceExceeded(format!(
+        Ended::TooLate => Err(Failure::NotDrained(format!(
             "the relay did not drain within {:?}; the next relay sends the events in flight \
              again\n  -> raise --shutdown-grace",
             config.shutdown_grace
@@ -122,12 +138,15 @@ fn result(ended: Ended, config: &Config) -> Result<ExitCode, Failure> {
     }
 }
 
-fn ended_by(error: RelayError) -> Failure {
+pub(in crate::cli) fn ended_by(error: RelayError) -> Failure {
     match error {
         RelayError::Refused(text) => Failure::Refused(escaped(&text).into_owned()),
         RelayError::Options(text) => Failure::Options(escaped(&text).into_owned()),
         RelayError::GraceExceeded { .. } => {
-            Failure::GraceExceeded(format!("{error}\n  -> raise --shutdown-grace"))
+            Failure::NotDrained(format!("{error}\n  -> raise --shutdown-grace"))
+        }
+        RelayError::NotDrained { .. } => {
+            Failure::NotDrained(escaped(&error.to_string()).into_owned())
         }
     }
 }
@@ -140,7 +159,7 @@ fn announce(config: &Config, admin: Option<std::net::SocketAddr>) {
         database = config
             .database
             .as_ref()
-            .map(crate::postgres::Settings::redacted),
+            .map(crate::postgres::DatabaseSettings::redacted),
         brokers = config.kafka.as_ref().map(|kafka| kafka.brokers.clone()),
         admin,
         "relay starts"

@@ -4,7 +4,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Request of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(in crate::cli) enum Asked {
     /// Drain and exit, requested by the signal of this name.
     End(&'static str),
     /// Read the configuration again.
@@ -12,7 +12,7 @@ pub(super) enum Asked {
 }
 
 /// Streams of the signals that a relay handles.
-pub(super) struct Signals {
+pub(in crate::cli) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
@@ -20,7 +20,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub(super) fn new() -> std::io::Result<Self> {
+    pub(in crate::cli) fn new() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -30,7 +30,7 @@ impl Signals {
     }
 
     /// Waits for the next signal.
-    pub(super) async fn next(&mut self) -> Asked {
+    pub(in crate::cli) async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.terminate.recv() => Asked::End("SIGTERM"),
             _ = self.interrupt.recv() => Asked::End("SIGINT"),

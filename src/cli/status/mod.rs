@@ -1,20 +1,17 @@
-//! `tidings status`: every relay of the database, its slot, its lag and its topics.
+//! `tidings status`: every relay of the database, its slot, its lag and its topics. `tidings`
+//! without a command prints the `overview`.
 
-mod foreign;
-mod notes;
-mod read;
+pub(super) mod overview;
 mod text;
 
 use std::process::ExitCode;
 
 use super::config::Config;
 use super::database;
-use super::escape::escaped;
 use super::exit::{DONE, Failure};
 use super::output;
 use super::time_limit;
-use crate::postgres::Settings;
-use read::{Status, StatusError};
+use crate::inspect::relays::Status;
 
 /// Prints the full status of every relay.
 pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
@@ -32,7 +29,7 @@ async fn print(
     text: fn(&Status) -> String,
 ) -> Result<ExitCode, Failure> {
     let settings = database::settings(config)?;
-    let status = time_limit::within(settings, read(config, settings)).await?;
+    let status = time_limit::within(settings, read(config)).await?;
     if json {
         output::json(&status)?;
     } else {
@@ -41,26 +38,9 @@ async fn print(
     Ok(ExitCode::from(DONE))
 }
 
-async fn read(config: &Config, settings: &Settings) -> Result<Status, Failure> {
-    let pool = database::connect(settings, "status")
+async fn read(config: &Config) -> Result<Status, Failure> {
+    let database = database::open(config, "status").await?;
+    Status::read(&database)
         .await
-        .map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
-    Status::read(&pool, &config.schema)
-        .await
-        .map_err(|error| match error {
-            StatusError::Missing => Failure::Refused(format!(
-                "the tables of Tidings are not in schema {} of {}\n  \
-             -> run `tidings migrate`, or set another schema with --schema",
-                config.schema,
-                settings.redacted()
-            )),
-            StatusError::Denied(text) => Failure::Refused(format!(
-                "{}\n  -> grant usage on schema {1} and select on its tables",
-                escaped(&text),
-                config.schema
-            )),
-            StatusError::Database(error) => {
-                Failure::failed("cannot read the state of the relays", &error)
-            }
-        })
+        .map_err(|error| database::unreadable(config, error, "the state of the relays"))
 }

@@ -1,12 +1,14 @@
 //! Text output of the state of the relays.
 
-use super::notes::notes;
-use super::read::{COUNTED_MAX, LagStatus, RelayStatus, ScheduledStatus, Status};
-use crate::cli::table::{Align, aligned, grouped, size, time};
-
-/// Delay above which scheduled events are reported. A leader moves an event within a second of its
-/// due time.
-const OVERDUE_SECONDS_MAX: f64 = 5.0;
+use crate::cli::{
+    escape::escaped,
+    table::{self, Align},
+};
+use crate::inspect::{
+    advice::{Advice, advice, overdue},
+    relays::{COUNTED_MAX, RelayStatus, ScheduledStatus, Status},
+    units::{grouped, size, time},
+};
 
 /// Formats one row per relay with its leader, its standbys and the age of its heartbeat.
 pub(super) fn list(status: &Status) -> String {
@@ -22,20 +24,15 @@ pub(super) fn list(status: &Status) -> String {
     ];
     let mut rows = vec![head.map(String::from).to_vec()];
     for relay in &status.relays {
-        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         rows.push(vec![
             relay.name.clone(),
-            text(&relay.leader),
-            if relay.standbys.is_empty() {
-                "-".into()
-            } else {
-                relay.standbys.join(", ")
-            },
+            or_dash(&relay.leader),
+            standbys(relay),
             relay
                 .heartbeat_age_seconds
                 .map_or("never".to_owned(), |age| format!("{} ago", time(age))),
-            text(&relay.delivery),
-            text(&relay.source),
+            or_dash(&relay.delivery),
+            or_dash(&relay.source),
             if relay.position.seen.is_some() {
                 format!("{} old", time(relay.position_age_seconds))
             } else {
@@ -50,7 +47,7 @@ pub(super) fn list(status: &Status) -> String {
     }
     match rows.len() {
         1 => "no relay has run yet\n".into(),
-        _ => aligned(&[Align::Left; 8], &rows),
+        _ => table::list(&[Align::Left; 8], &rows),
     }
 }
 
@@ -68,7 +65,7 @@ pub(super) fn text(status: &Status) -> String {
     let mut text = relays(&status.relays);
     text.push('\n');
     text.push_str(&topics(&status.relays));
-    let mut notes: Vec<String> = status.relays.iter().flat_map(notes).collect();
+    let mut notes: Vec<String> = status.relays.iter().flat_map(advice).map(note).collect();
     notes.extend(scheduled(&status.scheduled));
     if !notes.is_empty() {
         text.push('\n');
@@ -77,8 +74,18 @@ pub(super) fn text(status: &Status) -> String {
     text
 }
 
+/// Formats a problem with its remedy. It begins with the relay's name if it belongs to one.
+pub(super) fn note(advice: Advice) -> String {
+    let relay = match advice.relay.as_str() {
+        "" => String::new(),
+        relay => format!("{}: ", escaped(relay)),
+    };
+    let (problem, remedy) = (escaped(&advice.problem), escaped(&advice.remedy));
+    format!("{relay}{problem}\n  -> {remedy}\n")
+}
+
 fn relays(relays: &[RelayStatus]) -> String {
-    use Align::{Left, Right};
+    use Align::{Left, Right, Status};
     let head = [
         "relay",
         "leader",
@@ -97,7 +104,6 @@ fn relays(relays: &[RelayStatus]) -> String {
     let mut rows = vec![head.map(String::from).to_vec()];
     for relay in relays {
         let bytes = |bytes: Option<i64>| bytes.map_or("-".to_owned(), size);
-        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         let slot = match (relay.slot.exists, relay.slot.active) {
             (false, _) => "missing",
             (true, true) => "active",
@@ -105,46 +111,41 @@ fn relays(relays: &[RelayStatus]) -> String {
         };
         rows.push(vec![
             relay.name.clone(),
-            text(&relay.leader),
-            if relay.standbys.is_empty() {
-                "-".into()
-            } else {
-                relay.standbys.join(", ")
-            },
+            or_dash(&relay.leader),
+            standbys(relay),
             relay.epoch.to_string(),
-            text(&relay.delivery),
-            text(&relay.source),
+            or_dash(&relay.delivery),
+            or_dash(&relay.source),
             grouped(relay.published),
-            relay
-                .lag
-                .events
-                .map_or("?".to_owned(), |events| lag(events, &relay.lag)),
+            relay.lag.text(),
             relay.lag.seconds.map_or("-".to_owned(), time),
             slot.to_owned(),
-            text(&relay.slot.wal_status),
+            or_dash(&relay.slot.wal_status),
             bytes(relay.lag.bytes),
             bytes(relay.slot.retained_bytes),
         ]);
     }
-    aligned(
+    table::list(
         &[
-            Left, Left, Left, Right, Left, Left, Right, Right, Right, Left, Left, Right, Right,
+            Left, Left, Left, Right, Left, Left, Right, Right, Right, Status, Status, Right, Right,
         ],
         &rows,
     )
 }
 
-/// Formats the number of events that wait: exact, a lower bound, or an estimate.
-fn lag(events: i64, lag: &LagStatus) -> String {
-    match lag.events_estimate {
-        Some(estimate) if estimate > events => format!("~ {}", grouped(estimate)),
-        _ if lag.events_is_lower_bound => format!("> {}", grouped(events)),
-        _ => grouped(events),
+fn or_dash(text: &Option<String>) -> String {
+    text.clone().unwrap_or_else(|| "-".to_owned())
+}
+
+fn standbys(relay: &RelayStatus) -> String {
+    if relay.standbys.is_empty() {
+        return "-".into();
     }
+    relay.standbys.join(", ")
 }
 
 /// Formats a count that stops at one more than [`COUNTED_MAX`].
-fn bounded(events: i64) -> String {
+pub(super) fn bounded(events: i64) -> String {
     if events > COUNTED_MAX {
         format!("more than {}", grouped(COUNTED_MAX))
     } else {
@@ -172,7 +173,7 @@ fn topics(relays: &[RelayStatus]) -> String {
     if rows.len() == 1 {
         return "no topic yet\n".into();
     }
-    aligned(
+    table::list(
         &[Align::Left, Align::Left, Align::Right, Align::Right],
         &rows,
     )
@@ -181,26 +182,24 @@ fn topics(relays: &[RelayStatus]) -> String {
 /// Reports scheduled events, and whether they are overdue.
 fn scheduled(scheduled: &ScheduledStatus) -> Option<String> {
     let events = bounded(scheduled.events);
-    match scheduled.overdue_seconds {
-        Some(overdue) if overdue > OVERDUE_SECONDS_MAX => Some(format!(
-            "events scheduled: {events}; the first has been due for {}\n  \
-             -> make sure that a relay leads; a relay that reads a Debezium table moves none\n",
-            time(overdue)
-        )),
-        _ if scheduled.events > 0 => Some(format!("events scheduled: {events}\n")),
-        _ => None,
+    match overdue(scheduled).map(note) {
+        Some(late) => Some(format!("events scheduled: {events}; {late}")),
+        None if scheduled.events > 0 => Some(format!("events scheduled: {events}\n")),
+        None => None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{
-        foreign::ForeignTable,
-        read::{ParkedStatus, PositionStatus, SlotStatus, TopicStatus},
-    };
-    use super::*;
+pub(super) use self::tests::{NONE_SCHEDULED, relay};
 
-    fn relay() -> RelayStatus {
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::relays::{
+        LagStatus, ParkedStatus, PositionStatus, SlotStatus, TopicStatus, foreign::ForeignTable,
+    };
+
+    pub(in crate::cli::status) fn relay() -> RelayStatus {
         RelayStatus {
             name: "orders".into(),
             table: None,
@@ -248,7 +247,7 @@ mod tests {
         }
     }
 
-    const NONE_SCHEDULED: ScheduledStatus = ScheduledStatus {
+    pub(in crate::cli::status) const NONE_SCHEDULED: ScheduledStatus = ScheduledStatus {
         events: 0,
         overdue_seconds: None,
     };
@@ -263,12 +262,21 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_is_a_row_and_a_healthy_one_has_no_notes() {
+    fn a_relay_is_a_record_in_80_columns_and_a_healthy_one_has_no_notes() {
         let expected = "\
-relay   leader  standbys  epoch  delivery      reads  published  lag  oldest  \
-slot    WAL        behind      kept
-orders  host:7  host:8        3  exactly-once  wal        1,234   12   0.2 s  \
-active  reserved  2.0 KiB  16.0 MiB
+relay      orders
+leader     host:7
+standbys   host:8
+epoch      3
+delivery   exactly-once
+reads      wal
+published  1,234
+lag        12
+oldest     0.2 s
+slot       active
+WAL        reserved
+behind     2.0 KiB
+kept       16.0 MiB
 
 topic  relay   partitions  published
 order  orders           6      1,234
@@ -296,7 +304,7 @@ order  orders           6      1,234
         (foreign.lag.events, foreign.lag.seconds) = (None, None);
         let text = shown(foreign);
         assert!(
-            text.contains(" ?       -  active")
+            text.contains("lag        ?\noldest     -\n")
                 && text.contains("cannot be counted in table public.outboxevent\n  ->"),
             "{text}"
         );
@@ -314,6 +322,17 @@ order  orders           6      1,234
             aggregates: 3,
         };
         assert!(shown(parked).contains("events parked: 1,200, of aggregates: 3"));
+        let mut stalled = relay();
+        stalled.position_age_seconds = 300.0;
+        stalled.lag.seconds = Some(40.0);
+        let text = shown(stalled);
+        assert!(
+            text.contains("none was published for 40.0 s, although host:7 leads\n  ->"),
+            "{text}"
+        );
+        let mut progresses = relay();
+        progresses.lag.seconds = Some(4_000.0);
+        assert!(!shown(progresses).contains("none was published"));
         let mut lost = relay();
         lost.slot.wal_status = Some("lost".into());
         assert!(shown(lost).contains("removed WAL"));

@@ -6,18 +6,19 @@ use std::time::Duration;
 use sqlx::PgConnection;
 use tokio::time::Instant;
 
-use super::brokers;
 use crate::{
     cli::{
         args::GrowArgs,
+        brokers,
         config::Config,
         escape::escaped,
         exit::{DONE, Failure, with_causes},
         output,
+        progress::{Progress, is_visible},
         relay::{failure, session},
     },
     kafka::{self, Behind, Read, groups_behind},
-    operator::{Hold, OperatorError, hold, not_acknowledged, pin, release},
+    operator::{Hold, OperatorError, Unacknowledged, hold, not_acknowledged, pin, release},
 };
 
 /// Interval between two checks of relays and consumers.
@@ -39,10 +40,11 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
     let fail = |error| failure(config, error);
     let (schema, topic) = (&config.schema, &args.topic);
     let Some(partitions) = args.partitions else {
-        return abort(config, topic, &mut session).await;
+        return abort(config, args, &mut session).await;
     };
-    let kafka = brokers(config)?;
+    let kafka = brokers::settings(config)?;
     let actual = actual_partitions(kafka, topic, partitions).await?;
+    args.confirm.ask(&effect(args, actual, partitions)).await?;
     let until = Instant::now() + args.timeout;
     let consumers = Consumers {
         kafka,
@@ -84,6 +86,7 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
         what: time,
         longer: "--hold and --timeout",
         said: Instant::now(),
+        progress: Progress::waiting(escaped(topic)),
     };
     match growing.run(&mut session, patience).await {
         Ok(()) => {
@@ -102,9 +105,15 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
 /// Ends an interrupted attempt.
 async fn abort(
     config: &Config,
-    topic: &str,
+    args: &GrowArgs,
     session: &mut PgConnection,
 ) -> Result<ExitCode, Failure> {
+    let topic = &args.topic;
+    let effect = format!(
+        "{topic}: relays stop holding back its events; a command that is still growing the topic \
+         fails"
+    );
+    args.confirm.ask(&effect).await?;
     let released = release(session, &config.schema, topic).await;
     let was_held = released.map_err(|error| failure(config, error))?;
     output::line(format_args!(
@@ -116,6 +125,22 @@ async fn abort(
         }
     ));
     Ok(ExitCode::from(DONE))
+}
+
+/// Formats the effect of the command.
+fn effect(args: &GrowArgs, actual: i32, partitions: i32) -> String {
+    let order = match args.force {
+        true => {
+            "waits for no consumer group, so events of one aggregate may be consumed out of order"
+        }
+        false => "waits for its consumer groups to read to the end meanwhile",
+    };
+    format!(
+        "{}: {actual} partitions now, {partitions} afterwards; a topic cannot shrink\n\
+         relays hold back its events and all later ones for up to {} s; the command {order}",
+        args.topic,
+        (args.hold + MARGIN).as_secs()
+    )
 }
 
 /// Returns the number of partitions of the topic. Refuses a topic that has more than `wanted`.
@@ -158,6 +183,7 @@ impl Consumers<'_> {
             what: self.args.timeout,
             longer: "--timeout",
             said: Instant::now(),
+            progress: Progress::waiting(escaped(&self.args.topic)),
         };
         while let Some(behind) = self.behind(Read::NearlyToTheEnd(NEAR)).await? {
             let text =
@@ -189,6 +215,7 @@ struct Patience<'c> {
     /// The option that extends the time.
     longer: &'static str,
     said: Instant,
+    progress: Progress,
 }
 
 impl Patience<'_> {
@@ -209,7 +236,10 @@ impl Patience<'_> {
                 what.as_secs()
             )));
         }
-        if self.said.elapsed() > SAY {
+        self.progress
+            .describe(format!("{}: {}", escaped(topic), escaped(text)));
+        self.progress.tick();
+        if self.said.elapsed() > SAY && !is_visible() {
             self.said = Instant::now();
             output::line(format_args!("{topic}: {text}"));
         }
@@ -260,6 +290,7 @@ impl Growing<'_> {
             if waiting.is_empty() {
                 return Ok(());
             }
+            let waiting: Vec<String> = waiting.iter().map(named).collect();
             let text = format!(
                 "waiting for relay {} to finish the events in flight",
                 waiting.join(", ")
@@ -291,10 +322,19 @@ impl Growing<'_> {
         Ok(())
     }
 
-    async fn look(&self, session: &mut PgConnection) -> Result<Vec<String>, Failure> {
+    async fn look(&self, session: &mut PgConnection) -> Result<Vec<Unacknowledged>, Failure> {
         let waiting =
             not_acknowledged(session, &self.config.schema, &self.args.topic, &self.held).await;
         waiting.map_err(|error| failure(self.config, error))
+    }
+}
+
+/// Returns the name of a relay and the process that leads.
+fn named(relay: &Unacknowledged) -> String {
+    let Unacknowledged { relay, leader } = relay;
+    match leader {
+        Some(process) => format!("{relay} ({process} leads)"),
+        None => format!("{relay} (no process leads)"),
     }
 }
 

@@ -4,18 +4,22 @@ use std::{process::ExitCode, time::Duration};
 
 use serde::Serialize;
 
-use super::brokers;
 use crate::{
     cli::{
+        brokers,
         config::Config,
         escape::escaped,
         exit::{DONE, Failure},
         output,
         relay::{failure, session},
-        table::{Align, aligned, grouped, time},
+        table::{Align, list},
+    },
+    inspect::{
+        topics::{PinnedTopic, topics},
+        units::{grouped, time},
     },
     kafka::{Cluster, Topic},
-    operator::{PinnedTopic, topics},
+    operator::OperatorError,
 };
 
 /// Time limit of the request to the cluster.
@@ -35,16 +39,17 @@ pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure
     let mut session = session(config, "topics").await?;
     let pinned = topics(&mut session, &config.schema)
         .await
+        .map_err(OperatorError::sql("reading the topics"))
         .map_err(|error| failure(config, error))?;
     let names = pinned
         .iter()
         .map(|one| one.topic.clone())
         .collect::<Vec<_>>();
-    let cluster = Cluster::ask(brokers(config)?, &names, TIMEOUT).await;
-    let cluster = cluster.map_err(|reason| {
+    let cluster = Cluster::ask(brokers::settings(config)?, &names, TIMEOUT).await;
+    let cluster = cluster.map_err(|error| {
         Failure::Failed(format!(
             "Kafka does not respond: {}\n  -> check --brokers",
-            escaped(&reason)
+            escaped(&error.to_string())
         ))
     })?;
     let in_kafka = |topic: &str| match cluster.topics.get(topic) {
@@ -117,7 +122,7 @@ fn text(topics: &[Listed]) -> String {
             ));
         }
     }
-    let table = aligned(
+    let table = list(
         &[
             Align::Left,
             Align::Left,

@@ -7,17 +7,32 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer as _, RebalanceProtocol},
 };
 
-use super::{Known, Member, Partition, list};
+use super::{ConsumerError, Known, Member};
 use crate::kafka::{
     feed::Feed,
     gap::{Restarted, restarted},
     member_context::MemberContext,
+    offsets::{Partition, PartitionExtent, list},
+    topic_ids::TopicWatch,
 };
 
 impl Member {
-    /// Starts reading newly assigned partitions, each through its own feed. Reading starts at the
-    /// committed offset, or at the beginning if the group has never committed one. If neither is
-    /// known, the client determines the offset.
+    /// Creates the feeds of newly assigned partitions. Nothing is read before
+    /// [`take`](Self::take).
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if librdkafka has no queue for a partition.
+    pub(crate) fn feeds(&self, partitions: &[Partition]) -> Result<Vec<Feed>, ConsumerError> {
+        partitions
+            .iter()
+            .map(|partition| self.feed(partition))
+            .collect()
+    }
+
+    /// Starts reading newly assigned partitions into their [`feeds`](Self::feeds). Reading starts
+    /// at the committed offset, or at the beginning if the group has never committed one. If
+    /// neither is known, the client determines the offset.
     ///
     /// # Errors
     ///
@@ -26,7 +41,7 @@ impl Member {
         &self,
         partitions: &[Partition],
         known: &Known,
-    ) -> Result<Vec<Feed>, String> {
+    ) -> Result<(), ConsumerError> {
         let offset_of = |partition: &Partition| match known
             .committed
             .iter()
@@ -36,10 +51,6 @@ impl Member {
             None if known.never.contains(partition) => Offset::Beginning,
             None => Offset::Invalid,
         };
-        let feeds = partitions
-            .iter()
-            .map(|partition| self.feed(partition))
-            .collect::<Result<Vec<_>, _>>()?;
         let list = list(
             partitions
                 .iter()
@@ -50,7 +61,7 @@ impl Member {
         } else {
             self.inner.assign(&list)
         };
-        done.map(|()| feeds).map_err(|error| error.to_string())
+        Ok(done?)
     }
 
     /// Stops reading revoked partitions. Their feeds should be dropped before.
@@ -58,7 +69,7 @@ impl Member {
     /// # Errors
     ///
     /// Returns an error if librdkafka refuses.
-    pub(crate) fn give_up(&self, partitions: &[Partition]) -> Result<(), String> {
+    pub(crate) fn give_up(&self, partitions: &[Partition]) -> Result<(), ConsumerError> {
         let list = list(
             partitions
                 .iter()
@@ -69,7 +80,7 @@ impl Member {
         } else {
             self.inner.unassign()
         };
-        done.map_err(|error| error.to_string())
+        Ok(done?)
     }
 
     /// Restarts reading of a partition that has no record at `next`. Starts at the first record if
@@ -82,40 +93,39 @@ impl Member {
         &self,
         partition: &Partition,
         next: Option<i64>,
-    ) -> Result<Restarted, String> {
-        let (low, high) = self.watermarks(partition)?;
+    ) -> Result<Restarted, ConsumerError> {
+        let PartitionExtent { low, high, .. } = self.extent(partition)?;
         let restarted = restarted(next, low, high);
         let one = |offset| list(std::iter::once((partition, offset)));
         // The client has stopped fetching the partition and refuses a seek.
+        self.inner.incremental_unassign(&one(Offset::Invalid))?;
         self.inner
-            .incremental_unassign(&one(Offset::Invalid))
-            .map_err(|error| error.to_string())?;
-        self.inner
-            .incremental_assign(&one(Offset::Offset(restarted.from)))
-            .map_err(|error| error.to_string())?;
+            .incremental_assign(&one(Offset::Offset(restarted.from)))?;
         Ok(restarted)
     }
 
-    fn feed(&self, partition: &Partition) -> Result<Feed, String> {
+    /// Returns the current id of a topic, with the means to detect its change.
+    pub(crate) fn topic_watch(&self, topic: &str) -> TopicWatch {
+        self.inner.context().topic_ids.watch(topic)
+    }
+
+    fn feed(&self, partition: &Partition) -> Result<Feed, ConsumerError> {
         let queue = self
             .inner
             .split_partition_queue(&partition.topic, partition.number);
-        let queue = queue.ok_or_else(|| {
-            format!(
-                "partition {} of topic {} has no queue",
-                partition.number, partition.topic
-            )
-        })?;
+        let queue = queue.ok_or_else(|| ConsumerError::NoQueue(partition.clone()))?;
         // Each feed has its own copy of the topic name. Its records share that copy, so threads of
         // different partitions do not contend for one reference count.
         let partition = Partition {
             topic: Arc::from(&*partition.topic),
             number: partition.number,
         };
+        let watch = self.topic_watch(&partition.topic);
         Ok(Feed::new(
             partition,
             queue,
             self.inner.context().changes.clone(),
+            watch,
         ))
     }
 }

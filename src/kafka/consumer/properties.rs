@@ -77,6 +77,10 @@ pub(super) fn client_config(settings: &Settings, membership: &Membership) -> Cli
     if let Some(instance) = &membership.instance {
         config.set("group.instance.id", instance);
     }
-    config.set_log_level(RDKafkaLogLevel::Warning);
+    // The log is the only source of topic ids. See `src/kafka/topic_ids.rs`.
+    let debug = config.get("debug").filter(|own| !own.is_empty());
+    let debug = debug.map_or_else(|| "topic".to_owned(), |own| format!("{own},topic"));
+    config.set("debug", debug);
+    config.set_log_level(RDKafkaLogLevel::Debug);
     config
 }

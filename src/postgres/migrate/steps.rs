@@ -132,6 +132,16 @@ const ALL: &[(i64, &str, &str)] = &[
         "subscriber parked keys",
         include_str!("../../../migrations/0042_subscriber_parked_keys.sql"),
     ),
+    (
+        43,
+        "verification",
+        include_str!("../../../migrations/0043_verification.sql"),
+    ),
+    (
+        45,
+        "subscriber control",
+        include_str!("../../../migrations/0045_subscriber_control.sql"),
+    ),
 ];
 
 /// Returns all migrations in order. They are compiled in, because a published crate has no

@@ -16,7 +16,7 @@ use postgres_protocol::{
 
 use super::{ReplicationError, dial::Channel, wire::Wire};
 use crate::postgres::{
-    Settings,
+    DatabaseSettings,
     settings::{ChannelBinding, Method},
 };
 
@@ -29,7 +29,7 @@ use crate::postgres::{
 /// excluded request is sent.
 pub(super) async fn authenticate(
     wire: &mut Wire,
-    settings: &Settings,
+    settings: &DatabaseSettings,
     channel: &Channel,
 ) -> Result<Method, ReplicationError> {
     let mut used = Method::None;
@@ -81,7 +81,7 @@ pub(super) async fn authenticate(
 }
 
 /// Refuses a method that the settings exclude.
-fn permit(settings: &Settings, method: Method) -> Result<(), ReplicationError> {
+fn permit(settings: &DatabaseSettings, method: Method) -> Result<(), ReplicationError> {
     let refused = |why: String| Err(ReplicationError::Auth(why));
     let asks = match method {
         Method::None => "accepts the role without authentication",
@@ -109,7 +109,7 @@ fn permit(settings: &Settings, method: Method) -> Result<(), ReplicationError> {
 /// Returns `true` if SCRAM is bound to the TLS channel.
 fn chooses_plus(
     offer: &AuthenticationSaslBody,
-    settings: &Settings,
+    settings: &DatabaseSettings,
     channel: &Channel,
 ) -> Result<bool, ReplicationError> {
     let (mut plain, mut plus) = (false, false);
@@ -137,7 +137,7 @@ fn chooses_plus(
 
 /// Returns the flag of the SCRAM exchange for channel binding: it is used, the server did not offer
 /// it although the client supports it, or the client does not support it.
-fn binding(plus: bool, settings: &Settings, channel: &Channel) -> sasl::ChannelBinding {
+fn binding(plus: bool, settings: &DatabaseSettings, channel: &Channel) -> sasl::ChannelBinding {
     match &channel.binding {
         Some(hash) if plus => sasl::ChannelBinding::tls_server_end_point(hash.clone()),
         Some(_) if settings.channel_binding() != ChannelBinding::Disable => {
@@ -147,7 +147,7 @@ fn binding(plus: bool, settings: &Settings, channel: &Channel) -> sasl::ChannelB
     }
 }
 
-fn password(settings: &Settings) -> Result<&str, ReplicationError> {
+fn password(settings: &DatabaseSettings) -> Result<&str, ReplicationError> {
     settings.password().ok_or_else(|| {
         ReplicationError::Auth(
             "the server requests a password: put it into the database URL or a password file, or \

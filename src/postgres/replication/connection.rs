@@ -12,7 +12,7 @@ use super::{
     stream::{FrameReader, StatusWriter},
     wire::{TextRows, Wire},
 };
-use crate::postgres::{Lsn, Settings, session};
+use crate::postgres::{DatabaseSettings, Lsn, session};
 
 /// Timeout of a command that does not wait for other transactions.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -30,7 +30,7 @@ impl Connection {
     /// Returns an error if the server is unreachable within the settings' `connect_timeout`, TLS
     /// fails, or the server refuses the role.
     pub(crate) async fn open(
-        settings: &Settings,
+        settings: &DatabaseSettings,
         application_name: &str,
     ) -> Result<Self, ReplicationError> {
         let mut startup = BytesMut::new();

@@ -18,7 +18,7 @@ use super::{
     wire::{Socket, Wire},
 };
 use crate::postgres::{
-    Settings, SslMode,
+    DatabaseSettings, SslMode,
     settings::{Method, SslNegotiation},
 };
 
@@ -70,7 +70,10 @@ pub(super) struct Dialled {
 ///
 /// Returns an error if the server is unreachable within the settings' `connect_timeout`, TLS fails,
 /// the server refuses the role, or it requests an authentication method that the settings exclude.
-pub(super) async fn dial(settings: &Settings, startup: &[u8]) -> Result<Dialled, ReplicationError> {
+pub(super) async fn dial(
+    settings: &DatabaseSettings,
+    startup: &[u8],
+) -> Result<Dialled, ReplicationError> {
     let address = settings.address();
     let dialling = async {
         let (socket, channel) = open_socket(settings, &address).await?;
@@ -100,7 +103,9 @@ pub(super) async fn dial(settings: &Settings, startup: &[u8]) -> Result<Dialled,
 ///
 /// Returns the error of a connection with these settings.
 #[cfg(feature = "cli")]
-pub(crate) async fn probe(settings: &Settings) -> Result<(Method, Channel), ReplicationError> {
+pub(crate) async fn probe(
+    settings: &DatabaseSettings,
+) -> Result<(Method, Channel), ReplicationError> {
     let mut startup = BytesMut::new();
     let parameters = [
         ("user", settings.user()),
@@ -120,7 +125,7 @@ pub(crate) async fn probe(settings: &Settings) -> Result<(Method, Channel), Repl
 }
 
 async fn open_socket(
-    settings: &Settings,
+    settings: &DatabaseSettings,
     address: &str,
 ) -> Result<(Box<dyn Socket>, Channel), ReplicationError> {
     let failed = |source| ReplicationError::Connect {
@@ -159,7 +164,7 @@ async fn open_socket(
 }
 
 async fn encrypt(
-    settings: &Settings,
+    settings: &DatabaseSettings,
     address: &str,
     tcp: TcpStream,
 ) -> Result<(Box<dyn Socket>, Channel), ReplicationError> {
@@ -179,7 +184,7 @@ async fn encrypt(
     Ok((Box::new(tls), channel))
 }
 
-async fn open_tcp(settings: &Settings) -> std::io::Result<TcpStream> {
+async fn open_tcp(settings: &DatabaseSettings) -> std::io::Result<TcpStream> {
     let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
     for address in lookup_host((settings.host(), settings.port())).await? {
         let socket = if address.is_ipv4() {

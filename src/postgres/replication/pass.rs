@@ -12,7 +12,7 @@ use super::{
     dial::{Dialled, dial},
     framing::HANDSHAKE_BYTES_MAX,
 };
-use crate::postgres::{Settings, certificate, errors::with_causes};
+use crate::postgres::{DatabaseSettings, certificate, errors::with_causes};
 
 /// AuthenticationOk.
 const ACCEPTED: &[u8] = b"R\0\0\0\x08\0\0\0\0";
@@ -25,7 +25,7 @@ const CONNECTION_FAILED: &str = "08001";
 const REFUSED: &str = "08004";
 
 /// Opens a connection with these settings for one client and copies until either side closes.
-pub(crate) async fn relay_session(settings: &Settings, mut client: UnixStream) {
+pub(crate) async fn relay_session(settings: &DatabaseSettings, mut client: UnixStream) {
     let Ok(startup) = startup(&mut client).await else {
         return;
     };

@@ -17,14 +17,14 @@ use tokio_rustls::{
 };
 
 use super::ReplicationError;
-use crate::postgres::{Settings, SslMode, settings::SslNegotiation};
+use crate::postgres::{DatabaseSettings, SslMode, settings::SslNegotiation};
 
 /// Creates a connector for these settings.
 ///
 /// # Errors
 ///
 /// Returns an error if a certificate or key file cannot be read.
-pub(super) fn connector(settings: &Settings) -> Result<TlsConnector, ReplicationError> {
+pub(super) fn connector(settings: &DatabaseSettings) -> Result<TlsConnector, ReplicationError> {
     let provider = Arc::new(ring::default_provider());
     let check = match settings.ssl_mode() {
         SslMode::VerifyFull => Check::ChainAndName(verifier(settings, &provider)?),
@@ -58,7 +58,7 @@ pub(super) fn connector(settings: &Settings) -> Result<TlsConnector, Replication
 }
 
 fn verifier(
-    settings: &Settings,
+    settings: &DatabaseSettings,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<WebPkiServerVerifier>, ReplicationError> {
     let mut roots = RootCertStore::empty();

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use super::fault::UrlFault;
+
 /// Maximum size of the file. A password file has a few lines.
 const BYTES_MAX: u64 = 1024 * 1024;
 
@@ -22,7 +24,7 @@ pub(super) struct Wanted<'a> {
 /// # Errors
 ///
 /// Returns an error if other accounts may access the file. libpq does not use such a file either.
-pub(super) fn lookup(file: &Path, wanted: Wanted<'_>) -> Result<Option<String>, String> {
+pub(super) fn lookup(file: &Path, wanted: Wanted<'_>) -> Result<Option<String>, UrlFault> {
     use std::os::unix::fs::PermissionsExt as _;
     let Ok(metadata) = std::fs::metadata(file) else {
         return Ok(None);
@@ -31,10 +33,9 @@ pub(super) fn lookup(file: &Path, wanted: Wanted<'_>) -> Result<Option<String>, 
         return Ok(None);
     }
     if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(format!(
-            "the password file {0} can be read by other accounts: run chmod 600 {0}",
-            file.display()
-        ));
+        return Err(UrlFault::Passfile {
+            file: file.display().to_string(),
+        });
     }
     Ok(std::fs::read_to_string(file)
         .ok()

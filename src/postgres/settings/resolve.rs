@@ -8,8 +8,9 @@ use std::{
 use sqlx::postgres::PgConnectOptions;
 
 use super::{
-    ChannelBinding, RequireAuth, Settings, SettingsError, SslMode, SslNegotiation, parameters,
-    passfile,
+    ChannelBinding, DatabaseSettings, RequireAuth, SettingsError, SslMode, SslNegotiation,
+    fault::UrlFault,
+    parameters, passfile,
     url::{Given, read_url},
 };
 
@@ -24,9 +25,9 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) fn resolve(
     url: &str,
     env: impl Fn(&str) -> Option<String>,
-) -> Result<Settings, SettingsError> {
+) -> Result<DatabaseSettings, SettingsError> {
     let mut faults = Vec::new();
-    let mut given = read_url(url, &mut faults).map_err(SettingsError)?;
+    let mut given = read_url(url, &mut faults).map_err(|fault| SettingsError(fault.to_string()))?;
     let fallbacks: [(&mut Option<String>, &str); 16] = [
         (&mut given.host, "PGHOST"),
         (&mut given.port, "PGPORT"),
@@ -71,7 +72,7 @@ impl Given {
         mut self,
         faults: &mut Vec<String>,
         default_passfile: Option<&Path>,
-    ) -> Settings {
+    ) -> DatabaseSettings {
         let mut settings = self.places(faults);
         self.secure(&mut settings, faults);
         if settings.password.is_none() {
@@ -81,17 +82,17 @@ impl Given {
     }
 
     /// Sets the accepted authentication methods and the start of TLS.
-    fn secure(&self, settings: &mut Settings, faults: &mut Vec<String>) {
+    fn secure(&self, settings: &mut DatabaseSettings, faults: &mut Vec<String>) {
         let mut fault = |text: String| faults.push(text);
         match self.channel_binding.as_deref().map(ChannelBinding::parse) {
             None => {}
             Some(Ok(binding)) => settings.channel_binding = binding,
-            Some(Err(text)) => fault(text),
+            Some(Err(refused)) => fault(refused.to_string()),
         }
         match self.require_auth.as_deref().map(RequireAuth::parse) {
             None => {}
             Some(Ok(require)) => settings.require_auth = require,
-            Some(Err(text)) => fault(text),
+            Some(Err(refused)) => fault(refused.to_string()),
         }
         let encrypts = settings.ssl_mode != SslMode::Disable && settings.socket_dir.is_none();
         if settings.channel_binding == ChannelBinding::Require && !encrypts {
@@ -126,7 +127,7 @@ impl Given {
     /// error if the URL or the environment names it, and is ignored otherwise.
     fn filed_password(
         &self,
-        settings: &Settings,
+        settings: &DatabaseSettings,
         faults: &mut Vec<String>,
         default: Option<&Path>,
     ) -> Option<String> {
@@ -144,15 +145,15 @@ impl Given {
         };
         match &self.passfile {
             None => default.and_then(|file| passfile::lookup(file, wanted).ok()?),
-            Some(file) => passfile::lookup(Path::new(file), wanted).unwrap_or_else(|text| {
-                faults.push(text);
+            Some(file) => passfile::lookup(Path::new(file), wanted).unwrap_or_else(|fault| {
+                faults.push(fault.to_string());
                 None
             }),
         }
     }
 
     /// Sets the address of the database and the encryption of the connection.
-    fn places(&mut self, faults: &mut Vec<String>) -> Settings {
+    fn places(&mut self, faults: &mut Vec<String>) -> DatabaseSettings {
         let mut fault = |text: String| faults.push(text);
         // sqlx's defaults: the machine's socket directory if a server listens there, and the
         // account's name.
@@ -186,11 +187,11 @@ impl Given {
         let ssl_mode = self.encryption(&mut fault);
         let ssl_client_identity = self.client_identity(&mut fault);
         let connect_timeout = self.time_to_connect(&mut fault);
-        let options = session_options(&self.options).unwrap_or_else(|text| {
-            fault(text);
+        let options = session_options(&self.options).unwrap_or_else(|refused| {
+            fault(refused.to_string());
             Vec::new()
         });
-        Settings {
+        DatabaseSettings {
             socket_dir: host.starts_with('/').then(|| PathBuf::from(&host)),
             host: if host.starts_with('/') {
                 "localhost".into()
@@ -232,8 +233,8 @@ impl Given {
         let ssl_mode = match self.ssl_mode.as_deref() {
             None if system_roots => SslMode::VerifyFull,
             None => SslMode::Prefer,
-            Some(name) => SslMode::parse(name).unwrap_or_else(|text| {
-                fault(text);
+            Some(name) => SslMode::parse(name).unwrap_or_else(|refused| {
+                fault(refused.to_string());
                 SslMode::Prefer
             }),
         };
@@ -281,7 +282,7 @@ impl Given {
 
 /// Parses `-c name=value --name=value`, where `\` precedes a space that belongs to the value, as
 /// the server does.
-fn session_options(text: &str) -> Result<Vec<(String, String)>, String> {
+fn session_options(text: &str) -> Result<Vec<(String, String)>, UrlFault> {
     let mut words = vec![String::new()];
     let mut characters = text.chars();
     while let Some(character) = characters.next() {
@@ -300,11 +301,9 @@ fn session_options(text: &str) -> Result<Vec<(String, String)>, String> {
             Some(rest) => rest.to_owned(),
             // A Neon option for clients that do not send a host name in TLS.
             None if word.starts_with("endpoint=") || word.starts_with("project=") => continue,
-            None => return Err("options is not of the form -c name=value".into()),
+            None => return Err(UrlFault::Options),
         };
-        let (name, value) = assignment
-            .split_once('=')
-            .ok_or("options is not of the form -c name=value")?;
+        let (name, value) = assignment.split_once('=').ok_or(UrlFault::Options)?;
         options.push((name.replace('-', "_"), value.to_owned()));
     }
     Ok(options)

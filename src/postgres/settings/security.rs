@@ -1,6 +1,8 @@
 //! Parameters that limit what a server may request from a client, with libpq's names and meanings
 //! (PostgreSQL manual, "Parameter Key Words").
 
+use super::fault::UrlFault;
+
 /// Binding of the authentication to the TLS channel (`channel_binding`): SCRAM-SHA-256-PLUS with
 /// `tls-server-end-point` (RFC 5929).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,14 +43,12 @@ const METHODS: [&str; 7] = [
 ];
 
 impl ChannelBinding {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, UrlFault> {
         match text {
             "disable" => Ok(Self::Disable),
             "prefer" => Ok(Self::Prefer),
             "require" => Ok(Self::Require),
-            other => Err(format!(
-                "channel_binding is {other:?}; use disable, prefer or require"
-            )),
+            other => Err(UrlFault::ChannelBinding(other.to_owned())),
         }
     }
 }
@@ -67,24 +67,21 @@ impl Method {
 
 impl RequireAuth {
     /// Parses `scram-sha-256,none` or `!password,!md5`. Either all methods have a `!` or none has.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, UrlFault> {
         let words: Vec<&str> = text.split(',').map(str::trim).collect();
         let negated = words.iter().filter(|word| word.starts_with('!')).count();
         if negated != 0 && negated != words.len() {
-            return Err(
-                "require_auth mixes methods with and without !; write all of them in one way"
-                    .into(),
-            );
+            return Err(UrlFault::MixedMethods);
         }
         let named: Vec<&str> = words
             .iter()
             .map(|word| word.trim_start_matches('!'))
             .collect();
         if let Some(unknown) = named.iter().find(|word| !METHODS.contains(word)) {
-            return Err(format!(
-                "require_auth has {unknown:?}; use {}",
-                METHODS.join(", ")
-            ));
+            return Err(UrlFault::Method {
+                method: (*unknown).to_owned(),
+                known: METHODS.join(", "),
+            });
         }
         let accepted = METHODS
             .into_iter()

@@ -2,6 +2,8 @@
 
 use sqlx::postgres::PgSslMode;
 
+use super::fault::UrlFault;
+
 /// Encryption of the connection, with libpq's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -35,7 +37,7 @@ impl SslMode {
         }
     }
 
-    pub(super) fn parse(name: &str) -> Result<Self, String> {
+    pub(super) fn parse(name: &str) -> Result<Self, UrlFault> {
         // libpq's `allow` tries without TLS first. Trying with TLS first is at least as secure.
         let name = if name == "allow" { "prefer" } else { name };
         let modes = [
@@ -46,9 +48,7 @@ impl SslMode {
             SslMode::VerifyFull,
         ];
         let found = modes.into_iter().find(|mode| mode.name() == name);
-        found.ok_or_else(|| {
-            format!("sslmode is {name:?}; use disable, prefer, require, verify-ca or verify-full")
-        })
+        found.ok_or_else(|| UrlFault::SslMode(name.to_owned()))
     }
 }
 

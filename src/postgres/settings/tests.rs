@@ -2,7 +2,7 @@
 
 use super::{resolve::CONNECT_TIMEOUT, *};
 
-fn parse(url: &str) -> Settings {
+fn parse(url: &str) -> DatabaseSettings {
     resolve(url, |_| None).unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 

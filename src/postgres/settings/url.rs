@@ -3,11 +3,7 @@
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::parameters;
-
-/// Remedy for a URL with a character in the wrong place.
-const ENCODE: &str =
-    "write @ : / ? # % in a user name or password percent-encoded (%40 %3A %2F %3F %23 %25)";
+use super::{fault::UrlFault, parameters};
 
 /// Values of the URL and the environment, as text. The URL takes precedence.
 #[derive(Default)]
@@ -32,8 +28,8 @@ pub(super) struct Given {
     pub(super) connect_timeout: Option<String>,
 }
 
-/// Splits the URL into its parts. A message quotes a part only if it cannot belong to a password.
-pub(super) fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, String> {
+/// Splits the URL into its parts.
+pub(super) fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, UrlFault> {
     let url = parse(text)?;
     let path = url.path().strip_prefix('/').unwrap_or(url.path());
     let mut given = Given {
@@ -52,26 +48,14 @@ pub(super) fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, St
 }
 
 /// Parses the URL, and refuses one in which a part of the password was taken for another part.
-fn parse(text: &str) -> Result<Url, String> {
+fn parse(text: &str) -> Result<Url, UrlFault> {
     let url = match Url::parse(text.trim()) {
         Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => url,
         Ok(_) | Err(url::ParseError::RelativeUrlWithoutBase) => {
-            return Err(
-                "not a database URL; write postgres://user:password@host:5432/database".into(),
-            );
+            return Err(UrlFault::Scheme);
         }
-        Err(url::ParseError::EmptyHost) => {
-            return Err(
-                "the URL has a user but no host; write postgres://user@host/database, or for a \
-                 socket postgres:///database?host=/directory&user=…"
-                    .into(),
-            );
-        }
-        Err(error) => {
-            return Err(format!(
-                "not a valid URL ({error}); {ENCODE}; several hosts are not supported"
-            ));
-        }
+        Err(url::ParseError::EmptyHost) => return Err(UrlFault::NoHost),
+        Err(error) => return Err(UrlFault::Syntax(error)),
     };
     // In such a URL, a character of the password has ended the password too early, so that the rest
     // of it would be taken for another part.
@@ -80,9 +64,7 @@ fn parse(text: &str) -> Result<Url, String> {
         || path.contains(['/', '@'])
         || url.query().is_some_and(|query| query.contains('@'))
     {
-        return Err(format!(
-            "the URL has a character in the wrong place; {ENCODE}"
-        ));
+        return Err(UrlFault::Misplaced);
     }
     Ok(url)
 }

@@ -3,13 +3,14 @@
 //! ```text
 //!            try lock                    ping fails, or the server ends the session
 //! STANDBY ──────────────▶ LEADER(epoch) ───────────────────────────────────────────▶ LOST
-//!    ▲  once a second        │ every 2 s: a ping in the transaction that holds the lock
+//!    ▲  once a second        │ every 2 s: a ping on the session that holds the lock
 //!    └───────────────────────┘ dropped
 //! ```
 //!
-//! The lock lives as long as one transaction of one session. The server ends that transaction after
-//! [`SILENCE`] without a statement, so a leader that is stopped, cut off or dead frees the lock
-//! within that time.
+//! The lock lives as long as one session. The server ends that session after [`SILENCE`] without a
+//! statement, so a leader that is stopped, cut off or dead frees the lock within that time. No
+//! transaction is open meanwhile: a session that is "idle in transaction" for days looks like a
+//! fault, and tools that end such sessions would end the lease.
 //!
 //! A leader that resumes after that still acts as the leader until its next ping. Each of its
 //! writes therefore also checks the *epoch*, a number in `relay` that each takeover raises. The
@@ -18,14 +19,17 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection};
 use tokio::{
     task::JoinHandle,
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::holder::{ForeignHolder, Holder, holder};
+use super::{
+    holder::{ForeignHolder, Holder, holder},
+    relay_store::{connect, hostname, within},
+};
 use crate::relay::{
     RelayOptions,
     error::Interruption,
@@ -73,34 +77,13 @@ impl Lease {
         dropped: &CancellationToken,
     ) -> Result<Self, Interruption> {
         observer.pulse().step("connecting to the database");
-        let mut session =
-            crate::relay::leadership::relay_store::connect(options, "relay lease").await?;
-        // `tidings status` recognizes a standby by this name, regardless of an application name in
-        // the URL.
-        let name = session_name(
-            &options.name,
-            &crate::relay::leadership::relay_store::hostname(),
-            std::process::id(),
-        );
-        let named = sqlx::query("select set_config('application_name', $1, false)")
-            .bind(name)
-            .execute(&mut session);
-        crate::relay::leadership::relay_store::within("preparing the session", named).await?;
+        let mut session = connect(options, "relay lease").await?;
+        within("preparing the session", prepare(&mut session, options)).await?;
         observer.note(Component::Database, "connected");
         let mut standby = Standby::default();
-        while !crate::relay::leadership::relay_store::within(
-            "trying for the lease",
-            try_lock(&mut session, options),
-        )
-        .await?
-        {
+        while !within("trying for the lease", try_lock(&mut session, options)).await? {
             let looked = holder(&mut session, &options.schema, &options.name);
-            match crate::relay::leadership::relay_store::within(
-                "looking for the holder of the lease",
-                looked,
-            )
-            .await?
-            {
+            match within("looking for the holder of the lease", looked).await? {
                 Holder::Relay => standby.behind_a_relay(options, observer),
                 Holder::Foreign(foreign) => standby.behind(&foreign, options, observer),
                 // The holder released the lock between the two statements.
@@ -113,6 +96,10 @@ impl Lease {
         observer.leader(true);
         observer.pulse().leads();
         let (lost, released) = (CancellationToken::new(), dropped.child_token());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "ends with `released`, which `Drop` cancels; it must release the lock"
+        )]
         let task = tokio::spawn(hold(session, lost.clone(), released.clone()));
         Ok(Self {
             lost,
@@ -206,34 +193,31 @@ pub(crate) fn session_name(relay: &str, host: &str, pid: u32) -> String {
     format!("{head}{host}{tail}")
 }
 
-/// Tries once to take the lease: opens the transaction and requests the lock. Rolls back if another
-/// session holds it.
-async fn try_lock(session: &mut PgConnection, options: &RelayOptions) -> Result<bool, sqlx::Error> {
-    // Read committed holds no snapshot between statements, regardless of the role's default. A
-    // lease must not hold back vacuum.
-    let begin = format!(
-        "begin isolation level read committed; set local idle_in_transaction_session_timeout = \
-         '{SILENCE}'"
-    );
-    sqlx::raw_sql(AssertSqlSafe(begin))
-        .execute(&mut *session)
-        .await?;
-    // PostgreSQL 17 and later: a role's transaction_timeout would end the lease repeatedly.
-    let untimed = "select set_config('transaction_timeout', '0', true)
-                       where current_setting('server_version_num')::int >= 170000";
-    sqlx::query(untimed).execute(&mut *session).await?;
-    let lock = sqlx::query_scalar(
-        "select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($1, 0::bigint))",
+/// Sets the name of the session, and the time limit after which the server ends it. Both override
+/// the URL's and the role's settings.
+async fn prepare(session: &mut PgConnection, options: &RelayOptions) -> Result<(), sqlx::Error> {
+    // `tidings status` recognizes a standby by this name. The time limit precedes the lock, so that
+    // no session ever holds the lock without it. A standby is never silent for as long.
+    let prepared = sqlx::query(
+        "select set_config('application_name', $1, false),
+             set_config('idle_session_timeout', $2, false)",
     )
-    .bind(lock_name(&options.schema, &options.name));
-    let locked: bool = lock.fetch_one(&mut *session).await?;
-    if !locked {
-        sqlx::raw_sql("rollback").execute(session).await?;
-    }
-    Ok(locked)
+    .bind(session_name(&options.name, &hostname(), std::process::id()))
+    .bind(SILENCE);
+    prepared.execute(session).await.map(|_| ())
 }
 
-/// Keeps the transaction alive until the lease is released or lost.
+/// Tries once to take the lease, as a lock of the session.
+async fn try_lock(session: &mut PgConnection, options: &RelayOptions) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "select pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended($1, 0::bigint))",
+    )
+    .bind(lock_name(&options.schema, &options.name))
+    .fetch_one(session)
+    .await
+}
+
+/// Keeps the session alive until the lease is released or lost.
 async fn hold(mut session: PgConnection, lost: CancellationToken, released: CancellationToken) {
     // Cancels `lost` however this function ends, including a panic of the client library.
     let lost = lost.drop_guard();

@@ -21,7 +21,9 @@ use self::{saved::SAVED, secret::seal, session::set_synchronous_commit, topics::
 pub(crate) use self::{
     saved::{Saved, saved},
     session::{connect, hostname, within},
+    topics::Registered,
 };
+use crate::postgres::encodable::{bytes_of, encodable};
 use crate::relay::{
     RelayOptions,
     error::Interruption,
@@ -79,20 +81,20 @@ impl RelayStore {
         // this relay's own stream may count as one.
         set_synchronous_commit(&mut session, "local").await?;
         let schema = format!("\"{}\"", options.schema);
-        let leader = format!("{}:{}", hostname(), std::process::id());
         let sql = format!(
             "insert into {schema}.relay as r (name, epoch, leader, heartbeat_at)
-                 values ($1, 1, $2, now())
-             on conflict (name) do update set epoch = r.epoch + 1, leader = $2, heartbeat_at = now()
-             returning epoch, topic_changes, current_database()::text as database,
-                 {CLOCK} as clock, {SAVED}"
+                 values ($1, 1, {}, now())
+             on conflict (name) do update
+                 set epoch = r.epoch + 1, leader = excluded.leader, heartbeat_at = now()
+             returning epoch, topic_changes, current_database()::text as database, {CLOCK} as clock,
+                 {SAVED}",
+            encodable("$2::bytea")
         );
         let row = sqlx::query(AssertSqlSafe(sql))
             .bind(&options.name)
-            .bind(leader)
-            .fetch_one(&mut session);
+            .bind(leader());
         let doing = "taking over the relay's row";
-        let row = within(doing, row).await?;
+        let row = within(doing, row.fetch_one(&mut session)).await?;
         let read = || -> Result<_, sqlx::Error> {
             let clock = Clock::showing(row.try_get("clock")?);
             Ok((
@@ -240,9 +242,12 @@ impl RelayStore {
     ///
     /// Returns [`Interruption::LeaseLost`] if another relay has taken over.
     pub(crate) async fn checkpoint(&mut self, at: Checkpoint<'_>) -> Result<(), Interruption> {
-        let sql = "position = $3, position_epoch = $2, number = $4, source = $5, source_reason = \
-                   $6, published = published + $7,
-                   moved_to = null, given_up = null, adopts = null, updated_at = now()";
+        let sql = format!(
+            "position = $3, position_epoch = $2, number = $4, source = $5, source_reason = {},
+             published = published + $7,
+             moved_to = null, given_up = null, adopts = null, updated_at = now()",
+            encodable("$6::bytea")
+        );
         let (number, source, published) = (
             at.number.cast_signed(),
             at.source.word(),
@@ -250,13 +255,13 @@ impl RelayStore {
         );
         let position = Json(at.position);
         self.write(
-            sql,
+            &sql,
             |query| {
                 query
                     .bind(position)
                     .bind(number)
                     .bind(source)
-                    .bind(at.reason)
+                    .bind(bytes_of(at.reason))
                     .bind(published)
             },
             "storing the position",
@@ -358,4 +363,9 @@ pub(crate) async fn floor(
         .await?
         .and_then(|floor| floor.parse().ok())
         .unwrap_or(0))
+}
+
+/// Returns the name of this process, as bytes for [`encodable`].
+fn leader() -> Vec<u8> {
+    bytes_of(&format!("{}:{}", hostname(), std::process::id()))
 }

@@ -28,7 +28,7 @@ pub enum CheckState {
 
 /// One named readiness check: `database`, `lease`, `kafka`, `stream`, `progress`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
+pub struct RelayCheck {
     /// The check's name.
     pub name: &'static str,
     /// State of the check.
@@ -79,7 +79,7 @@ impl RelayMetrics {
     }
 
     /// Returns the state of every readiness check. Computed from all standing reasons at each call.
-    pub fn checks(&self) -> Vec<Check> {
+    pub fn checks(&self) -> Vec<RelayCheck> {
         let stalled = self.0.pulse.stall().map(|stall| stall.text);
         self.board().checks(stalled)
     }

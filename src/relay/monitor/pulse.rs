@@ -9,11 +9,11 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use crate::kafka::Acks;
+use crate::relay::sink::Outstanding;
 
 /// Signs of life of a relay's sessions, shared with the health endpoint and the watchdog.
 pub(crate) struct Pulse {
@@ -34,7 +34,8 @@ struct Vitals {
     step: Cow<'static, str>,
     /// The object that an event waits for.
     held: Option<String>,
-    acks: Option<Arc<Acks>>,
+    /// The records of the last sink.
+    outstanding: Option<Outstanding>,
 }
 
 /// A stall, with a text for operators.
@@ -82,9 +83,9 @@ impl Pulse {
         self.vitals().held = reason;
     }
 
-    /// Sets the acknowledgements that count.
-    pub(crate) fn watch(&self, acks: &Arc<Acks>) {
-        self.vitals().acks = Some(acks.clone());
+    /// Sets the sink whose records count.
+    pub(crate) fn watch(&self, outstanding: &Outstanding) {
+        self.vitals().outstanding = Some(outstanding.clone());
     }
 
     /// Records that an event was acknowledged, or that nothing is pending.
@@ -111,12 +112,14 @@ impl Pulse {
         vitals.moved_at = self.now();
     }
 
-    /// Returns the number of records that Kafka has not acknowledged.
-    pub(crate) fn under_way(&self) -> u64 {
-        self.vitals()
-            .acks
-            .as_ref()
-            .map_or(0, |acks| acks.under_way().0)
+    /// Returns the records of the last sink. Returns `None` before the first one is opened.
+    pub(crate) fn outstanding(&self) -> Option<Outstanding> {
+        self.vitals().outstanding.clone()
+    }
+
+    /// Returns the current step of the session.
+    pub(crate) fn current_step(&self) -> String {
+        self.vitals().step.clone().into_owned()
     }
 
     /// Returns the stall, if delivery has stalled.
@@ -146,7 +149,7 @@ impl Vitals {
 
     fn describe(&self, lasted: Duration) -> String {
         let (seconds, step) = (lasted.as_secs(), &self.step);
-        let under_way = self.acks.as_ref().map_or(0, |acks| acks.under_way().0);
+        let under_way = self.outstanding.as_ref().map_or(0, Outstanding::records);
         let pending = match (&self.held, under_way) {
             (Some(held), _) => format!("an event waits for {held}"),
             (None, 0) => "events may be waiting".to_owned(),
@@ -164,6 +167,7 @@ impl Vitals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::sink::outstanding::tests::with_batch;
 
     const AFTER: Duration = Duration::from_secs(15);
 
@@ -214,17 +218,8 @@ mod tests {
             "nothing was acknowledged for 20 s, and events may be waiting; the session is fencing \
              the producers"
         );
-        let acks = Arc::new(Acks::default());
-        acks.admit(
-            1,
-            1,
-            crate::kafka::Window {
-                records: 9,
-                bytes: 9,
-            },
-        );
-        vitals.acks = Some(acks);
-        assert!(vitals.describe(at(20)).contains("1 records are in flight"));
+        vitals.outstanding = Some(with_batch(1, None));
+        assert!(vitals.describe(at(20)).contains("2 records are in flight"));
         vitals.held = Some("topic `orders`".into());
         assert!(
             vitals

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::metrics::{Check, CheckState};
+use super::metrics::{CheckState, RelayCheck};
 
 /// The checks, in the order of a relay's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,10 +104,10 @@ impl Board {
 
     /// Returns the state of every check. `stalled` is the reason why delivery makes no progress, if
     /// there is one.
-    pub(crate) fn checks(&self, stalled: Option<String>) -> Vec<Check> {
+    pub(crate) fn checks(&self, stalled: Option<String>) -> Vec<RelayCheck> {
         Component::ALL
             .into_iter()
-            .map(|part| Check {
+            .map(|part| RelayCheck {
                 name: part.name(),
                 state: self.state(part, stalled.as_deref()),
             })

@@ -23,9 +23,12 @@ use sqlx::{
 };
 
 use super::set::{Aggregate, ParkedSet, Range};
-use crate::relay::{
-    error::Interruption,
-    leadership::relay_store::{RelayStore, within},
+use crate::{
+    postgres::encodable::{bytes_of, encodable},
+    relay::{
+        error::Interruption,
+        leadership::relay_store::{RelayStore, within},
+    },
 };
 pub(crate) use decisions::{DISCARDED_AT_ONCE, decided, decisions, discard, topics_to_look_at};
 pub(crate) use heads::{Action, Parked, first, first_of_topic};
@@ -127,12 +130,13 @@ pub(crate) async fn store(
     let sql = format!(
         "insert into {schema}.parked (relay, seq, id, aggregatetype, aggregateid, topic, reason,
              tries, waits_for)
-         select $1, seq, id, aggregatetype, aggregateid, topic, reason,
+         select $1, seq, id, aggregatetype, aggregateid, topic, {},
              (reason is not null and waits_for is null)::int, waits_for
-         from unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
+         from unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::bytea[],
              $8::text[])
              as e (seq, id, aggregatetype, aggregateid, topic, reason, waits_for)
-         on conflict do nothing"
+         on conflict do nothing",
+        encodable("reason")
     );
     let mut tx = begin(session, schema, name, epoch).await?;
     let insert = sqlx::query(AssertSqlSafe(sql))
@@ -142,7 +146,9 @@ pub(crate) async fn store(
         .bind(column(events, |event| event.aggregate.kind.as_str()))
         .bind(column(events, |event| event.aggregate.id.as_str()))
         .bind(column(events, |event| event.topic.as_str()))
-        .bind(column(events, |event| event.reason.as_deref()))
+        .bind(column(events, |event| {
+            event.reason.as_deref().map(bytes_of)
+        }))
         .bind(column(events, |event| event.waits_for.as_deref()));
     within(doing, insert.execute(&mut *tx)).await?;
     let grown: Vec<(&Aggregate, &Range)> = set.grown().collect();

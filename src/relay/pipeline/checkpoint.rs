@@ -62,7 +62,7 @@ impl Checkpointer {
         Self {
             progress: Progress::new(position.clone()),
             relay_store,
-            batch_log: position.log,
+            batch_log: position.resume_lsn,
             batch_ended_at: Instant::now(),
             durable: position,
             number,
@@ -124,14 +124,14 @@ impl Checkpointer {
             true => IDLE_INTERVAL,
             false => INTERVAL,
         };
-        self.settled().log > self.batch_log && self.batch_ended_at.elapsed() >= interval
+        self.settled().resume_lsn > self.batch_log && self.batch_ended_at.elapsed() >= interval
     }
 
     /// Ends a batch at the current position. Returns `false` if the previous batch is still being
     /// committed.
     pub(super) fn end_batch(&mut self, publisher: &mut EventPublisher) -> bool {
         let position = self.progress.position();
-        let log = position.log;
+        let log = position.resume_lsn;
         let done = publisher.end_batch(position);
         if done {
             (self.batch_log, self.batch_ended_at) = (log, Instant::now());

@@ -14,6 +14,7 @@
 //! | `stop` | the reason why a source stops |
 //! | `stream_link` | the connection to the server that streams the log |
 //! | `delivery_watch` | progress of delivery, for the stall detection |
+//! | `new_topics` | topics that were not used before |
 //! | `housekeeping` | periodic jobs of a session |
 //! | `clock` | timestamps of records |
 //!
@@ -26,6 +27,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod clock;
 mod delivery_watch;
 mod housekeeping;
+mod new_topics;
 pub(crate) mod publisher;
 mod stop;
 mod stream_link;
@@ -137,8 +139,10 @@ impl Pipeline {
     ///
     /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
     pub(crate) async fn wait_for(&mut self, backpressure: Backpressure) -> Result<(), Stop> {
-        if matches!(backpressure, Backpressure::Parking) {
-            self.store_parked().await?;
+        match &backpressure {
+            Backpressure::Parking => self.store_parked().await?,
+            Backpressure::Unregistered(_) => self.register_topics().await?,
+            _ => {}
         }
         // One future for the whole wait, because a query to Kafka takes longer than a tick.
         let reason = backpressure.describe();
@@ -176,7 +180,9 @@ impl Pipeline {
         self.store_parked().await?;
         let is_durable = self.checkpoint.store(&mut self.publisher).await?;
         if let Some(stream) = &mut self.stream {
-            stream.confirm(self.checkpoint.durable().0.log).await?;
+            stream
+                .confirm(self.checkpoint.durable().0.resume_lsn)
+                .await?;
         }
         self.watch.report(self.publisher.sink().acks(), is_durable);
         let store = self.checkpoint.relay_store();
@@ -256,35 +262,33 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Ends the batch and waits until all sent records are durable. Returns `false` if the producer
-    /// has failed or parked events cannot be stored.
+    /// Ends the batch and waits until all sent records are durable.
+    ///
+    /// # Errors
+    ///
+    /// Returns an interruption if the producer has failed or parked events cannot be stored.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future has no effect.
-    pub(crate) async fn drain(&mut self) -> bool {
+    pub(crate) async fn drain(&mut self) -> Result<(), Interruption> {
+        let mut is_ended = false;
         loop {
             self.watch.settled(self.publisher.sink()).await;
-            if self.publisher.sink().failure().is_some() {
-                return false;
+            if let Some(failure) = self.publisher.sink().failure() {
+                return Err(failure);
             }
-            match self.end_batch().await {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::debug!("{}", error.full());
-                    return false;
-                }
+            if is_ended {
+                return Ok(());
             }
+            is_ended = self.end_batch().await?;
         }
-        self.watch.settled(self.publisher.sink()).await;
-        self.publisher.sink().failure().is_none()
     }
 
     /// Confirms the rest of the slot after the durable position, within `time`. Called last, at an
     /// orderly shutdown.
     pub(crate) async fn confirm_rest(&mut self, options: &RelayOptions, time: Duration) {
-        let log = self.checkpoint.durable().0.log;
+        let log = self.checkpoint.durable().0.resume_lsn;
         confirm_rest::confirm_rest(options, self.housekeeping.names(), log, time).await;
     }
 

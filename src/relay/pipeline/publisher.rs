@@ -19,13 +19,15 @@ mod cluster;
 mod creation_budget;
 mod outcome;
 mod size_limit;
+#[cfg(test)]
+mod tests;
 mod topic_faults;
 mod topic_lookup;
 mod undeliverable;
 
 use std::collections::HashMap;
 
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::time::Instant;
 
 use super::clock::{Clock, Stamping};
 use crate::{
@@ -38,10 +40,11 @@ use crate::{
             set::{Limits, ParkedSet},
             store::Loaded,
         },
-        routing::template::{Routes, TopicTemplate, unusable},
+        routing::template::{NotLookedUp, Routes, TopicTemplate, unusable},
         row::native::Row,
         sink::{Sent, Sink},
     },
+    task::OwnedTask,
 };
 pub(crate) use backpressure::Backpressure;
 use batch_isolation::Rejected;
@@ -75,7 +78,7 @@ pub(crate) struct EventPublisher {
     /// Topics that are being grown, and the end of the time for which each is held back.
     held: HashMap<String, Instant>,
     /// The task that checks whether an unreachable cluster is reachable again.
-    looking: Option<JoinHandle<()>>,
+    looking: Option<OwnedTask<()>>,
     clock: Clock,
     stamping: Stamping,
 }
@@ -101,7 +104,7 @@ impl EventPublisher {
         let sink = Sink::open(options, batch_bytes_max, transactional)?;
         let told = observer.clone();
         sink.acks().watch(move |latency| told.end_to_end(latency));
-        observer.pulse().watch(sink.acks());
+        observer.pulse().watch(sink.outstanding());
         Ok(Self {
             routes: Routes::new(template, options.topic_rewrite.clone()),
             envelope: EnvelopeWriter::new(options.envelope, event_source.to_owned())
@@ -185,7 +188,7 @@ impl EventPublisher {
     fn send(&mut self, seq: i64, event: &Outgoing<'_>, queues: bool) -> Result<Attempt, Unsent> {
         let (at, route) = match self.routes.find(event) {
             Ok(found) => found,
-            Err(topic) => return Ok(self.unrouted(topic, queues)?),
+            Err(NotLookedUp(topic)) => return Ok(self.unrouted(topic, queues)?),
         };
         if !self.held.is_empty() && self.held.contains_key(&route.topic) {
             return Err(Backpressure::Growing(route.topic.clone()).into());
@@ -273,6 +276,9 @@ impl EventPublisher {
     /// Decides about an event whose topic was not used before: it waits for a look-up, or for the
     /// topic.
     fn unmet(&self, topic: String, queues: bool) -> Result<Attempt, Backpressure> {
+        if self.lookup.unregistered.contains_key(&topic) {
+            return Err(Backpressure::Unregistered(topic));
+        }
         let faults = &self.lookup.faults;
         match faults.reason(&topic) {
             None if !faults.has_room() => Ok(Attempt::Impossible(format!(
@@ -283,6 +289,11 @@ impl EventPublisher {
             Some(_) if queues || !faults.is_releasing(&topic) => Ok(Attempt::TopicWaits(topic)),
             _ => Err(Backpressure::NewTopic(topic)),
         }
+    }
+
+    /// Returns the numbers of partitions that must be stored before the first records.
+    pub(crate) fn unregistered(&self) -> &HashMap<String, i32> {
+        &self.lookup.unregistered
     }
 
     /// Returns the relay's options.

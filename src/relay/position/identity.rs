@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fnv::fnv1a;
+
 /// A database: the scope of a position's transaction ids and log positions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
@@ -40,12 +42,8 @@ impl Identity {
     /// Returns eight hexadecimal digits that distinguish relays of the same name on one Kafka
     /// cluster. The timeline is not included: a promoted standby continues its primary.
     pub(crate) fn mark(&self, schema: &str) -> String {
-        // FNV-1a, 64 bits, folded. Names are not secrets. The hash is stable across builds, unlike
-        // the standard library's hasher.
         let text = format!("{}/{}/{schema}", self.system, self.database);
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = fnv1a(text.bytes());
         format!("{:08x}", (hash >> 32) as u32 ^ hash as u32)
     }
 }

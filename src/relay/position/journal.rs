@@ -1,10 +1,10 @@
 //! Positions as records of the relay's own topic: one is written with each batch, and all are read
 //! back at a start.
 //!
-//! Most records contain the whole position. If `also` and `streamed` are long, a record contains
-//! only their additions since the previous record. A *chain* is a whole record and the additions
-//! after it, which are read back together. The key of a record is its place in the chain, so
-//! compaction keeps exactly one chain.
+//! Most records contain the whole position. If `extra_xids` and `streamed_seqs` are long, a record
+//! contains only their additions since the previous record. A *chain* is a whole record and the
+//! additions after it, which are read back together. The key of a record is its place in the chain,
+//! so compaction keeps exactly one chain.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,8 @@ use super::{Identity, Position, Seal, SeqSet};
 /// Version of the format.
 const VERSION: u32 = 1;
 
-/// `also` and `streamed` are written whole up to this number of ranges (about 30 bytes each).
+/// `extra_xids` and `streamed_seqs` are written whole up to this number of ranges (about 30 bytes
+/// each).
 const WHOLE_RANGES: usize = 32;
 
 /// Maximum number of records of a chain. Bounds the records that a start reads.
@@ -87,18 +88,18 @@ impl Journal {
             .filter(|last| {
                 ranges(position) > WHOLE_RANGES
                     && self.chain + 1 < CHAIN_MAX
-                    && last.seen == position.seen
+                    && last.snapshot == position.snapshot
             })
-            .filter(|last| last.streamed.is_some() == position.streamed.is_some());
+            .filter(|last| last.streamed_seqs.is_some() == position.streamed_seqs.is_some());
         let mut written = position.clone();
         match chained {
             Some(last) => {
                 self.chain += 1;
-                written.also = position.also.without(&last.also);
-                written.streamed = position
-                    .streamed
+                written.extra_xids = position.extra_xids.without(&last.extra_xids);
+                written.streamed_seqs = position
+                    .streamed_seqs
                     .as_ref()
-                    .zip(last.streamed.as_ref())
+                    .zip(last.streamed_seqs.as_ref())
                     .map(|(now, then)| now.without(then));
             }
             None => self.chain = 0,
@@ -122,7 +123,7 @@ impl Journal {
 
 /// Returns the number of ranges in the two sets that can make a position long.
 fn ranges(position: &Position) -> usize {
-    position.also.ranges() + position.streamed.as_ref().map_or(0, SeqSet::ranges)
+    position.extra_xids.ranges() + position.streamed_seqs.as_ref().map_or(0, SeqSet::ranges)
 }
 
 /// Rules that decide which records of the topic count.
@@ -257,15 +258,15 @@ impl Replay {
             // The remainder of an older chain that compaction has not removed yet.
             (None, _) => {}
             (Some(state), _) if entry.number == state.number + 1 => {
-                let mut also = std::mem::take(&mut state.position.also);
-                also.extend(&entry.position.also);
-                let mut streamed = state.position.streamed.take();
+                let mut also = std::mem::take(&mut state.position.extra_xids);
+                also.extend(&entry.position.extra_xids);
+                let mut streamed = state.position.streamed_seqs.take();
                 streamed
                     .iter_mut()
-                    .zip(&entry.position.streamed)
+                    .zip(&entry.position.streamed_seqs)
                     .for_each(|(all, new)| all.extend(new));
                 *state = entry;
-                (state.position.also, state.position.streamed) = (also, streamed);
+                (state.position.extra_xids, state.position.streamed_seqs) = (also, streamed);
             }
             (Some(state), _) => {
                 return Err(JournalError::Gap {
@@ -437,17 +438,18 @@ mod tests {
             let mut position = Position::start();
             let mut records: Vec<(String, Vec<u8>)> = Vec::new();
             for (step, (count, settle)) in steps.iter().enumerate() {
-                (0..*count).for_each(|n| position.also.insert(1_000 * step as u64 + 2 * n + 5));
-                if let Some(streamed) = &mut position.streamed {
+                let base = 1_000 * step as u64 + 5;
+                (0..*count).for_each(|n| position.extra_xids.insert(base + 2 * n));
+                if let Some(streamed) = &mut position.streamed_seqs {
                     (0..*count as i64)
                         .for_each(|n| assert!(streamed.insert(2_000 * step as i64 + 3 * n + 1)));
                 }
                 if *settle {
-                    position.seen = format!("{0}:{0}:", 1_000 * step + 900).parse().expect(
+                    position.snapshot = format!("{0}:{0}:", 1_000 * step + 900).parse().expect(
                         "a snapshot",
                     );
-                    position.also = position.also.unseen_by(&position.seen.clone());
-                    position.streamed = (step % 7 != 6).then(SeqSet::default);
+                    position.extra_xids = position.extra_xids.unseen_by(&position.snapshot.clone());
+                    position.streamed_seqs = (step % 7 != 6).then(SeqSet::default);
                 }
                 records.push(journal.write(&position));
             }
@@ -480,12 +482,12 @@ mod tests {
      {
         let mut journal = journal(0);
         let mut position = Position {
-            also: spread(100),
+            extra_xids: spread(100),
             ..Position::start()
         };
         let mut records = vec![journal.write(&position)];
         for xid in [1_000, 1_010] {
-            position.also.insert(xid);
+            position.extra_xids.insert(xid);
             records.push(journal.write(&position));
         }
         let newer = seal().sign(br#"{"version":9}"#.to_vec());

@@ -12,7 +12,7 @@ impl Position {
     /// `floor` may be missing from it.
     pub(crate) fn rewound_to_the_start(floor: u64) -> Self {
         Self {
-            forgone: floor,
+            floor,
             ..Self::start()
         }
     }
@@ -22,19 +22,19 @@ impl Position {
     /// only repeat events.
     pub(crate) fn rewound_to(&self, first: u64, floor: u64) -> Self {
         Self {
-            seen: self.seen.below(first),
-            also: self.also.below(first),
+            snapshot: self.snapshot.below(first),
+            extra_xids: self.extra_xids.below(first),
             // `seq` does not show which of these events must be published again.
-            streamed: None,
-            partial: self.partial.filter(|partial| partial.xid < first),
-            given_up: self
-                .given_up
+            streamed_seqs: None,
+            partial_tx: self.partial_tx.filter(|partial| partial.xid < first),
+            skipped: self
+                .skipped
                 .iter()
                 .copied()
                 .filter(|event| event.xid < first)
                 .collect(),
             released: self.released.clone(),
-            forgone: self.forgone.max(floor),
+            floor: self.floor.max(floor),
             ..Self::start()
         }
     }
@@ -43,8 +43,8 @@ impl Position {
     /// database where the position's transaction ids are no longer valid.
     pub(crate) fn of_all_below(first: u64, floor: u64) -> Self {
         Self {
-            seen: Snapshot::of_all_below(first),
-            forgone: floor,
+            snapshot: Snapshot::of_all_below(first),
+            floor,
             ..Self::start()
         }
     }
@@ -53,22 +53,24 @@ impl Position {
     /// the log's insert position, read after the snapshot.
     pub(crate) fn skipped_to(&self, snapshot: Snapshot, insert: Lsn, floor: u64) -> Self {
         Self {
-            also: self.also.unseen_by(&snapshot),
-            streamed: self.streamed.clone(),
-            partial: self.partial.filter(|partial| !snapshot.sees(partial.xid)),
-            given_up: self
-                .given_up
+            extra_xids: self.extra_xids.unseen_by(&snapshot),
+            streamed_seqs: self.streamed_seqs.clone(),
+            partial_tx: self
+                .partial_tx
+                .filter(|partial| !snapshot.sees(partial.xid)),
+            skipped: self
+                .skipped
                 .iter()
                 .copied()
                 .filter(|event| !snapshot.sees(event.xid))
                 .collect(),
             window: None,
-            log: self.log,
-            reach: self.reach.max(insert),
+            resume_lsn: self.resume_lsn,
+            published_lsn: self.published_lsn.max(insert),
             witness: None,
             released: self.released.clone(),
-            forgone: self.forgone.max(floor),
-            seen: snapshot,
+            floor: self.floor.max(floor),
+            snapshot,
         }
     }
 
@@ -76,8 +78,8 @@ impl Position {
     /// have the same meaning, and its log positions do not.
     pub(crate) fn adopted(self) -> Self {
         Self {
-            log: Lsn::default(),
-            reach: Lsn::default(),
+            resume_lsn: Lsn::default(),
+            published_lsn: Lsn::default(),
             ..self
         }
     }
@@ -94,10 +96,10 @@ impl Position {
     /// Returns a bound above every transaction id that the position contains.
     pub(crate) fn end(&self) -> u64 {
         let window = self.window.as_ref().map_or(0, |window| window.to.xmax());
-        let partial = self.partial.map_or(0, |partial| partial.xid + 1);
-        let also = self.also.last().map_or(0, |xid| xid + 1);
+        let partial = self.partial_tx.map_or(0, |partial| partial.xid + 1);
+        let also = self.extra_xids.last().map_or(0, |xid| xid + 1);
         let witness = self.witness.map_or(0, |witness| witness.xid + 1);
-        [self.seen.xmax(), window, partial, also, witness]
+        [self.snapshot.xmax(), window, partial, also, witness]
             .into_iter()
             .max()
             .unwrap_or_default()
@@ -105,34 +107,34 @@ impl Position {
 
     /// AckedBatches an event as given up. Returns `false` if too many are marked already.
     pub(crate) fn give_up(&mut self, event: GivenUp) -> bool {
-        let room = self.given_up.len() < GIVEN_UP_MAX;
-        if room && !self.given_up.contains(&event) {
-            self.given_up.push(event);
+        let room = self.skipped.len() < GIVEN_UP_MAX;
+        if room && !self.skipped.contains(&event) {
+            self.skipped.push(event);
         }
         room
     }
 
     /// Returns `true` if the operator has given this event up.
     pub(crate) fn gave_up(&self, seq: i64) -> bool {
-        self.given_up.iter().any(|event| event.seq == seq)
+        self.skipped.iter().any(|event| event.seq == seq)
     }
 
     /// Returns `true` if the position needs an event that may be missing, where events of
     /// transactions below `floor` may be missing.
     pub(crate) fn needs_below(&self, floor: u64) -> bool {
-        self.forgone < floor && self.first_unpublished() < floor
+        self.floor < floor && self.first_unpublished() < floor
     }
 
     /// Returns the first transaction that may be unpublished: all transactions below it are
     /// published.
     fn first_unpublished(&self) -> u64 {
         let in_progress = self
-            .seen
+            .snapshot
             .in_progress()
             .iter()
             .copied()
-            .find(|xid| !self.also.contains(*xid));
-        in_progress.unwrap_or_else(|| self.also.first_absent(self.seen.xmax()))
+            .find(|xid| !self.extra_xids.contains(*xid));
+        in_progress.unwrap_or_else(|| self.extra_xids.first_absent(self.snapshot.xmax()))
     }
 }
 
@@ -149,10 +151,10 @@ mod tests {
     /// transaction has one event with `seq` equal to `xid`.
     fn published(position: &Position, xid: u64) -> bool {
         let seq = i64::try_from(xid).expect("small");
-        position.seen.sees(xid)
-            || position.also.contains(xid)
+        position.snapshot.sees(xid)
+            || position.extra_xids.contains(xid)
             || position
-                .partial
+                .partial_tx
                 .is_some_and(|partial| partial.xid == xid && seq <= partial.seq)
             || position
                 .window
@@ -205,11 +207,11 @@ mod tests {
                     })
                     .collect();
                 Position {
-                    seen,
-                    also,
-                    partial,
+                    snapshot: seen,
+                    extra_xids: also,
+                    partial_tx: partial,
                     window: Some(Window { to, after }),
-                    given_up,
+                    skipped: given_up,
                     ..Position::start()
                 }
             })
@@ -231,7 +233,7 @@ mod tests {
                     .window
                     .as_ref()
                     .is_some_and(|window| window.to.sees(xid))
-                    && !position.seen.sees(xid);
+                    && !position.snapshot.sees(xid);
                 prop_assert!(
                     published(&rewound, xid)
                         || xid >= first
@@ -248,8 +250,8 @@ mod tests {
         ) {
             let skipped = position.skipped_to(snapshot.clone(), Lsn(0), 0);
             for xid in 3..90 {
-                let alone = position.also.contains(xid)
-                    || position.partial.is_some_and(|partial| partial.xid == xid)
+                let alone = position.extra_xids.contains(xid)
+                    || position.partial_tx.is_some_and(|partial| partial.xid == xid)
                     || position.gave_up(xid.cast_signed());
                 prop_assert_eq!(published(&skipped, xid), snapshot.sees(xid) || alone);
             }
@@ -263,9 +265,9 @@ mod tests {
         ) {
             let position = Position {
                 window: None,
-                partial: None,
-                given_up: Vec::new(),
-                forgone,
+                partial_tx: None,
+                skipped: Vec::new(),
+                floor: forgone,
                 ..position
             };
             let needed = (3..floor).any(|xid| !published(&position, xid));
@@ -276,21 +278,23 @@ mod tests {
     #[test]
     fn after_a_rewind_nothing_of_the_log_is_known_and_deleted_rows_are_forgone() {
         let position = Position {
-            seen: Snapshot::of_all_below(50),
-            log: Lsn(9),
-            reach: Lsn(9),
+            snapshot: Snapshot::of_all_below(50),
+            resume_lsn: Lsn(9),
+            published_lsn: Lsn(9),
             ..Position::start()
         };
         let all = Position::rewound_to_the_start(20);
         assert_eq!(
-            (all.log, all.reach, all.seen.clone(), all.forgone),
+            (
+                all.resume_lsn,
+                all.published_lsn,
+                all.snapshot.clone(),
+                all.floor
+            ),
             (Lsn(0), Lsn(0), Snapshot::of_nothing(), 20)
         );
         assert!(!all.needs_below(20) && all.needs_below(21));
         assert!(!position.needs_below(50) && position.needs_below(51));
-        assert_eq!(
-            Position::of_all_below(30, 20).rewound_to(25, 22).forgone,
-            22
-        );
+        assert_eq!(Position::of_all_below(30, 20).rewound_to(25, 22).floor, 22);
     }
 }

@@ -31,28 +31,28 @@ enum Skip {
     All,
 }
 
-/// Bookkeeping that lets the position's `streamed` forget events.
+/// Bookkeeping that lets the position's `streamed_seqs` forget events.
 ///
 /// Events are forgotten one generation at a time: a generation is dropped once a settled snapshot
 /// sees all of its transactions. The transaction of a single event is not recorded, because that
 /// would need memory per event.
 #[derive(Debug, Default)]
 struct Generation {
-    /// Transactions of the older generation that no settled snapshot sees yet. If `streamed` is
-    /// `None`: the transactions whose events are unknown.
+    /// Transactions of the older generation that no settled snapshot sees yet. If `streamed_seqs`
+    /// is `None`: the transactions whose events are unknown.
     elders: XidSet,
     /// Events of the younger generation.
     young: SeqSet,
 }
 
-/// A pair whose snapshot is about to become the position's `seen`, and the streamed events of the
-/// transactions that it sees.
+/// A pair whose snapshot is about to become the position's `snapshot`, and the streamed events of
+/// the transactions that it sees.
 #[derive(Debug)]
 pub(crate) struct Pair {
     pub(crate) seen: Snapshot,
     pub(crate) to: Snapshot,
-    /// The events that were streamed since `seen`, and possibly other published events. `None` if
-    /// the unknown transactions are too many to record.
+    /// The events that were streamed since `snapshot`, and possibly other published events. `None`
+    /// if the unknown transactions are too many to record.
     pub(crate) streamed: Option<SeqSet>,
     /// Transactions to leave out of the comparison, because their streamed events are unknown.
     pub(crate) unknown: XidSet,
@@ -65,7 +65,7 @@ impl Progress {
         let elders = position.brought();
         if elders.is_empty() {
             // No earlier transaction is outstanding, so event tracking can start from an empty set.
-            position.streamed.get_or_insert_default();
+            position.streamed_seqs.get_or_insert_default();
         }
         Self {
             position,
@@ -83,10 +83,10 @@ impl Progress {
         let mut position = self.position.clone();
         if let Some(open) = &self.open
             && open.events > 0
-            // While the stream repeats published events, `partial` stays as it is.
+            // While the stream repeats published events, `partial_tx` stays as it is.
             && !open.skip.covers(open.events)
         {
-            position.partial = Some(Partial {
+            position.partial_tx = Some(Partial {
                 xid: open.xid,
                 events: open.events,
                 seq: open.last_seq,
@@ -116,18 +116,18 @@ impl Progress {
 
     /// Records that the stream starts to deliver a transaction.
     pub(crate) fn begin(&mut self, xid: u32) {
-        let xid = self.position.seen.widen(xid);
-        let skip = if self.position.seen.sees(xid) || self.position.also.contains(xid) {
+        let xid = self.position.snapshot.widen(xid);
+        let skip = if self.position.snapshot.sees(xid) || self.position.extra_xids.contains(xid) {
             Skip::All
         } else {
             self.position
-                .partial
+                .partial_tx
                 .filter(|partial| partial.xid == xid)
                 .map_or(Skip::None, |partial| Skip::First(partial.events))
         };
         let last_seq = self
             .position
-            .partial
+            .partial_tx
             .filter(|partial| partial.xid == xid)
             .map_or(0, |partial| partial.seq);
         self.open = Some(Open {
@@ -179,10 +179,10 @@ impl Progress {
     /// Records that an event which the stream had omitted was sent.
     pub(crate) fn sent_late(&mut self, xid: u64, seq: i64) {
         self.note(seq);
-        // If `streamed` is `None`, adding the transaction would mark all of its events as
+        // If `streamed_seqs` is `None`, adding the transaction would mark all of its events as
         // published.
-        if self.position.streamed.is_some() {
-            self.position.also.insert(xid);
+        if self.position.streamed_seqs.is_some() {
+            self.position.extra_xids.insert(xid);
         }
     }
 
@@ -190,7 +190,7 @@ impl Progress {
         let Generation { elders, young } = &mut self.generation;
         if self
             .position
-            .streamed
+            .streamed_seqs
             .as_mut()
             .is_none_or(|streamed| streamed.insert(seq))
             && young.insert(seq)
@@ -199,7 +199,7 @@ impl Progress {
         }
         // From here on the events are unknown, until a settled snapshot sees all affected
         // transactions.
-        if self.position.streamed.take().is_some() || !young.is_empty() {
+        if self.position.streamed_seqs.take().is_some() || !young.is_empty() {
             (*elders, *young) = (self.position.brought(), SeqSet::default());
         }
         self.open.iter().for_each(|open| elders.insert(open.xid));
@@ -210,23 +210,23 @@ impl Progress {
     pub(crate) fn end(&mut self, end_lsn: Lsn) {
         let Some(open) = self.open.take() else { return };
         if open.skip != Skip::All {
-            self.position.also.insert(open.xid);
-            self.position.reach = self.position.reach.max(end_lsn);
+            self.position.extra_xids.insert(open.xid);
+            self.position.published_lsn = self.position.published_lsn.max(end_lsn);
         }
         if self
             .position
-            .partial
+            .partial_tx
             .is_some_and(|partial| partial.xid == open.xid)
         {
-            self.position.partial = None;
+            self.position.partial_tx = None;
         }
-        self.position.log = self.position.log.max(end_lsn);
+        self.position.resume_lsn = self.position.resume_lsn.max(end_lsn);
     }
 
     /// Records that the log up to `end` contains no further event to publish.
     pub(crate) fn idle(&mut self, end: Lsn) {
         if self.open.is_none() {
-            self.position.log = self.position.log.max(end);
+            self.position.resume_lsn = self.position.resume_lsn.max(end);
         }
     }
 
@@ -244,14 +244,14 @@ impl Progress {
         }
         let (to, _) = self
             .pair
-            .take_if(|(_, insert)| self.position.log >= *insert)?;
+            .take_if(|(_, insert)| self.position.resume_lsn >= *insert)?;
         let Generation { elders, young } = &self.generation;
-        let (streamed, unknown) = match &self.position.streamed {
+        let (streamed, unknown) = match &self.position.streamed_seqs {
             Some(streamed) => (Some(streamed.clone()), XidSet::default()),
             None => ((!elders.is_full()).then(|| young.clone()), elders.clone()),
         };
         Some(Pair {
-            seen: self.position.seen.clone(),
+            seen: self.position.snapshot.clone(),
             to,
             streamed,
             unknown,
@@ -260,21 +260,21 @@ impl Progress {
 
     /// Records that everything that `snapshot` sees is published.
     pub(crate) fn settle(&mut self, snapshot: Snapshot) {
-        self.position.also = self.position.also.unseen_by(&snapshot);
+        self.position.extra_xids = self.position.extra_xids.unseen_by(&snapshot);
         self.generation.elders = self.generation.elders.unseen_by(&snapshot);
         if self
             .position
-            .partial
+            .partial_tx
             .is_some_and(|partial| snapshot.sees(partial.xid))
         {
-            self.position.partial = None;
+            self.position.partial_tx = None;
         }
         self.position
-            .given_up
+            .skipped
             .retain(|event| !snapshot.sees(event.xid));
-        self.position.seen = snapshot;
+        self.position.snapshot = snapshot;
         if self.generation.elders.is_empty() {
-            self.position.streamed = Some(std::mem::take(&mut self.generation.young));
+            self.position.streamed_seqs = Some(std::mem::take(&mut self.generation.young));
             self.generation.elders = self.position.brought();
         }
     }
@@ -288,7 +288,7 @@ impl Progress {
         // part.
         self.position = self.position();
         self.open = None;
-        self.position.reach = self.position.reach.max(insert);
+        self.position.published_lsn = self.position.published_lsn.max(insert);
         self.position.window = Some(Window { to, after: 0 });
     }
 
@@ -312,7 +312,7 @@ impl Progress {
             return;
         };
         self.settle(window.to);
-        self.position.log = self.position.log.max(covered.unwrap_or_default());
+        self.position.resume_lsn = self.position.resume_lsn.max(covered.unwrap_or_default());
     }
 }
 
@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn what_an_earlier_session_streamed_is_compared_event_by_event() {
         let mut earlier = Progress::new(Position {
-            seen: snapshot("10:10:"),
+            snapshot: snapshot("10:10:"),
             ..Position::start()
         });
         stream(&mut earlier, 11, &[1]);
@@ -400,11 +400,11 @@ mod tests {
     fn of_a_position_that_does_not_know_single_events_whole_transactions_are_left_out_of_the_comparison_until_a_snapshot_sees_them()
      {
         let mut position = Position {
-            seen: snapshot("10:10:"),
+            snapshot: snapshot("10:10:"),
             ..Position::start()
         };
-        position.also.insert(11);
-        position.partial = Some(Partial {
+        position.extra_xids.insert(11);
+        position.partial_tx = Some(Partial {
             xid: 12,
             events: 2,
             seq: 2,
@@ -422,13 +422,13 @@ mod tests {
             pair.unknown.contains(11) && pair.unknown.contains(12) && !pair.unknown.contains(13)
         );
         progress.settle(pair.to);
-        assert_eq!(progress.position().streamed, Some(seqs(&[3, 4])));
+        assert_eq!(progress.position().streamed_seqs, Some(seqs(&[3, 4])));
     }
 
     #[test]
     fn events_are_forgotten_once_a_settled_snapshot_sees_their_transactions_and_not_before() {
         let mut progress = Progress::new(Position {
-            seen: snapshot("10:10:"),
+            snapshot: snapshot("10:10:"),
             ..Position::start()
         });
         stream(&mut progress, 11, &[1]);
@@ -443,13 +443,13 @@ mod tests {
         assert!(!progress.wants_row(11, 1));
         progress.settle(snapshot("18:18:"));
         progress.settle(snapshot("19:19:"));
-        assert_eq!(progress.position().streamed, Some(SeqSet::default()));
+        assert_eq!(progress.position().streamed_seqs, Some(SeqSet::default()));
     }
 
     #[test]
     fn a_stream_without_numbers_and_one_of_too_many_pieces_count_whole_transactions() {
         let mut progress = Progress::new(Position {
-            seen: snapshot("10:10:"),
+            snapshot: snapshot("10:10:"),
             ..Position::start()
         });
         stream(&mut progress, 11, &[1]);
@@ -458,11 +458,11 @@ mod tests {
             !progress.wants_row(11, 7) && !progress.wants_row(12, 8) && progress.wants_row(13, 9)
         );
         progress.settle(snapshot("13:13:"));
-        assert_eq!(progress.position().streamed, Some(SeqSet::default()));
+        assert_eq!(progress.position().streamed_seqs, Some(SeqSet::default()));
         progress.begin(14);
         (0..30_000).for_each(|n| progress.sent(uuid::Uuid::nil(), 10 + 2 * n));
         progress.end(Lsn(14));
-        assert_eq!(progress.position().streamed, None);
+        assert_eq!(progress.position().streamed_seqs, None);
         progress.pair(snapshot("16:16:"), Lsn(14));
         stream(&mut progress, 15, &[9]);
         let pair = progress.reached().expect("passed");
@@ -478,7 +478,7 @@ mod tests {
     #[test]
     fn a_transaction_of_which_the_stream_brought_a_part_is_not_repeated_from_the_table() {
         let mut progress = Progress::new(Position {
-            seen: snapshot("10:10:"),
+            snapshot: snapshot("10:10:"),
             ..Position::start()
         });
         progress.begin(11);
@@ -486,7 +486,7 @@ mod tests {
         progress.open_window(snapshot("12:12:"), Lsn(90));
         assert!(!progress.wants_row(11, 1) && progress.wants_row(11, 2));
         assert_eq!(
-            progress.settled().partial,
+            progress.settled().partial_tx,
             Some(Partial {
                 xid: 11,
                 events: 1,
@@ -504,19 +504,19 @@ mod tests {
             seq: 2,
         });
         let mut progress = Progress::new(Position {
-            seen: snapshot("10:10:"),
-            partial,
+            snapshot: snapshot("10:10:"),
+            partial_tx: partial,
             ..Position::start()
         });
         progress.begin(11);
         for _ in 0..2 {
             assert!(!progress.wants_event());
-            assert_eq!(progress.position().partial, partial);
+            assert_eq!(progress.position().partial_tx, partial);
         }
         assert!(progress.wants_event());
         progress.sent(uuid::Uuid::nil(), 3);
         assert_eq!(
-            progress.position().partial,
+            progress.position().partial_tx,
             Some(Partial {
                 xid: 11,
                 events: 3,

@@ -2,8 +2,8 @@
 
 use super::XidSet;
 
-/// Maximum number of ranges, of about 25 bytes each as text. Together with the ranges of `also`, a
-/// position stays below 1 MB, the default limit of a topic for one record.
+/// Maximum number of ranges, of about 25 bytes each as text. Together with the ranges of
+/// `extra_xids`, a position stays below 1 MB, the default limit of a topic for one record.
 const RANGES_MAX: usize = 10_000;
 
 /// A set of events, by `seq`, as ranges. Numbers are assigned one after the other, so streamed

@@ -120,6 +120,28 @@ impl TopicTemplate {
     }
 }
 
+/// Topic of the events whose row names no topic: the result of the rewrite rule, or of the template
+/// if there is none.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicRule {
+    pub(crate) template: TopicTemplate,
+    pub(crate) rewrite: Option<TopicRewrite>,
+}
+
+impl TopicRule {
+    /// Returns the topic for this aggregate type and event type.
+    pub(crate) fn topic(&self, aggregate_type: &str, event_type: &str) -> String {
+        match &self.rewrite {
+            Some(rewrite) => rewrite.apply(aggregate_type),
+            None => self.template.render(aggregate_type, event_type),
+        }
+    }
+
+    fn uses_event_type(&self) -> bool {
+        self.rewrite.is_none() && self.template.uses_event_type()
+    }
+}
+
 /// A topic that was found to exist.
 #[derive(Debug)]
 pub(crate) struct Route {
@@ -182,10 +204,14 @@ impl Route {
     }
 }
 
+/// A topic whose partitions must be looked up before an event can be sent to it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("topic `{0}` has not been looked up")]
+pub(crate) struct NotLookedUp(pub(crate) String);
+
 /// The topics used so far. Finding one needs no allocation.
 pub(crate) struct Routes {
-    template: TopicTemplate,
-    rewrite: Option<TopicRewrite>,
+    rule: TopicRule,
     by_event: HashMap<String, HashMap<String, usize>>,
     by_topic: HashMap<String, usize>,
     routes: Vec<Route>,
@@ -199,26 +225,39 @@ impl Routes {
     /// Creates routes that use the rewrite rule, or the template if there is none.
     pub(crate) fn new(template: TopicTemplate, rewrite: Option<TopicRewrite>) -> Self {
         Self {
-            template,
-            rewrite,
+            rule: TopicRule { template, rewrite },
             by_event: HashMap::new(),
             by_topic: HashMap::new(),
             routes: Vec::new(),
         }
     }
 
-    /// Returns the event's route and its number, or the name of the topic that must be looked up
-    /// first.
-    pub(crate) fn find(&mut self, event: &Outgoing<'_>) -> Result<(usize, &mut Route), String> {
+    /// Returns the event's route and its number.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`NotLookedUp`] if the topic was not used before.
+    pub(crate) fn find(
+        &mut self,
+        event: &Outgoing<'_>,
+    ) -> Result<(usize, &mut Route), NotLookedUp> {
         let at = match event.topic {
             Some(topic) => self
                 .by_topic
                 .get(topic)
                 .copied()
-                .ok_or_else(|| topic.to_owned())?,
+                .ok_or_else(|| NotLookedUp(topic.to_owned()))?,
             None => self.find_by_template(event)?,
         };
         Ok((at, &mut self.routes[at]))
+    }
+
+    /// Returns the topic of the event, whether it was used before or not.
+    pub(crate) fn topic_of(&mut self, event: &Outgoing<'_>) -> String {
+        match self.find(event) {
+            Ok((_, route)) => route.topic.clone(),
+            Err(NotLookedUp(topic)) => topic,
+        }
     }
 
     /// Returns the route of this topic and its number, if the topic was used before.
@@ -227,8 +266,8 @@ impl Routes {
         Some((at, &mut self.routes[at]))
     }
 
-    fn find_by_template(&mut self, event: &Outgoing<'_>) -> Result<usize, String> {
-        let event_type = if self.rewrite.is_none() && self.template.uses_event_type() {
+    fn find_by_template(&mut self, event: &Outgoing<'_>) -> Result<usize, NotLookedUp> {
+        let event_type = if self.rule.uses_event_type() {
             event.event_type
         } else {
             ""
@@ -240,12 +279,9 @@ impl Routes {
         {
             return Ok(*at);
         }
-        let topic = match &self.rewrite {
-            Some(rewrite) => rewrite.apply(event.aggregate_type),
-            None => self.template.render(event.aggregate_type, event_type),
-        };
+        let topic = self.rule.topic(event.aggregate_type, event_type);
         let Some(&at) = self.by_topic.get(&topic) else {
-            return Err(topic);
+            return Err(NotLookedUp(topic));
         };
         if self.by_event.values().map(HashMap::len).sum::<usize>() >= REMEMBERED_PAIRS_MAX {
             self.by_event.clear();
@@ -358,7 +394,7 @@ mod tests {
             .find(&event("position.x.0123abcd", "T", None))
             .map(|_| ())
             .expect_err("not met");
-        assert!(unusable(&routed).is_some());
+        assert!(unusable(&routed.0).is_some());
         let rewrite = TopicRewrite::parse("(.*)", "tidings.position.$1").expect("a rewriting");
         let mut routes = Routes::new(
             TopicTemplate::parse("{type}").expect("a template"),
@@ -368,7 +404,7 @@ mod tests {
             .find(&event("x.0123abcd", "T", None))
             .map(|_| ())
             .expect_err("not met");
-        assert!(unusable(&routed).is_some());
+        assert!(unusable(&routed.0).is_some());
     }
 
     #[test]
@@ -380,19 +416,19 @@ mod tests {
         let placed = event("order", "Placed", None);
         assert_eq!(
             routes.find(&placed).map(|_| ()),
-            Err("outbox.order.Placed".into())
+            Err(NotLookedUp("outbox.order.Placed".into()))
         );
         routes.learn("outbox.order.Placed".into(), 3);
         assert_eq!(routes.find(&placed).expect("known").1.partitions, 3);
         assert_eq!(
             routes.find(&event("order", "Paid", None)).map(|_| ()),
-            Err("outbox.order.Paid".into())
+            Err(NotLookedUp("outbox.order.Paid".into()))
         );
         assert_eq!(
             routes
                 .find(&event("order", "Placed", Some("own")))
                 .map(|_| ()),
-            Err("own".into())
+            Err(NotLookedUp("own".into()))
         );
     }
 }

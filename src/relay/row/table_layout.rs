@@ -279,7 +279,7 @@ impl TableLayout {
             ) else {
                 continue;
             };
-            if !position.seen.sees(not_after(xid, now.xmax())) {
+            if !position.snapshot.sees(not_after(xid, now.xmax())) {
                 let reason = "columns seq and xid are newer than the relay's position: the relay \
                               reads the log until it has passed them; restart it then";
                 return Ok(Self::Debezium {

@@ -75,9 +75,13 @@ struct Open {
 
 /// Progress of the batches, counted from the first one.
 #[derive(Debug, Default)]
-struct Reached {
+pub(super) struct Reached {
+    /// Number of positions sent.
+    positions: u64,
     acknowledged: u64,
     committed: u64,
+    /// The tag after the last committed batch.
+    committed_tag: u64,
     failure: Option<Failure>,
 }
 
@@ -89,8 +93,28 @@ impl Reached {
     }
 
     /// Records a failure. The first failure is the cause of those that follow.
-    fn fail(&mut self, failure: Failure) {
+    pub(super) fn fail(&mut self, failure: Failure) {
         self.failure.get_or_insert(failure);
+    }
+
+    /// Records that the position of a batch was sent.
+    pub(super) fn position_sent(&mut self) {
+        self.positions += 1;
+    }
+
+    /// Records that `batch` batches are committed, which contain all records before `tag`.
+    pub(super) fn committed(&mut self, batch: u64, tag: u64) {
+        (self.committed, self.committed_tag) = (batch, tag);
+    }
+
+    /// Returns the number of uncommitted events among the records before the tag `next`.
+    pub(super) fn events(&self, next: u64) -> u64 {
+        let positions = self.positions.saturating_sub(self.committed);
+        next.saturating_sub(self.committed_tag + positions)
+    }
+
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
     }
 }
 
@@ -156,13 +180,12 @@ impl Transactions {
             .expect("positions are written before the first record");
         let (key, value) = journal.write(&batch.position);
         let number = journal.number();
-        let headers = Headers::with_capacity(0);
         let record = Record {
             topic: &self.topic,
             partition: 0,
             key: key.as_bytes(),
             value: Some(&value),
-            headers,
+            headers: Headers::with_capacity(0),
             timestamp: batch.at,
             label: 0,
         };
@@ -180,6 +203,7 @@ impl Transactions {
             )));
             return Ok(());
         }
+        self.reached.send_modify(Reached::position_sent);
         let (records, cut) = (sender.next() - first, Instant::now());
         let (reached, committing) = (
             self.reached.clone(),
@@ -187,9 +211,13 @@ impl Transactions {
                 sender.producer().clone(),
                 sender.acks().clone(),
                 self.reached.clone(),
-                self.cut,
+                (self.cut, sender.next()),
             ),
         );
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "ends with the commit, which has a limit and must not be broken off"
+        )]
         tokio::spawn(async move {
             if let Err(failure) = committing.await {
                 reached.send_modify(|reached| reached.fail(failure));
@@ -253,17 +281,19 @@ impl Transactions {
         }
     }
 
-    pub(super) fn failure(&self) -> Option<Failure> {
-        self.reached.borrow().failure.clone()
+    /// Returns the progress of the batches, which outlives the session.
+    pub(super) fn progress(&self) -> watch::Receiver<Reached> {
+        self.reached.subscribe()
     }
 }
 
 /// Commits a batch once all of its records are acknowledged and the previous batch is committed.
+/// `tag` is the one after its last record.
 async fn commit(
     producer: Arc<Producer>,
     acks: Arc<Acks>,
     reached: watch::Sender<Reached>,
-    batch: u64,
+    (batch, tag): (u64, u64),
 ) -> Result<(), Failure> {
     acks.settle(Window::default()).await;
     failpoint::reached(Step::PositionSent);
@@ -283,6 +313,6 @@ async fn commit(
     let committed = bounded("commit_transaction", limit, move || producer.commit()).await;
     failpoint::reached(Step::KafkaCommitted);
     committed.unwrap_or_else(|unanswered| Err(Failure::Broken(unanswered.to_string())))?;
-    reached.send_modify(|reached| reached.committed = batch);
+    reached.send_modify(|reached| reached.committed(batch, tag));
     Ok(())
 }

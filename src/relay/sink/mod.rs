@@ -19,6 +19,7 @@
 
 mod at_least_once;
 mod exactly_once;
+pub(crate) mod outstanding;
 mod sender;
 mod watch;
 
@@ -26,16 +27,19 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use at_least_once::AckedBatches;
 use exactly_once::Transactions;
+pub(crate) use outstanding::Outstanding;
 use sender::Sender;
 pub(crate) use sender::Sent;
-use tokio::task::JoinHandle;
 
 use super::{
     RelayOptions,
     error::Interruption,
     position::{Journal, Position},
 };
-use crate::kafka::{Acks, Failure, Producer, Record, SendError, Transactional};
+use crate::{
+    kafka::{Acks, Failure, Producer, Record, SendError, Transactional},
+    task::OwnedTask,
+};
 
 /// Producers that take turns with delivery exactly once: one sends, one commits, and the
 /// coordinator writes the markers of the third one's last transaction.
@@ -65,21 +69,14 @@ pub(crate) struct Durable {
 pub(crate) struct Sink {
     sender: Sender,
     commits: Commits,
-    _watch: Watch,
+    outstanding: Outstanding,
+    /// Watches the producers, and ends with them.
+    _watch: OwnedTask<()>,
 }
 
 enum Commits {
     AtLeastOnce(AckedBatches),
     ExactlyOnce(Box<Transactions>),
-}
-
-/// The task that watches the producers. It ends with them.
-struct Watch(JoinHandle<()>);
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Sink {
@@ -96,10 +93,15 @@ impl Sink {
         transactional: &[Transactional<'_>],
     ) -> Result<Self, Interruption> {
         let sender = Sender::open(options, batch_bytes_max, transactional)?;
-        let commits = if transactional.is_empty() {
-            Commits::AtLeastOnce(AckedBatches::default())
+        let acks = sender.acks().clone();
+        let (commits, outstanding) = if transactional.is_empty() {
+            let batches = AckedBatches::default();
+            let outstanding = Outstanding::of_records(acks);
+            (Commits::AtLeastOnce(batches), outstanding)
         } else {
-            Commits::ExactlyOnce(Box::default())
+            let transactions = Box::<Transactions>::default();
+            let outstanding = Outstanding::of_batches(acks, transactions.progress());
+            (Commits::ExactlyOnce(transactions), outstanding)
         };
         let watch = watch::watch(
             sender.producers().to_vec(),
@@ -109,7 +111,8 @@ impl Sink {
         Ok(Self {
             sender,
             commits,
-            _watch: Watch(tokio::spawn(watch)),
+            outstanding,
+            _watch: OwnedTask::spawn(watch),
         })
     }
 
@@ -228,6 +231,11 @@ impl Sink {
         }
     }
 
+    /// Returns a view of the records that are not durable.
+    pub(crate) fn outstanding(&self) -> &Outstanding {
+        &self.outstanding
+    }
+
     /// Waits until every batch is durable, or the producer has failed.
     ///
     /// # Cancel safety
@@ -242,26 +250,21 @@ impl Sink {
 
     /// Returns the reason why the producer cannot continue, if it has failed.
     pub(crate) fn failure(&self) -> Option<Interruption> {
-        let of_commit = match &self.commits {
-            Commits::AtLeastOnce(_) => None,
-            Commits::ExactlyOnce(transactions) => transactions.failure(),
-        };
-        // A refused record makes the commit fail, so it takes precedence as the cause.
-        let failure = match (self.acks().failure(), of_commit) {
-            (Some(refused @ (Failure::Refused(_) | Failure::Untimely(_))), _) => Some(refused),
-            (of_records, of_commit) => of_commit.or(of_records),
-        };
-        failure.map(|failure| {
-            match failure {
-            Failure::Broken(reason) => Interruption::Kafka(reason),
-            Failure::Fenced => Interruption::Kafka(
+        self.outstanding.failure()
+    }
+}
+
+impl From<Failure> for Interruption {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Broken(reason) => Self::Kafka(reason),
+            Failure::Fenced => Self::Kafka(
                 "the producer is fenced off: another relay of this name has started to produce, or \
                  a transaction was open for too long and the cluster has aborted it"
                     .into(),
             ),
-            Failure::Refused(reason) => Interruption::BatchRefused(reason),
-            Failure::Untimely(topic) => Interruption::Untimely(topic),
+            Failure::Refused(reason) => Self::BatchRefused(reason),
+            Failure::Untimely(topic) => Self::Untimely(topic),
         }
-        })
     }
 }

@@ -201,8 +201,8 @@ mod tests {
 
     #[test]
     fn a_record_for_which_the_client_has_no_room_is_not_under_way() {
-        let database =
-            crate::postgres::Settings::parse("postgres://localhost/none").expect("an address");
+        let database = crate::postgres::DatabaseSettings::parse("postgres://localhost/none")
+            .expect("an address");
         let kafka = crate::kafka::Settings {
             brokers: "127.0.0.1:1".into(),
             ..Default::default()

@@ -142,21 +142,21 @@ pub(crate) async fn take_over(
     tracing::info!(
         transactions = whole.len(),
         in_part = partial.map(|(xid, _)| xid),
-        from = %start.log,
+        from = %start.resume_lsn,
         "continues after the connector"
     );
     let mut also = XidSet::default();
     whole
         .into_iter()
-        .for_each(|xid| also.insert(start.seen.widen(xid)));
+        .for_each(|xid| also.insert(start.snapshot.widen(xid)));
     let partial = partial.map(|(xid, events)| Partial {
-        xid: start.seen.widen(xid),
+        xid: start.snapshot.widen(xid),
         events,
         seq: 0,
     });
     Ok(Position {
-        also,
-        partial,
+        extra_xids: also,
+        partial_tx: partial,
         ..start
     })
 }
@@ -282,9 +282,9 @@ pub(crate) async fn at_slot(
         .parse()
         .map_err(|error| strange(format!("{error}")))?;
     Ok(Position {
-        seen,
-        log: confirmed,
-        reach: confirmed,
+        snapshot: seen,
+        resume_lsn: confirmed,
+        published_lsn: confirmed,
         ..Position::start()
     })
 }

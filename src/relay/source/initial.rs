@@ -9,14 +9,17 @@ use super::{
     selector::SourceSelector,
     slot,
 };
-use crate::relay::{
-    ExistingRows,
-    error::Interruption,
-    monitor::metrics::Component,
-    options::debezium::DebeziumOutbox,
-    pipeline::{Pipeline, Stop},
-    position::{Position, Progress},
-    row::debezium::RowBuffer,
+use crate::{
+    relay::{
+        ExistingRows,
+        error::Interruption,
+        monitor::metrics::Component,
+        options::debezium::DebeziumOutbox,
+        pipeline::{Pipeline, Stop},
+        position::{Position, Progress},
+        row::debezium::RowBuffer,
+    },
+    task::OwnedTask,
 };
 
 impl SourceSelector<'_> {
@@ -36,6 +39,7 @@ impl SourceSelector<'_> {
         pipeline: &mut Pipeline,
     ) -> Result<(), Stop> {
         slot::forget(self.names, pipeline.connection()).await?;
+        // Owned, so that the end of the session also ends the creation.
         let mut making = slot::make_exporting(self.options, self.names, self.server);
         let waiting = self.observer.hold(
             Component::Stream,
@@ -51,10 +55,7 @@ impl SourceSelector<'_> {
                     break made.map_err(broke_off)??;
                 }
                 due = pipeline.due() => {
-                    if let Err(stop) = due {
-                        making.abort();
-                        return Err(stop);
-                    }
+                    due?;
                     pipeline.tick().await?;
                 }
             }
@@ -69,9 +70,9 @@ impl SourceSelector<'_> {
         }
         drop(seam.connection);
         let start = Position {
-            seen: seam.snapshot,
-            log: seam.from,
-            reach: seam.from,
+            snapshot: seam.snapshot,
+            resume_lsn: seam.from,
+            published_lsn: seam.from,
             ..Position::start()
         };
         self.continue_from(start, pipeline).await
@@ -112,11 +113,7 @@ impl SourceSelector<'_> {
             drained = pipeline.drain() => drained,
             () = shutdown.cancelled() => return Err(Stop::Shutdown),
         };
-        if !drained {
-            let failed = || Interruption::Kafka("the producer has failed".into());
-            let failure = pipeline.publisher().sink().failure();
-            return Err(failure.unwrap_or_else(failed).into());
-        }
+        drained?;
         Ok(pipeline.tick().await?)
     }
 
@@ -124,7 +121,7 @@ impl SourceSelector<'_> {
         self.observer
             .note(Component::Stream, "reading the existing rows");
         let (send, mut pages) = mpsc::channel(1);
-        let reading = tokio::spawn(
+        let reading = OwnedTask::spawn(
             Reader::new(self.options, self.table_layout).read_existing(snapshot.to_owned(), send),
         );
         let (mut events, now) = (0u64, chrono::Utc::now().timestamp_micros());

@@ -57,7 +57,7 @@ fn first(kept: Kept, position: &Position, moved: bool, outbox: &DebeziumOutbox) 
         Kept::None => First::Refuse(Lost::Gone),
         Kept::Unreadable => First::Refuse(Lost::Unreadable),
         Kept::From(confirmed) if moved => First::StreamFrom(confirmed),
-        Kept::From(confirmed) if position.log < confirmed => {
+        Kept::From(confirmed) if position.resume_lsn < confirmed => {
             First::Refuse(Lost::Advanced(confirmed))
         }
         Kept::From(_) => First::Stream,
@@ -99,7 +99,7 @@ impl SourceSelector<'_> {
             First::Stream => {}
             First::StreamFrom(confirmed) => {
                 *pipeline.progress() = Progress::new(Position {
-                    log: confirmed,
+                    resume_lsn: confirmed,
                     ..position
                 });
             }
@@ -140,7 +140,7 @@ impl SourceSelector<'_> {
              relay skip --all --name {name}`, which publishes only new events; then start the \
              relay, which creates a new slot. max_slot_wal_keep_size limits the log that the \
              server keeps for a stopped relay",
-            log = position.log,
+            log = position.resume_lsn,
         ))
     }
 }
@@ -171,7 +171,7 @@ mod tests {
             xid: 9,
         });
         let later = Position {
-            log: Lsn(50),
+            resume_lsn: Lsn(50),
             witness,
             ..Position::start()
         };

@@ -22,6 +22,10 @@ const LISTEN_WITHIN: Duration = Duration::from_secs(20);
 
 /// Starts to listen for notifications. Listens while the returned value exists, and only if the
 /// source is `poll`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "ends once the returned value is dropped"
+)]
 pub(crate) fn listen(options: &RelayOptions) -> Arc<Notify> {
     let news = Arc::new(Notify::new());
     if options.source == SourceKind::Poll {

@@ -111,11 +111,11 @@ impl SourceSelector<'_> {
             if let WalAvailability::From(confirmed) = log
                 && self.may_stream(confirmed, behind, pipeline)
             {
-                let lag = pipeline.settled().log.0 - confirmed.0;
+                let lag = pipeline.settled().resume_lsn.0 - confirmed.0;
                 if lag > ADVANCE_BYTES {
                     // Only the durable position may be confirmed. Until it is past the slot's, the
                     // table is read.
-                    let safe = pipeline.durable().0.log;
+                    let safe = pipeline.durable().0.resume_lsn;
                     if safe > confirmed {
                         tracing::info!(
                             bytes = lag,
@@ -245,7 +245,7 @@ impl SourceSelector<'_> {
 
     /// Returns the number of bytes of log after the position.
     async fn behind(&self, pipeline: &mut Pipeline) -> Result<u64, Interruption> {
-        let log = pipeline.settled().log;
+        let log = pipeline.settled().resume_lsn;
         Ok(slot::insert_position(pipeline.connection())
             .await?
             .0
@@ -256,7 +256,7 @@ impl SourceSelector<'_> {
     /// published, and no window is open.
     fn may_stream(&self, confirmed: Lsn, behind: bool, pipeline: &Pipeline) -> bool {
         let position = pipeline.settled();
-        let covered = position.window.is_none() && position.log >= confirmed;
+        let covered = position.window.is_none() && position.resume_lsn >= confirmed;
         covered && (!behind || self.options.source == SourceKind::Wal)
     }
 
@@ -269,7 +269,7 @@ impl SourceSelector<'_> {
     pub(super) async fn stream(&self, pipeline: &mut Pipeline) -> Result<u64, Stop> {
         let application = self.options.database.application_name("relay stream");
         let LogNames { slot, publication } = self.names;
-        let from = pipeline.settled().log;
+        let from = pipeline.settled().resume_lsn;
         self.observer
             .pulse()
             .step("requesting the stream of the log");

@@ -8,7 +8,7 @@
 //! A window is published only once the server has flushed the log beyond it. With
 //! `synchronous_commit` off, a crash may undo commits that a snapshot has seen.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::sync::mpsc;
 
@@ -30,6 +30,7 @@ use crate::{
         position::{Coverage, Witness},
         row::{debezium::RowBuffer, native::TableRow, table_layout::TableLayout},
     },
+    task::OwnedTask,
 };
 
 /// Interval between checks of the flushed position.
@@ -86,12 +87,13 @@ impl TableSource {
         }
         let position = pipeline.settled();
         let window = position.window.clone().expect("a window is open");
-        let events = if window.to == position.seen {
+        let events = if window.to == position.snapshot {
             0
         } else {
             let (send, mut pages) = mpsc::channel(1);
             let reader = self.reader.take().expect("the last window gave it back");
-            let reading = tokio::spawn(reader.read(position.seen.clone(), window.clone(), send));
+            let reading =
+                OwnedTask::spawn(reader.read(position.snapshot.clone(), window.clone(), send));
             let mut events = 0;
             while let Some(page) = next_page(&mut pages, pipeline).await? {
                 pipeline.caught_up();
@@ -134,12 +136,35 @@ async fn next_page(
     }
 }
 
+/// Looks up and registers the new topics of a page.
+async fn meet_topics(
+    page: &Page,
+    table_layout: &TableLayout,
+    pipeline: &mut Pipeline,
+) -> Result<(), Stop> {
+    if !pipeline.publisher().meets_topics() {
+        return Ok(());
+    }
+    let (mut topics, now) = (BTreeSet::new(), chrono::Utc::now().timestamp_micros());
+    for cells in page.rows(table_layout)? {
+        let (cells, mut scratch) = (cells.map_err(damaged)?, RowBuffer::default());
+        // A row that cannot be read is reported when it is published.
+        if let Ok(TableRow { xid, row }) = table_layout.event(&cells, now, &mut scratch)
+            && pipeline.progress().wants_row(xid, row.seq)
+        {
+            topics.extend(pipeline.new_topic(&row.event));
+        }
+    }
+    pipeline.meet_topics(topics).await
+}
+
 /// Publishes a page. Returns the number of its events that were not published before.
 async fn publish_page(
     page: &Page,
     table_layout: &TableLayout,
     pipeline: &mut Pipeline,
 ) -> Result<u64, Stop> {
+    meet_topics(page, table_layout, pipeline).await?;
     let (mut events, now) = (0, chrono::Utc::now().timestamp_micros());
     for cells in page.rows(table_layout)? {
         let (cells, mut scratch) = (cells.map_err(damaged)?, RowBuffer::default());

@@ -186,7 +186,7 @@ impl WalSource {
             insert,
             flushed,
         } = look(pipeline.connection()).await?;
-        let log = pipeline.settled().log;
+        let log = pipeline.settled().resume_lsn;
         let behind = insert.0.saturating_sub(log.0);
         // The server streams only flushed log.
         if flushed.0.saturating_sub(log.0) <= PAGE_HEADER_BYTES || log > self.seen {

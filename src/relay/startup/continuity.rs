@@ -156,8 +156,8 @@ pub(crate) async fn require_kept_commits(
     {
         return refused(session, evidence).await;
     }
-    if server.insert < position.reach {
-        let (end, reach) = (server.insert, position.reach);
+    if server.insert < position.published_lsn {
+        let (end, reach) = (server.insert, position.published_lsn);
         return refused(
             session,
             format!("its log ends at {end}, before {reach}, where the last published event was"),
@@ -249,7 +249,7 @@ async fn left_before(
         }
     };
     Ok(match switch {
-        Some(switch) if switch >= position.reach => {
+        Some(switch) if switch >= position.published_lsn => {
             tracing::warn!(
                 old,
                 new,
@@ -262,7 +262,7 @@ async fn left_before(
         Some(switch) => Some(format!(
             "timeline {new} left timeline {old} at {switch}, before {}, where the last published \
              event was",
-            position.reach
+            position.published_lsn
         )),
         None => Some(format!(
             "timeline {new} does not descend from timeline {old}, where the relay published"
@@ -411,7 +411,8 @@ mod tests {
     }
 
     fn refused(original: Option<&str>, system: &str) -> String {
-        let database = crate::postgres::Settings::parse("postgres://a@localhost/b").expect("a URL");
+        let database =
+            crate::postgres::DatabaseSettings::parse("postgres://a@localhost/b").expect("a URL");
         let options = RelayOptions::new(database, crate::kafka::Settings::default());
         let here = Identity {
             system: "1".into(),

@@ -125,7 +125,8 @@ mod tests {
 
     #[test]
     fn the_connections_of_a_leader_depend_on_what_it_does() {
-        let database = crate::postgres::Settings::parse("postgres://a@localhost/b").expect("a URL");
+        let database =
+            crate::postgres::DatabaseSettings::parse("postgres://a@localhost/b").expect("a URL");
         let mut options = RelayOptions::new(database, crate::kafka::Settings::default());
         assert_eq!(needed(&options), 5);
         options.source = SourceKind::Poll;

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{names::KafkaNames, recovery::Session};
 use crate::{
-    kafka::{Creation, Extent, TopicError, read_to_the_end},
+    kafka::{Creation, Isolation, TopicError, read_to_the_end},
     relay::{
         RelayOptions,
         error::Interruption,
@@ -39,9 +39,9 @@ const POSITION_TOPIC: &[(&str, &str)] = &[
 pub(crate) async fn find_or_create(
     options: &RelayOptions,
     names: &KafkaNames,
-    forwarder: &EventPublisher,
+    publisher: &EventPublisher,
 ) -> Result<bool, Interruption> {
-    let topics = forwarder.topics();
+    let topics = publisher.topics();
     let how = Creation {
         partitions: Some(1),
         replication: options.topics.replication,
@@ -153,7 +153,7 @@ async fn hidden(
     let (count, _) = read_to_the_end(
         &options.kafka,
         &names.topic,
-        Extent::Uncommitted(end),
+        (Isolation::Uncommitted, end),
         0,
         count,
     )
@@ -176,7 +176,7 @@ async fn read_committed(
     let (replay, end) = read_to_the_end(
         &options.kafka,
         &names.topic,
-        Extent::Committed,
+        (Isolation::Committed, 0),
         Replay::new(trust),
         Replay::read,
     )

@@ -30,7 +30,7 @@ use crate::{
     failpoint::{self, Step},
     kafka::TopicError,
     relay::{
-        Delivery, RelayOptions,
+        DeliveryGuarantee, RelayOptions,
         error::Interruption,
         leadership::relay_store::{RelayStore, Saved},
         monitor::metrics::RelayMetrics,
@@ -71,7 +71,7 @@ pub(crate) async fn resume(
     session: Session<'_>,
     mut saved: Saved,
     relay_store: &mut RelayStore,
-    forwarder: &mut EventPublisher,
+    publisher: &mut EventPublisher,
 ) -> Result<Start, Interruption> {
     let Session {
         options,
@@ -81,13 +81,13 @@ pub(crate) async fn resume(
         ..
     } = session;
     continuity::require_same_database(options, relay_store.session(), server, &saved).await?;
-    let (recorded, foreign) = read_topic(&session, &saved, relay_store, forwarder).await?;
+    let (recorded, foreign) = read_topic(&session, &saved, relay_store, publisher).await?;
     let (recorded, foreign, adopted) = match &saved.adopts {
         // A position in this database's own topic would show that the relay has published here
         // since.
         Some(before) if recorded.is_none() && saved.moved_to.is_none() => {
             let (recorded, foreign) =
-                before_adoption(&session, before, &saved, relay_store, forwarder).await?;
+                before_adoption(&session, before, &saved, relay_store, publisher).await?;
             (recorded, foreign, true)
         }
         _ => (recorded, foreign, false),
@@ -110,14 +110,14 @@ pub(crate) async fn resume(
     relay_store
         .begin(options, &server.identity, cluster)
         .await?;
-    if options.delivery == Delivery::ExactlyOnce {
+    if options.delivery == DeliveryGuarantee::ExactlyOnce {
         let journal = Journal::new(
             server.identity.clone(),
             relay_store.epoch(),
             start.number,
             relay_store.seal().clone(),
         );
-        forwarder
+        publisher
             .sink_mut()
             .write_positions(names.topic.clone(), journal);
     }
@@ -137,7 +137,7 @@ async fn read_topic(
     session: &Session<'_>,
     saved: &Saved,
     relay_store: &RelayStore,
-    forwarder: &EventPublisher,
+    publisher: &EventPublisher,
 ) -> Result<(Option<Recorded>, Foreign), Interruption> {
     let Session {
         options,
@@ -148,12 +148,12 @@ async fn read_topic(
     let nothing = (None, Foreign::default());
     let signatures = (relay_store.seal(), relay_store.signs());
     Ok(match options.delivery {
-        Delivery::ExactlyOnce => {
-            fence(session, forwarder.sink().producers()).await?;
+        DeliveryGuarantee::ExactlyOnce => {
+            fence(session, publisher.sink().producers()).await?;
             failpoint::reached(Step::Fenced);
-            let exists = position_topic::find_or_create(options, names, forwarder).await?;
+            let exists = position_topic::find_or_create(options, names, publisher).await?;
             if exists {
-                let limit = forwarder
+                let limit = publisher
                     .sink()
                     .producers()
                     .iter()
@@ -167,10 +167,12 @@ async fn read_topic(
         }
         // The relay may have delivered exactly once before. Then its last position is in the topic,
         // at most a second newer than the one in the row.
-        Delivery::AtLeastOnce if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) => {
+        DeliveryGuarantee::AtLeastOnce
+            if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) =>
+        {
             position_topic::read(options, names, saved, signatures).await?
         }
-        Delivery::AtLeastOnce => nothing,
+        DeliveryGuarantee::AtLeastOnce => nothing,
     })
 }
 
@@ -186,13 +188,13 @@ fn moved(
     let released = recorded.map_or_else(Vec::new, |recorded| recorded.position.released);
     // Retention deletes only from the relay's own outbox.
     let forgone = if options.debezium.is_none() {
-        position.forgone
+        position.floor
     } else {
         0
     };
     let position = Position {
         released,
-        forgone,
+        floor: forgone,
         ..position
     };
     Start {
@@ -263,7 +265,7 @@ async fn before_adoption(
     before: &Identity,
     saved: &Saved,
     relay_store: &RelayStore,
-    forwarder: &EventPublisher,
+    publisher: &EventPublisher,
 ) -> Result<(Option<Recorded>, Foreign), Interruption> {
     let Session {
         options, cluster, ..
@@ -273,7 +275,7 @@ async fn before_adoption(
         return nothing;
     }
     let names = KafkaNames::new(&options.name, before, &options.schema);
-    match forwarder.topics().partitions(&names.topic).await {
+    match publisher.topics().partitions(&names.topic).await {
         Ok(_) => {
             position_topic::read(
                 options,

@@ -72,6 +72,19 @@ impl Carried {
         (next, at_once)
     }
 
+    /// Returns the state that remains if a session panics or is dropped. The session had taken the
+    /// rest out, so it may be incomplete.
+    pub(super) fn without_session(&self) -> Self {
+        Self {
+            epoch: self.epoch,
+            direct: self.direct,
+            transaction_timeout: self.transaction_timeout,
+            stamping: self.stamping,
+            clocks_reported: self.clocks_reported,
+            ..Self::default()
+        }
+    }
+
     /// Returns the publisher of the last session if its position is still the newest one and its
     /// view of the topics is current. `alone` means that no other relay has led since.
     pub(super) fn take_settled(
@@ -89,35 +102,10 @@ impl Carried {
 
     /// Returns the state that remains when the producers are replaced.
     fn without_producer(self) -> Self {
-        let Self {
-            epoch,
-            direct,
-            has_connections,
-            isolation,
-            topic_faults,
-            failed,
-            transaction_timeout,
-            ..
-        } = self;
-        let Self {
-            stamping,
-            clocks_reported,
-            ..
-        } = self;
-        let kept = Self {
-            epoch,
-            direct,
-            has_connections,
-            isolation,
-            topic_faults,
-            failed,
-            transaction_timeout,
-            ..Self::default()
-        };
         Self {
-            stamping,
-            clocks_reported,
-            ..kept
+            settled: None,
+            topic_changes: 0,
+            ..self
         }
     }
 
@@ -249,6 +237,31 @@ mod tests {
             let timeout = after.transaction_timeout;
             assert_eq!(timeout, Some(Duration::from_secs(9)), "{interruption:?}");
         }
+    }
+
+    /// A session may panic or hang after its brokers have refused a long time limit.
+    #[test]
+    fn the_facts_that_no_session_takes_out_survive_its_panic() {
+        let left = Carried {
+            epoch: 7,
+            direct: true,
+            has_connections: true,
+            transaction_timeout: Some(Duration::from_secs(9)),
+            stamping: Stamping::Sending,
+            clocks_reported: true,
+            topic_changes: 3,
+            ..Carried::default()
+        }
+        .without_session();
+        assert_eq!(
+            (left.epoch, left.direct, left.transaction_timeout),
+            (7, true, Some(Duration::from_secs(9)))
+        );
+        assert_eq!(
+            (left.stamping, left.clocks_reported),
+            (Stamping::Sending, true)
+        );
+        assert_eq!((left.topic_changes, left.has_connections), (0, false));
     }
 
     /// A fault of one topic affects only that topic.

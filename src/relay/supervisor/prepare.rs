@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Relay, handover::Carried};
 use crate::relay::{
-    Delivery,
+    DeliveryGuarantee,
     error::Interruption,
     leadership::relay_store::{RelayStore, Saved, within},
     monitor::metrics::Component,
@@ -168,8 +168,8 @@ impl Relay {
         }
         let (batch_bytes_max, transaction_timeout) = carried.limits();
         let transactional = match options.delivery {
-            Delivery::ExactlyOnce => names.transactional(transaction_timeout),
-            Delivery::AtLeastOnce => Vec::new(),
+            DeliveryGuarantee::ExactlyOnce => names.transactional(transaction_timeout),
+            DeliveryGuarantee::AtLeastOnce => Vec::new(),
         };
         let stamps = (relay_store.clock(), carried.stamping);
         let mut publisher = EventPublisher::open(

@@ -7,13 +7,13 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Relay, handover::Carried, part, prepare::Ready};
+use super::{Relay, handover::Carried, part, prepare::Ready, undrained::Undrained};
 use crate::relay::{
     RelayError,
-    error::Interruption,
+    error::{Interruption, Meaning},
     leadership::lease::Lease,
     maintenance::{retention, scheduler},
     pipeline::{Pipeline, Stop, publisher::until_reported},
@@ -28,20 +28,55 @@ const DRAIN_AFTER_INTERRUPTION: Duration = Duration::from_secs(10);
 /// Minimum time for storing the last position, even if the grace has ended.
 const STORE_LAST: Duration = Duration::from_millis(500);
 
-/// Outcome of the work of a session.
-enum Ended {
-    Shutdown,
-    /// The relay shuts down, but the work did not stop: a call does not return.
-    ShutdownWithoutAnswer,
+/// End of a session.
+#[derive(Debug)]
+pub(super) enum SessionEnd {
+    /// The relay has shut down. The error names the events that are not durable.
+    ShutDown(Result<(), RelayError>),
+    /// The supervisor decides how the relay continues.
     Interrupted(Interruption),
 }
 
-impl From<Stop> for Ended {
+impl From<Stop> for SessionEnd {
     fn from(stop: Stop) -> Self {
         match stop {
-            Stop::Shutdown => Self::Shutdown,
+            Stop::Shutdown => Self::ShutDown(Ok(())),
             Stop::Interrupted(interruption) => Self::Interrupted(interruption),
         }
+    }
+}
+
+/// Time limit of a drain: [`DRAIN_AFTER_INTERRUPTION`], or the shutdown grace from the moment at
+/// which the relay is shut down.
+struct DrainLimit<'s> {
+    shutdown: &'s CancellationToken,
+    grace: Duration,
+    ends: Instant,
+}
+
+impl<'s> DrainLimit<'s> {
+    fn new(shutdown: &'s CancellationToken, grace: Duration) -> Self {
+        Self {
+            shutdown,
+            grace,
+            ends: Instant::now() + DRAIN_AFTER_INTERRUPTION,
+        }
+    }
+
+    /// Waits until the limit is reached.
+    async fn reached(&mut self) {
+        if timeout_at(self.ends, self.shutdown.cancelled())
+            .await
+            .is_ok()
+        {
+            self.ends = Instant::now() + self.grace;
+            sleep_until(self.ends).await;
+        }
+    }
+
+    /// Returns the end of the grace, for the work after the drain of a relay that shuts down.
+    fn end_of_grace(&self) -> Instant {
+        self.ends.min(Instant::now() + self.grace)
     }
 }
 
@@ -53,20 +88,15 @@ impl Relay {
         mut carried: Carried,
         dropped: CancellationToken,
         shutdown: CancellationToken,
-    ) -> (Carried, Result<Option<RelayError>, Interruption>) {
+    ) -> (Carried, SessionEnd) {
         let led = AssertUnwindSafe(self.lead(&mut carried, &dropped, &shutdown))
             .catch_unwind()
             .await;
-        let outcome = led.unwrap_or_else(|panic| {
-            // State that the session had taken out may be incomplete.
-            carried = Carried {
-                epoch: carried.epoch,
-                direct: carried.direct,
-                ..Carried::default()
-            };
-            Err(Interruption::panicked(&*panic))
+        let end = led.unwrap_or_else(|panic| {
+            carried = carried.without_session();
+            Err(Interruption::panicked(&*panic).into())
         });
-        (carried, outcome)
+        (carried, end.unwrap_or_else(SessionEnd::from))
     }
 
     /// Waits for the lease and works under it.
@@ -75,39 +105,39 @@ impl Relay {
         carried: &mut Carried,
         dropped: &CancellationToken,
         shutdown: &CancellationToken,
-    ) -> Result<Option<RelayError>, Interruption> {
+    ) -> Result<SessionEnd, Stop> {
         self.observer.pulse().step("looking for a pooler");
         if !carried.direct {
             tokio::select! {
                 direct = pooler::require_direct(&self.options) => direct?,
-                () = shutdown.cancelled() => return Ok(None),
+                () = shutdown.cancelled() => return Err(Stop::Shutdown),
             }
             carried.direct = true;
         }
         let lease = tokio::select! {
             lease = Lease::acquire(&self.options, &self.observer, dropped) => lease?,
-            () = shutdown.cancelled() => return Ok(None),
+            () = shutdown.cancelled() => return Err(Stop::Shutdown),
         };
         if !carried.has_connections {
             tokio::select! {
                 enough = pooler::require_connections(&self.options) => enough?,
-                () = lease.lost().cancelled() => return Err(Interruption::LeaseLost),
-                () = shutdown.cancelled() => return Ok(None),
+                () = lease.lost().cancelled() => return Err(Interruption::LeaseLost.into()),
+                () = shutdown.cancelled() => return Err(Stop::Shutdown),
             }
             carried.has_connections = true;
         }
         let lost = lease.lost().clone();
-        let outcome = tokio::select! {
-            outcome = self.session(carried, &lost, shutdown) => outcome,
+        let end = tokio::select! {
+            end = self.session(carried, &lost, shutdown) => end,
             // A session ends by itself when the lease is lost, unless it hangs on a connection that
             // is as dead as the lease.
             () = async {
                 lost.cancelled().await;
-                tokio::time::sleep(DRAIN_AFTER_INTERRUPTION * 2).await
-            } => Err(Interruption::LeaseLost),
+                sleep(DRAIN_AFTER_INTERRUPTION * 2).await
+            } => Err(Interruption::LeaseLost.into()),
         };
         lease.release().await;
-        outcome
+        end
     }
 
     /// Runs one session, from its preparation to the drain.
@@ -116,13 +146,13 @@ impl Relay {
         carried: &mut Carried,
         lost: &CancellationToken,
         shutdown: &CancellationToken,
-    ) -> Result<Option<RelayError>, Interruption> {
+    ) -> Result<SessionEnd, Stop> {
         let (options, observer) = (&self.options, &self.observer);
         observer.pulse().held(None);
         let ready = tokio::select! {
             ready = self.prepare(carried, lost, shutdown) => ready?,
-            () = lost.cancelled() => return Err(Interruption::LeaseLost),
-            () = shutdown.cancelled() => return Ok(None),
+            () = lost.cancelled() => return Err(Interruption::LeaseLost.into()),
+            () = shutdown.cancelled() => return Err(Stop::Shutdown),
         };
         let Ready {
             server,
@@ -144,102 +174,128 @@ impl Relay {
             log_silent,
         };
         observer.pulse().step("reading the outbox");
-        let ended = tokio::select! {
+        let stop = tokio::select! {
             stop = source.run(&mut pipeline) => match stop {
                 Ok(never) => match never {},
-                Err(stop) => Ended::from(stop),
+                Err(stop) => stop,
             },
             () = retention::run(options, &server.identity, carried.epoch, observer) => {
-                Ended::Interrupted(Interruption::LeaseLost)
+                Interruption::LeaseLost.into()
             }
-            error = scheduler::run(options, observer) => Ended::Interrupted(error),
+            error = scheduler::run(options, observer) => error.into(),
             // A relay without the lease stops, whatever its work waits for.
-            () = lost.cancelled() => Ended::Interrupted(Interruption::LeaseLost),
+            () = lost.cancelled() => Interruption::LeaseLost.into(),
             // Every loop of the pipeline ends at once, but not a statement that the server does not
             // answer.
             () = async {
                 shutdown.cancelled().await;
-                tokio::time::sleep(options.shutdown_grace / 2).await
-            } => Ended::ShutdownWithoutAnswer,
+                sleep(options.shutdown_grace / 2).await
+            } => return self.abandon(pipeline).await,
         };
-        self.drain(ended, pipeline, carried).await
+        self.drain(stop, pipeline, carried, shutdown).await
+    }
+
+    /// Ends a session whose work does not respond to a shutdown. The dropped work may have sent an
+    /// event without recording it. The next session sends the batch again.
+    async fn abandon(&self, pipeline: Pipeline) -> Result<SessionEnd, Stop> {
+        let step = self.observer.pulse().current_step();
+        self.stops_reading(&pipeline);
+        let late = Undrained::Late(format!("the session still was {step}"));
+        let deadline = Instant::now() + self.options.shutdown_grace / 4;
+        self.finish(Err(late), deadline, pipeline).await
+    }
+
+    fn stops_reading(&self, pipeline: &Pipeline) {
+        tracing::info!(
+            under_way = pipeline.publisher().sink().outstanding().records(),
+            "stops reading and waits for the records in flight"
+        );
+        self.observer
+            .pulse()
+            .step("waiting for the records in flight");
     }
 
     /// Ends a session: waits for the records in flight, stores the position if possible, and keeps
     /// the state that the next session can use.
     async fn drain(
         &self,
-        ended: Ended,
+        stop: Stop,
         mut pipeline: Pipeline,
         carried: &mut Carried,
-    ) -> Result<Option<RelayError>, Interruption> {
-        if let Ended::Interrupted(interruption) = &ended {
+        shutdown: &CancellationToken,
+    ) -> Result<SessionEnd, Stop> {
+        if let Stop::Interrupted(interruption) = &stop {
             self.observer
                 .interrupted(part(interruption), interruption.explained());
-        } else {
-            tracing::info!(
-                under_way = pipeline.publisher().sink().acks().under_way().0,
-                "stops reading and waits for the records in flight"
-            );
         }
-        self.observer
-            .pulse()
-            .step("waiting for the records in flight");
-        let grace = match &ended {
-            Ended::Shutdown => self.options.shutdown_grace,
-            Ended::ShutdownWithoutAnswer => self.options.shutdown_grace / 4,
-            Ended::Interrupted(_) => DRAIN_AFTER_INTERRUPTION,
-        };
-        let deadline = Instant::now() + grace;
-        let may_commit = match &ended {
-            Ended::Shutdown => true,
-            // The dropped work may have sent an event without recording it. The next session sends
-            // the batch again.
-            Ended::ShutdownWithoutAnswer => false,
+        self.stops_reading(&pipeline);
+        let mut limit = DrainLimit::new(shutdown, self.options.shutdown_grace);
+        let drained = match &stop {
             // The producer of the next leader fences off this one.
-            Ended::Interrupted(interruption) => !matches!(interruption, Interruption::LeaseLost),
-        };
-        let drained = may_commit && matches!(timeout(grace, pipeline.drain()).await, Ok(true));
-        match ended {
-            Ended::Interrupted(interruption) => {
-                self.hand_over(&interruption, drained, pipeline, carried)
-                    .await;
-                Err(interruption)
+            Stop::Interrupted(Interruption::LeaseLost) => {
+                Err(Undrained::Failed(Interruption::LeaseLost))
             }
-            Ended::Shutdown | Ended::ShutdownWithoutAnswer => {
-                self.finish(drained, deadline, pipeline).await
+            Stop::Shutdown | Stop::Interrupted(_) => in_time(&mut limit, &mut pipeline).await,
+        };
+        match stop {
+            Stop::Interrupted(interruption) if !self.ends_with(&interruption, shutdown) => {
+                self.hand_over(&interruption, drained.is_ok(), pipeline, carried)
+                    .await;
+                Err(interruption.into())
+            }
+            Stop::Interrupted(_) | Stop::Shutdown => {
+                self.finish(drained, limit.end_of_grace(), pipeline).await
             }
         }
+    }
+
+    /// Returns `true` if no session follows this one, because the relay shuts down. A relay that
+    /// needs an operator reports that instead. If the lease is lost, the relay that leads now
+    /// publishes the events.
+    fn ends_with(&self, interruption: &Interruption, shutdown: &CancellationToken) -> bool {
+        shutdown.is_cancelled()
+            && !matches!(interruption, Interruption::LeaseLost)
+            && !matches!(interruption.meaning(), Meaning::NeedsPerson(_))
     }
 
     /// Stores the last position and leaves the slot in an orderly state. Returns an error if events
     /// may be published again.
     async fn finish(
         &self,
-        drained: bool,
+        drained: Result<(), Undrained>,
         deadline: Instant,
         mut pipeline: Pipeline,
-    ) -> Result<Option<RelayError>, Interruption> {
+    ) -> Result<SessionEnd, Stop> {
+        // The end of a trial would interrupt the session before the position is stored.
+        let _ = pipeline.publisher_mut().take_isolation(drained.is_ok());
         let until = deadline.max(Instant::now() + STORE_LAST);
-        match timeout_at(until, pipeline.tick()).await {
-            Ok(stored) => stored?,
-            Err(_) => tracing::warn!(
-                "the database does not answer: the last position is not stored there; the next \
-                 start reads it from Kafka (exactly once) or repeats events (at least once)"
-            ),
+        let problem = match timeout_at(until, pipeline.tick()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) if matches!(error.meaning(), Meaning::NeedsPerson(_)) => {
+                return Err(error.into());
+            }
+            Ok(Err(error)) => Some(error.explained()),
+            Err(_) => Some("the database does not answer".to_owned()),
+        };
+        if let Some(problem) = problem {
+            tracing::warn!(
+                "the last position is not stored in the database: {problem}; the next start reads \
+                 it from Kafka (exactly once) or repeats events (at least once)"
+            );
         }
         pipeline.end_stream().await;
-        let sink = pipeline.publisher().sink();
-        let under_way = sink.acks().under_way().0;
-        let is_safe = drained || (under_way == 0 && sink.is_settled());
-        if drained {
-            let time = deadline.saturating_duration_since(Instant::now());
-            pipeline.confirm_rest(&self.options, time).await;
-        }
-        Ok((!is_safe).then_some(RelayError::GraceExceeded {
-            under_way,
-            grace: self.options.shutdown_grace,
-        }))
+        let outcome = match drained {
+            Ok(()) => {
+                let time = deadline.saturating_duration_since(Instant::now());
+                pipeline.confirm_rest(&self.options, time).await;
+                Ok(())
+            }
+            Err(undrained) => {
+                let outstanding = pipeline.publisher().sink().outstanding();
+                undrained.outcome(outstanding, self.options.shutdown_grace)
+            }
+        };
+        Ok(SessionEnd::ShutDown(outcome))
     }
 
     /// Keeps the state that the next session can use.
@@ -268,5 +324,46 @@ impl Relay {
         let (position, number) = pipeline.durable();
         let (position, number) = (position.clone(), number);
         carried.settled = Some((pipeline.into_publisher(), position, number));
+    }
+}
+
+/// Drains the pipeline within the limit.
+async fn in_time(limit: &mut DrainLimit<'_>, pipeline: &mut Pipeline) -> Result<(), Undrained> {
+    let waiting = tokio::select! {
+        biased;
+        drained = pipeline.drain() => return drained.map_err(Undrained::Failed),
+        () = limit.reached() => match pipeline.parked().is_stored() {
+            true => "it waited for Kafka to acknowledge or commit them",
+            false => "it was storing parked events",
+        },
+    };
+    Err(Undrained::Late(waiting.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the seconds after which the limit of a drain is reached.
+    async fn reached_after(shutdown_after: Option<u64>, grace: u64) -> (u64, u64) {
+        let (shutdown, began) = (CancellationToken::new(), Instant::now());
+        let mut limit = DrainLimit::new(&shutdown, Duration::from_secs(grace));
+        let shutting_down = async {
+            if let Some(seconds) = shutdown_after {
+                sleep(Duration::from_secs(seconds)).await;
+                shutdown.cancel();
+            }
+        };
+        tokio::join!(limit.reached(), shutting_down);
+        let rest = limit.end_of_grace().saturating_duration_since(began);
+        (began.elapsed().as_secs(), rest.as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_has_the_grace_from_the_shutdown_on_and_ten_seconds_without_one() {
+        assert_eq!(reached_after(None, 30).await, (10, 10));
+        assert_eq!(reached_after(Some(0), 30).await, (30, 30));
+        assert_eq!(reached_after(Some(4), 30).await, (34, 34));
+        assert_eq!(reached_after(Some(4), 3).await, (7, 7));
     }
 }

@@ -10,12 +10,15 @@
 use std::time::Duration;
 
 use tokio::{
-    task::{JoinError, JoinHandle},
+    task::JoinError,
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::relay::{RelayMetrics, RelayOptions};
+use crate::{
+    relay::{RelayMetrics, RelayOptions},
+    task::OwnedTask,
+};
 
 /// Interval between checks for signs of life.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -56,15 +59,6 @@ pub(crate) struct Watchdog {
     warned: Option<Instant>,
 }
 
-/// A task that is aborted when this value is dropped.
-struct Aborting<T>(JoinHandle<T>);
-
-impl<T> Drop for Aborting<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Watchdog {
     pub(crate) fn new(observer: &RelayMetrics, limit: Duration, grace: Duration) -> Self {
         Self {
@@ -88,7 +82,7 @@ impl Watchdog {
         shutdown: &CancellationToken,
     ) -> Supervised<T> {
         self.observer.pulse().moved();
-        let mut session = Aborting(tokio::spawn(session));
+        let mut session = OwnedTask::spawn(session);
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let grace = self.grace + BEYOND_GRACE;
@@ -99,7 +93,7 @@ impl Watchdog {
         loop {
             tokio::select! {
                 biased;
-                ended = &mut session.0 => return Supervised::Ended(unwind(ended)),
+                ended = &mut session => return Supervised::Ended(unwind(ended)),
                 () = &mut overdue => {
                     dropped.cancel();
                     return Supervised::Overdue;
@@ -116,8 +110,8 @@ impl Watchdog {
                 "the session shows no sign of life: it is dropped and started again"
             );
             dropped.cancel();
-            session.0.abort();
-            match timeout(ABORT_WITHIN, &mut session.0).await {
+            session.abort();
+            match timeout(ABORT_WITHIN, &mut session).await {
                 Ok(Ok(ended)) => return Supervised::Ended(ended),
                 Ok(Err(_)) => {}
                 Err(_) => {
@@ -239,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_limit_leaves_time_for_a_connection_and_for_several_stalls() {
-        let database = |url| crate::postgres::Settings::parse(url).expect("a URL");
+        let database = |url| crate::postgres::DatabaseSettings::parse(url).expect("a URL");
         let mut options = RelayOptions::new(
             database("postgres://a@b/c?connect_timeout=7"),
             crate::kafka::Settings::default(),

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::error::CircuitOpen;
 use super::policy::CircuitBreakerPolicy;
-use super::state::{Machine, Outcome, State, Ticket, Transition};
+use super::state::{CircuitState, Machine, Outcome, Ticket, Transition};
 
 /// Number of transitions that a slow subscriber may lag behind. A circuit changes at most a few
 /// times per minute.
@@ -83,9 +83,9 @@ impl CircuitBreaker {
         &self.0.name
     }
 
-    /// Returns the state. An open circuit stays [`Open`](State::Open) until the first call after
-    /// its open time.
-    pub fn state(&self) -> State {
+    /// Returns the state. An open circuit stays [`Open`](CircuitState::Open) until the first call
+    /// after its open time.
+    pub fn state(&self) -> CircuitState {
         self.circuit().machine.state()
     }
 
@@ -177,12 +177,12 @@ impl CircuitBreaker {
         let Some(transition) = changed else { return };
         let (name, Transition { from, to, cause }) = (self.name(), transition);
         let count = match to {
-            State::Open => &mut circuit.counts.opened,
-            State::HalfOpen => &mut circuit.counts.half_opened,
-            State::Closed => &mut circuit.counts.closed,
+            CircuitState::Open => &mut circuit.counts.opened,
+            CircuitState::HalfOpen => &mut circuit.counts.half_opened,
+            CircuitState::Closed => &mut circuit.counts.closed,
         };
         *count += 1;
-        if to == State::Open {
+        if to == CircuitState::Open {
             tracing::warn!(breaker = name, %from, %to, %cause, "the circuit opened");
         } else {
             tracing::info!(breaker = name, %from, %to, %cause, "the circuit changed its state");

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! [`CircuitBreaker`] is the handle. Create one for each dependency and share it between all its
-//! clients. It returns its [`State`] and its [`Counts`], sends each [`Transition`] to its
+//! clients. It returns its [`CircuitState`] and its [`Counts`], sends each [`Transition`] to its
 //! [subscribers](CircuitBreaker::transitions), and logs the transitions. [`CircuitBreakerLayer`]
 //! wraps a service. [`CircuitBreaker::admit`] serves code that is not a service.
 //!
@@ -38,7 +38,7 @@
 //!
 //! ```
 //! use tidings::resilience::circuit_breaker::{
-//!     CircuitBreaker, CircuitBreakerLayer, CircuitBreakerPolicy, CircuitOpen, State,
+//!     CircuitBreaker, CircuitBreakerLayer, CircuitBreakerPolicy, CircuitOpen, CircuitState,
 //! };
 //! use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 //!
@@ -51,7 +51,7 @@
 //! for _ in 0..5 {
 //!     assert!(stock.ready().await?.call(()).await.is_err());
 //! }
-//! assert_eq!(breaker.state(), State::Open);
+//! assert_eq!(breaker.state(), CircuitState::Open);
 //! let error = stock.ready().await?.call(()).await.unwrap_err();
 //! let open = error.downcast_ref::<CircuitOpen>().expect("the call was not made");
 //! assert_eq!(open.retry_after.as_secs(), 30); // an HTTP gateway's `Retry-After`
@@ -71,4 +71,4 @@ pub use error::CircuitOpen;
 pub use layer::CircuitBreakerLayer;
 pub use policy::{CircuitBreakerPolicy, FailureRate};
 pub use service::CircuitBreakerService;
-pub use state::{Cause, State, Transition};
+pub use state::{Cause, CircuitState, Transition};

@@ -79,7 +79,9 @@ mod tests {
     use tokio::time::{sleep, timeout};
     use tower::{Layer, service_fn};
 
-    use super::super::{Cause, CircuitBreakerLayer, CircuitBreakerPolicy, CircuitOpen, State};
+    use super::super::{
+        Cause, CircuitBreakerLayer, CircuitBreakerPolicy, CircuitOpen, CircuitState,
+    };
     use super::*;
     use crate::resilience::BulkheadError;
 
@@ -147,7 +149,7 @@ mod tests {
             })
         );
         sleep(30 * SECOND).await;
-        assert_eq!(breaker.state(), State::Open, "until the next call");
+        assert_eq!(breaker.state(), CircuitState::Open, "until the next call");
         for _ in 0..2 {
             service
                 .clone()
@@ -189,7 +191,7 @@ mod tests {
             .expect_err("the call hangs");
         assert_eq!(
             (breaker.state(), breaker.counts().ignored),
-            (State::HalfOpen, 1)
+            (CircuitState::HalfOpen, 1)
         );
         service
             .oneshot(Do::Succeed)
@@ -235,7 +237,7 @@ mod tests {
         }
         assert_eq!(
             (breaker.state(), breaker.counts().ignored),
-            (State::Closed, 100)
+            (CircuitState::Closed, 100)
         );
     }
 
@@ -259,6 +261,6 @@ mod tests {
                 .await
                 .expect_err("not found");
         }
-        assert_eq!(breaker.state(), State::Closed);
+        assert_eq!(breaker.state(), CircuitState::Closed);
     }
 }

@@ -13,7 +13,7 @@ const OPEN_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// State of a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
+pub enum CircuitState {
     /// All calls pass.
     Closed,
     /// All calls fail at once.
@@ -27,9 +27,9 @@ pub enum State {
 #[non_exhaustive]
 pub struct Transition {
     /// Previous state.
-    pub from: State,
+    pub from: CircuitState,
     /// New state.
-    pub to: State,
+    pub to: CircuitState,
     /// Cause of the change.
     pub cause: Cause,
 }
@@ -103,11 +103,11 @@ impl Machine {
         }
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> CircuitState {
         match self.phase {
-            Phase::Closed { .. } => State::Closed,
-            Phase::Open { .. } => State::Open,
-            Phase::HalfOpen { .. } => State::HalfOpen,
+            Phase::Closed { .. } => CircuitState::Closed,
+            Phase::Open { .. } => CircuitState::Open,
+            Phase::HalfOpen { .. } => CircuitState::HalfOpen,
         }
     }
 
@@ -235,7 +235,7 @@ fn closed(policy: &CircuitBreakerPolicy, now: Instant) -> Phase {
 
 // === impl Display ===
 
-impl fmt::Display for State {
+impl fmt::Display for CircuitState {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Closed => "closed",

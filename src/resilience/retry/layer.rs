@@ -7,7 +7,7 @@ use tower::Layer;
 use tower::retry::budget::{Budget, TpsBudget};
 
 use super::super::{Classify, EveryError};
-use super::Retry;
+use super::RetryPolicy;
 use super::service::{Attempts, Cloned, RetryService};
 
 /// Retries the calls of a service; see the [module](super) for when not to use it.
@@ -16,7 +16,7 @@ use super::service::{Attempts, Cloned, RetryService};
 /// sets another way to copy it.
 #[derive(Clone)]
 pub struct RetryLayer<C = EveryError, R = Cloned> {
-    retry: Retry,
+    retry: RetryPolicy,
     classify: C,
     repeat: R,
     budget: Arc<dyn Budget + Send + Sync>,
@@ -25,7 +25,7 @@ pub struct RetryLayer<C = EveryError, R = Cloned> {
 impl RetryLayer {
     /// Creates a layer that retries every failed call, within its own budget (see the
     /// [module](super)).
-    pub fn new(retry: Retry) -> Self {
+    pub fn new(retry: RetryPolicy) -> Self {
         Self {
             retry,
             classify: EveryError,
@@ -37,7 +37,7 @@ impl RetryLayer {
 
 impl Default for RetryLayer {
     fn default() -> Self {
-        Self::new(Retry::default())
+        Self::new(RetryPolicy::default())
     }
 }
 

@@ -1,9 +1,9 @@
 //! Retry of failed calls: a limited number of attempts with exponential backoff.
 //!
-//! The layer is tower's own `Retry`. This module adds the policy: [`Retry`] (number of attempts and
-//! waits; pure), [`Classify`](super::Classify) (retried errors), [`Repeat`] (repeated requests),
-//! and a budget. The layer has no error type of its own: when it gives up, the caller receives the
-//! error of the last attempt.
+//! The layer is tower's own `Retry`. This module adds the policy: [`RetryPolicy`] (number of
+//! attempts and waits; pure), [`Classify`](super::Classify) (retried errors), [`Repeat`] (repeated
+//! requests), and a budget. The layer has no error type of its own: when it gives up, the caller
+//! receives the error of the last attempt.
 //!
 //! **The budget** limits the load that retries add during an outage. Each success adds a fifth of a
 //! retry, each retry removes one, and ten retries per second are free. A dependency that fails
@@ -27,7 +27,7 @@
 //! ```
 //! use std::sync::atomic::{AtomicU32, Ordering};
 //! use std::time::Duration;
-//! use tidings::resilience::{Class, Retry, RetryLayer};
+//! use tidings::resilience::{Class, RetryLayer, RetryPolicy};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! #[derive(Debug)]
@@ -48,7 +48,7 @@
 //!         }
 //!     }
 //! });
-//! let retrying = RetryLayer::new(Retry::default()).classify(
+//! let retrying = RetryLayer::new(RetryPolicy::default()).classify(
 //!     |outcome: Result<&usize, &Refused>| match outcome {
 //!         Ok(_) => Class::Success,
 //!         Err(Refused::Busy) => Class::RateLimited { retry_after: Duration::from_secs(2) },
@@ -68,6 +68,6 @@ mod policy;
 mod service;
 
 pub use layer::RetryLayer;
-pub use policy::Retry;
+pub use policy::RetryPolicy;
 pub use service::{Attempts, Cloned, Repeat, RetryService};
 pub use tower::retry::budget::{Budget, TpsBudget};

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::super::Class;
+use crate::backoff::Backoff;
 
 /// Upper bound of a wait, because a tokio timer is limited to about two years.
 const WAIT_MAX: Duration = Duration::from_secs(86_400);
@@ -28,20 +29,18 @@ const WAIT_MAX: Duration = Duration::from_secs(86_400);
 ///
 /// ```
 /// use std::time::Duration;
-/// use tidings::resilience::Retry;
+/// use tidings::resilience::RetryPolicy;
 ///
 /// // Five attempts with waits of 50, 100, 200 and 400 ms, each shortened by up to a half.
 /// // No wait ends later than 2 s after the call began.
-/// let retry = Retry::exponential(5, Duration::from_millis(50)..Duration::from_secs(5))
+/// let retry = RetryPolicy::exponential(5, Duration::from_millis(50)..Duration::from_secs(5))
 ///     .within(Duration::from_secs(2));
 /// assert_eq!(retry.attempts(), 5);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Retry {
+pub struct RetryPolicy {
     attempts: u32,
-    first: Duration,
-    longest: Duration,
-    jitter: f64,
+    backoff: Backoff,
     within: Option<Duration>,
 }
 
@@ -69,22 +68,19 @@ pub(super) enum Why {
     Budget,
 }
 
-impl Default for Retry {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self::exponential(3, Duration::from_secs(1)..Duration::from_secs(10))
     }
 }
 
-impl Retry {
+impl RetryPolicy {
     /// Creates a policy with `attempts` attempts, including the first one (0 counts as 1). The
     /// first wait is `waits.start`. Each further wait is twice as long, up to `waits.end`.
     pub fn exponential(attempts: u32, waits: Range<Duration>) -> Self {
-        let longest = waits.end.min(WAIT_MAX);
         Self {
             attempts: attempts.max(1),
-            first: waits.start.min(longest),
-            longest,
-            jitter: 0.5,
+            backoff: Backoff::new(waits.start..waits.end.min(WAIT_MAX)),
             within: None,
         }
     }
@@ -94,11 +90,7 @@ impl Retry {
     #[must_use]
     pub fn jitter(self, part: f64) -> Self {
         Self {
-            jitter: if part.is_nan() {
-                0.0
-            } else {
-                part.clamp(0.0, 1.0)
-            },
+            backoff: self.backoff.jitter(part),
             ..self
         }
     }
@@ -138,12 +130,14 @@ impl Retry {
             Class::Permanent => return Next::GiveUp(Why::Permanent),
             Class::Rejected => return Next::GiveUp(Why::Rejected),
             _ if made >= self.attempts => return Next::GiveUp(Why::Attempts),
-            Class::Transient => self.backoff(made, random),
-            Class::RateLimited { retry_after } if retry_after > self.longest => {
+            Class::Transient => self.backoff.wait(made, random),
+            Class::RateLimited { retry_after } if retry_after > self.backoff.longest() => {
                 return Next::GiveUp(Why::RateLimit);
             }
             Class::RateLimited { retry_after } => {
-                retry_after.max(self.backoff(made, random)) + self.spread(made, random)
+                // Many callers may have received the same request, so the wait is spread too.
+                let spread = self.backoff.random_part(made, random) / 2;
+                retry_after.max(self.backoff.wait(made, random)) + spread
             }
         };
         if left.is_some_and(|left| wait > left) {
@@ -151,24 +145,6 @@ impl Retry {
         } else {
             Next::Again(wait)
         }
-    }
-
-    /// Returns the wait after attempt number `made`, including jitter.
-    fn backoff(&self, made: u32, random: f64) -> Duration {
-        let full = self.full(made);
-        full - full.mul_f64(self.jitter * random.clamp(0.0, 1.0))
-    }
-
-    /// Returns the random time added to a requested wait, because many callers may have received
-    /// the same request.
-    fn spread(&self, made: u32, random: f64) -> Duration {
-        self.full(made)
-            .mul_f64(self.jitter * random.clamp(0.0, 1.0) / 2.0)
-    }
-
-    fn full(&self, made: u32) -> Duration {
-        let doublings = made.saturating_sub(1).min(31);
-        self.first.saturating_mul(1 << doublings).min(self.longest)
     }
 }
 
@@ -195,7 +171,7 @@ mod tests {
 
     #[test]
     fn by_default_there_are_three_attempts_with_waits_that_double_from_one_second_to_ten() {
-        let retry = Retry::default().jitter(0.0);
+        let retry = RetryPolicy::default().jitter(0.0);
         let next = |made| retry.next(made, Class::Transient, None, 0.9);
         assert_eq!(
             (next(1), next(2), next(3)),
@@ -205,14 +181,16 @@ mod tests {
                 Next::GiveUp(Why::Attempts)
             )
         );
-        let patient = Retry::exponential(10, SECOND..10 * SECOND).jitter(0.0);
-        let waits: Vec<_> = (1..8).map(|made| patient.full(made).as_secs()).collect();
+        let patient = RetryPolicy::exponential(10, SECOND..10 * SECOND).jitter(0.0);
+        let waits: Vec<_> = (1..8)
+            .map(|made| patient.backoff.full(made).as_secs())
+            .collect();
         assert_eq!(waits, [1, 2, 4, 8, 10, 10, 10]);
     }
 
     #[test]
     fn what_is_done_follows_from_the_class() {
-        let retry = Retry::default();
+        let retry = RetryPolicy::default();
         let limited = |seconds| Class::RateLimited {
             retry_after: seconds * SECOND,
         };
@@ -226,9 +204,12 @@ mod tests {
 
     #[test]
     fn extreme_settings_are_bounded() {
-        let retry = Retry::exponential(0, Duration::MAX..Duration::MAX);
-        assert_eq!((retry.attempts(), retry.full(u32::MAX)), (1, WAIT_MAX));
-        let reversed = Retry::exponential(u32::MAX, 5 * SECOND..SECOND).jitter(f64::NAN);
+        let retry = RetryPolicy::exponential(0, Duration::MAX..Duration::MAX);
+        assert_eq!(
+            (retry.attempts(), retry.backoff.full(u32::MAX)),
+            (1, WAIT_MAX)
+        );
+        let reversed = RetryPolicy::exponential(u32::MAX, 5 * SECOND..SECOND).jitter(f64::NAN);
         assert_eq!(
             reversed.next(9, Class::Transient, None, f64::INFINITY),
             Next::Again(SECOND)
@@ -252,7 +233,7 @@ mod tests {
                 Duration::from_millis(longest),
                 left.map(Duration::from_millis),
             );
-            let next = Retry::exponential(attempts, first..longest)
+            let next = RetryPolicy::exponential(attempts, first..longest)
                 .jitter(jitter)
                 .next(made, class, left, random);
             if let Next::Again(wait) = next {

@@ -1,4 +1,4 @@
-//! Attempts of one call: tower's retry service with a policy based on [`Retry`].
+//! Attempts of one call: tower's retry service with a policy based on [`RetryPolicy`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use tokio::time::{Instant, Sleep, sleep};
 use tower::retry::budget::Budget;
 use tower::retry::{Policy, Retry as TowerRetry};
-use tower::util::rng::{HasherRng, Rng};
 
 use super::super::class::class_of;
 use super::super::{Class, Classify};
-use super::Retry;
+use super::RetryPolicy;
 use super::policy::{Next, Why};
+use crate::backoff::random;
 
 /// Service whose calls are retried.
 pub type RetryService<S, C, R> = TowerRetry<Attempts<C, R>, S>;
@@ -36,7 +36,7 @@ pub struct Cloned;
 /// Attempts of one call, as tower's `Policy`.
 #[derive(Clone)]
 pub struct Attempts<C, R> {
-    retry: Retry,
+    retry: RetryPolicy,
     classify: C,
     repeat: R,
     budget: Arc<dyn Budget + Send + Sync>,
@@ -48,7 +48,7 @@ pub struct Attempts<C, R> {
 
 impl<C, R> Attempts<C, R> {
     pub(super) fn new(
-        retry: Retry,
+        retry: RetryPolicy,
         classify: C,
         repeat: R,
         budget: Arc<dyn Budget + Send + Sync>,
@@ -67,10 +67,7 @@ impl<C, R> Attempts<C, R> {
         let left = self
             .deadline
             .map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        match self
-            .retry
-            .next(self.made, class, left, HasherRng::new().next_f64())
-        {
+        match self.retry.next(self.made, class, left, random()) {
             Next::Done => {
                 self.budget.deposit();
                 Next::Done
@@ -185,7 +182,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_is_tried_again_after_waits_that_double() {
         let began = Instant::now();
-        let retried = RetryLayer::new(Retry::default().jitter(0.0)).layer(flaky(2));
+        let retried = RetryLayer::new(RetryPolicy::default().jitter(0.0)).layer(flaky(2));
         assert_eq!(retried.oneshot(0).await, Ok(3));
         assert_eq!(began.elapsed().as_secs(), 3);
     }
@@ -218,7 +215,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_wait_begins_that_would_end_after_the_deadline() {
         let began = Instant::now();
-        let retry = Retry::exponential(10, SECOND..10 * SECOND)
+        let retry = RetryPolicy::exponential(10, SECOND..10 * SECOND)
             .jitter(0.0)
             .within(4 * SECOND);
         assert_eq!(
@@ -248,7 +245,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_requests_own_deadline_is_kept_too() {
         let began = Instant::now();
-        let retry = Retry::exponential(10, SECOND..10 * SECOND)
+        let retry = RetryPolicy::exponential(10, SECOND..10 * SECOND)
             .jitter(0.0)
             .within(60 * SECOND);
         let retried = RetryLayer::new(retry)
@@ -288,7 +285,7 @@ mod tests {
         let calls = Arc::new(AtomicU32::new(0));
         let (counted, retry) = (
             calls.clone(),
-            Retry::exponential(5, Duration::from_millis(1)..Duration::from_millis(2)),
+            RetryPolicy::exponential(5, Duration::from_millis(1)..Duration::from_millis(2)),
         );
         let down = service_fn(move |up: bool| {
             counted.fetch_add(1, Ordering::Relaxed);

@@ -14,7 +14,7 @@
 //! - Outside a [circuit breaker](super::circuit_breaker): the breaker ignores a dropped call, so a
 //!   hanging dependency never opens it. Inside the breaker, a timeout counts as a failure.
 //! - As the only limit of a call with retries: three attempts of 2 s with waits of 3 s take 9 s.
-//!   Limit the whole call with [`Retry::within`](super::Retry::within).
+//!   Limit the whole call with [`RetryPolicy::within`](super::RetryPolicy::within).
 //! - For a streamed response: the limit applies until the response begins, not until its body ends.
 //!
 //! # Examples

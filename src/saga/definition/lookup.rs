@@ -12,8 +12,8 @@ impl<S> Saga<S> {
     pub(crate) fn shape(&self) -> Shape {
         let steps = self.steps.iter().map(|step| StepShape {
             name: step.name.clone(),
-            forth: step.forth.shape(),
-            back: step.back.shape(),
+            forward: step.forward.shape(),
+            compensation: step.compensation.shape(),
             timeout: step.timeout,
             retry: step.retry.clone(),
             pivot: step.pivot,
@@ -52,7 +52,7 @@ impl<S> Saga<S> {
         let replies = self
             .steps
             .iter()
-            .flat_map(|step| [&step.forth, &step.back])
+            .flat_map(|step| [&step.forward, &step.compensation])
             .flat_map(Action::replies);
         let all = self
             .starts
@@ -69,10 +69,12 @@ impl<S> Saga<S> {
 
     /// Returns the aggregates whose events reply to a step.
     pub(in crate::saga) fn reply_aggregates(&self) -> Vec<&'static str> {
-        let replies = self
-            .steps
-            .iter()
-            .flat_map(|step| step.forth.replies().iter().chain(step.back.replies()));
+        let replies = self.steps.iter().flat_map(|step| {
+            step.forward
+                .replies()
+                .iter()
+                .chain(step.compensation.replies())
+        });
         let mut all: Vec<_> = replies.map(|reply| reply.kind.aggregate).collect();
         all.sort_unstable();
         all.dedup();
@@ -83,8 +85,8 @@ impl<S> Saga<S> {
     pub(in crate::saga) fn signature(&self) -> Signature {
         let steps = self.steps.iter().map(|step| StepSignature {
             step: step.name.clone(),
-            forth: step.forth.signature(),
-            back: step.back.signature(),
+            forward: step.forward.signature(),
+            compensation: step.compensation.signature(),
             pivot: step.pivot,
             retired: step.retired,
         });
@@ -102,7 +104,11 @@ impl<S> Saga<S> {
 
     pub(in crate::saga) fn action(&self, step: &str, back: bool) -> Option<&Action<S>> {
         let step = self.steps.iter().find(|candidate| candidate.name == step)?;
-        Some(if back { &step.back } else { &step.forth })
+        Some(if back {
+            &step.compensation
+        } else {
+            &step.forward
+        })
     }
 
     pub(in crate::saga) fn timeout_of(&self, step: &str) -> Option<Duration> {

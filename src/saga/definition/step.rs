@@ -13,8 +13,8 @@ use crate::subscriber::{HandlerError, Retry, Tx};
 #[derive(Clone)]
 pub(super) struct Step<S> {
     pub(super) name: String,
-    pub(super) forth: Action<S>,
-    pub(super) back: Action<S>,
+    pub(super) forward: Action<S>,
+    pub(super) compensation: Action<S>,
     pub(super) timeout: Option<Duration>,
     pub(super) retry: Option<Retry>,
     pub(super) pivot: bool,
@@ -29,11 +29,11 @@ impl<S: SagaState> Saga<S> {
             self.faults
                 .push(format!("two steps have the name `{name}`"));
         }
-        let (forth, back) = (Action::Nothing, Action::Nothing);
+        let (forward, compensation) = (Action::Nothing, Action::Nothing);
         self.steps.push(Step {
             name,
-            forth,
-            back,
+            forward,
+            compensation,
             timeout: None,
             retry: None,
             pivot: false,
@@ -48,7 +48,7 @@ impl<S: SagaState> Saga<S> {
         self,
         command: impl Fn(&S) -> C + Send + Sync + 'static,
     ) -> Self {
-        self.with("command", |step, _| step.forth = remote(command))
+        self.with("command", |step, _| step.forward = remote(command))
     }
 
     /// Makes the step call this function, in the transaction that also records the step as done. If
@@ -60,7 +60,7 @@ impl<S: SagaState> Saga<S> {
         Fut: Future<Output = Result<S, HandlerError>> + Send + 'static,
     {
         self.with("local", |step, _| {
-            step.forth = Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx))))
+            step.forward = Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx))))
         })
     }
 
@@ -89,7 +89,7 @@ impl<S: SagaState> Saga<S> {
         self,
         command: impl Fn(&S) -> C + Send + Sync + 'static,
     ) -> Self {
-        self.with("compensate", |step, _| step.back = remote(command))
+        self.with("compensate", |step, _| step.compensation = remote(command))
     }
 
     /// Undoes the step with this function.
@@ -99,7 +99,8 @@ impl<S: SagaState> Saga<S> {
         Fut: Future<Output = Result<S, HandlerError>> + Send + 'static,
     {
         self.with("compensate_local", |step, _| {
-            step.back = Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx))))
+            step.compensation =
+                Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx))))
         })
     }
 
@@ -166,9 +167,9 @@ impl<S: SagaState> Saga<S> {
         let what = if back { "compensated_on" } else { "on" };
         self.with(what, |step, faults| {
             match if back {
-                &mut step.back
+                &mut step.compensation
             } else {
-                &mut step.forth
+                &mut step.forward
             } {
                 Action::Remote { replies, .. } => {
                     let known: Vec<_> = replies.iter().flat_map(|reply| reply.kind.types).collect();

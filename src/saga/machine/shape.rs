@@ -20,8 +20,8 @@ pub(crate) struct Shape {
 #[derive(Clone, Debug)]
 pub(crate) struct StepShape {
     pub(crate) name: String,
-    pub(crate) forth: ActionShape,
-    pub(crate) back: ActionShape,
+    pub(crate) forward: ActionShape,
+    pub(crate) compensation: ActionShape,
     pub(crate) timeout: Option<Duration>,
     pub(crate) retry: Option<Retry>,
     pub(crate) pivot: bool,
@@ -147,7 +147,12 @@ impl Shape {
     }
 
     pub(super) fn action(&self, step: &str, back: bool) -> Option<&ActionShape> {
-        self.step(step)
-            .map(|step| if back { &step.back } else { &step.forth })
+        self.step(step).map(|step| {
+            if back {
+                &step.compensation
+            } else {
+                &step.forward
+            }
+        })
     }
 }

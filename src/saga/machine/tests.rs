@@ -25,8 +25,8 @@ enum Undo {
 fn step(at: usize, undo: Undo, attempts: u32, pivot: bool) -> StepShape {
     StepShape {
         name: at.to_string(),
-        forth: ActionShape::Remote(vec![OK[at], NO[at]]),
-        back: match undo {
+        forward: ActionShape::Remote(vec![OK[at], NO[at]]),
+        compensation: match undo {
             Undo::None => ActionShape::Nothing,
             Undo::Told => ActionShape::Remote(Vec::new()),
             Undo::Asked => ActionShape::Remote(vec![UNDONE[at], NOT_UNDONE[at]]),
@@ -356,7 +356,7 @@ fn shape(steps: Vec<StepShape>) -> Shape {
 #[test]
 fn a_reply_to_an_earlier_step_is_not_taken_for_one_of_the_same_type() {
     let mut second = step(1, Undo::None, 1, false);
-    second.forth = ActionShape::Remote(vec![OK[0], NO[0]]);
+    second.forward = ActionShape::Remote(vec![OK[0], NO[0]]);
     let shape = shape(vec![step(0, Undo::None, 3, false), second]);
     let mut run = Run::start(&shape);
     // Without a reply in time, the command is sent again. Both commands are answered.
@@ -626,4 +626,13 @@ fn progress_that_was_stored_before_it_knew_its_cause_can_be_read() {
         (read.cause, read.current.and_then(|current| current.began)),
         (Cause::default(), None)
     );
+}
+
+#[test]
+fn an_error_is_stored_without_nul_and_cut() {
+    let shape = shape(vec![step(0, Undo::Told, 1, false)]);
+    let mut run = Run::start(&shape);
+    run.feed(Input::Reply(Some(format!("a\0{}", "b".repeat(3_000)))));
+    let error = run.progress.failure.expect("the step has failed").error;
+    assert_eq!(error, format!("a{}", "b".repeat(1_999)));
 }

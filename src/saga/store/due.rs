@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, Row};
 use uuid::Uuid;
 
 use super::{COLUMNS, Store, Stored};
+use crate::postgres::encodable::{bytes_of, encodable};
 use crate::saga::replies::Hold;
 
 /// Condition for sagas whose current step is one of the steps `$3`, or for which the step does not
@@ -152,9 +153,11 @@ impl Store {
         let sql = format!(
             r#"update "{}".saga set
                  due_at = pg_catalog.clock_timestamp() + $2 * interval '1 second',
-                 error = coalesce($3, error), obstacle = coalesce($4, obstacle)
+                 error = coalesce({}, error), obstacle = coalesce({}, obstacle)
                where id = $1 and due_at <= pg_catalog.clock_timestamp()"#,
-            self.0
+            self.0,
+            encodable("$3::bytea"),
+            encodable("$4::bytea")
         );
         let (error, obstacle) = match why {
             Why::Lock => (None, None),
@@ -164,8 +167,8 @@ impl Store {
         sqlx::query(AssertSqlSafe(sql))
             .bind(id)
             .bind(time.as_secs_f64())
-            .bind(error)
-            .bind(obstacle)
+            .bind(error.map(bytes_of))
+            .bind(obstacle.map(bytes_of))
             .execute(conn)
             .await
             .map(drop)

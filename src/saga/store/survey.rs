@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::due::Mine;
 use super::{COLUMNS, Store, Stored};
+use crate::postgres::encodable::{bytes_of, encodable};
 use crate::saga::statistics::SagaStanding;
 
 impl Store {
@@ -65,10 +66,16 @@ impl Store {
     ) -> Result<(), sqlx::Error> {
         let sql = format!(
             r#"update "{}".saga s set obstacle = m.obstacle
-               from unnest($1::uuid[], $2::text[]) as m (id, obstacle)
+               from (select id, {} as obstacle
+                     from unnest($1::uuid[], $2::bytea[]) as e (id, bytes)) as m
                where s.id = m.id and s.obstacle is distinct from m.obstacle"#,
-            self.0
+            self.0,
+            encodable("bytes")
         );
+        let obstacles: Vec<_> = obstacles
+            .iter()
+            .map(|obstacle| obstacle.as_deref().map(bytes_of))
+            .collect();
         sqlx::query(AssertSqlSafe(sql))
             .bind(ids)
             .bind(obstacles)

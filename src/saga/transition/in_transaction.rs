@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use sqlx::AssertSqlSafe;
 
-use crate::event::Envelope;
+use crate::event::{Envelope, EventId, Payload};
 use crate::outbox::PublishError;
+use crate::postgres::encodable::{ascii_json, is_of_value};
 use crate::postgres::errors::with_causes;
 use crate::saga::definition::{Local, Saga, SagaState};
-use crate::saga::drive::{Effects, SagaInstance};
+use crate::saga::drive::{Effects, SagaInstance, Unpublishable};
 use crate::saga::machine::CallFailed;
 use crate::saga::store::Store;
-use crate::subscriber::{HandlerError, Tx, Verdict, panic_text};
+use crate::subscriber::{HandlerError, Tx, panic_text};
 
 /// Default time limit of a local step. Its transaction keeps the saga's row locked.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -24,6 +25,9 @@ const SERVER_LATER: Duration = Duration::from_secs(1);
 
 /// Savepoint for the rollback of a failed local step.
 const SAVEPOINT: &str = "tidings_saga_step";
+
+/// Savepoint for the rollback of an event that the database refuses.
+const EVENT_SAVEPOINT: &str = "tidings_saga_event";
 
 /// Transaction of a delivery or of the timer.
 pub(in crate::saga) struct InTransaction<'s, S> {
@@ -53,6 +57,61 @@ impl<'s, S> InTransaction<'s, S> {
             .await?;
         Ok(())
     }
+
+    /// Publishes an event that the encoding of the database may not be able to represent. A
+    /// database that refuses the text of the payload gets the equal JSON in ASCII. If it refuses
+    /// that too, the event can never be published.
+    async fn send_encodable(
+        &mut self,
+        mut envelope: Envelope,
+    ) -> Result<Result<(), Unpublishable>, HandlerError> {
+        loop {
+            self.execute(format!("savepoint {EVENT_SAVEPOINT}")).await?;
+            let error = match self.tx()?.publish_as_it_is(&envelope).await {
+                Err(PublishError::Database(error)) if is_of_value(&error) => error,
+                result => {
+                    let sent = sent(result)?;
+                    self.execute(format!("release savepoint {EVENT_SAVEPOINT}"))
+                        .await?;
+                    return Ok(sent);
+                }
+            };
+            self.execute(format!(
+                "rollback to savepoint {EVENT_SAVEPOINT}; release savepoint {EVENT_SAVEPOINT}"
+            ))
+            .await?;
+            let Some(ascii) = envelope.payload.as_json().and_then(ascii_json) else {
+                return Ok(Err(Unpublishable(format!(
+                    "the database cannot store the event: {}",
+                    with_causes(&error)
+                ))));
+            };
+            envelope.payload = Payload::json_text(ascii)?;
+        }
+    }
+}
+
+/// Returns the result of publishing. The outer error is a failure of the database.
+fn sent(result: Result<EventId, PublishError>) -> Result<Result<(), Unpublishable>, HandlerError> {
+    match result {
+        Ok(_) => Ok(Ok(())),
+        Err(
+            error @ (PublishError::Database(_)
+            | PublishError::MissingTable { .. }
+            | PublishError::Schema(_)),
+        ) => Err(error.into()),
+        // The error was found before a statement was sent, so the transaction remains usable.
+        Err(error) => Ok(Err(Unpublishable(with_causes(&error)))),
+    }
+}
+
+/// Returns `true` if every database can store the texts of the event. The names of topics and
+/// aggregate types are ASCII.
+fn is_ascii(envelope: &Envelope) -> bool {
+    envelope.payload.as_json().is_none_or(str::is_ascii)
+        && envelope.event_type.is_ascii()
+        && envelope.aggregate_id.as_str().is_ascii()
+        && envelope.headers.iter().all(|(_, value)| value.is_ascii())
 }
 
 fn kept() -> HandlerError {
@@ -62,16 +121,13 @@ fn kept() -> HandlerError {
 }
 
 impl<S: SagaState> Effects<S> for InTransaction<'_, S> {
-    async fn send(&mut self, envelope: Envelope) -> Result<Result<(), String>, HandlerError> {
-        match self.tx()?.publish_as_it_is(&envelope).await {
-            Ok(_) => Ok(Ok(())),
-            Err(
-                error @ (PublishError::Database(_)
-                | PublishError::MissingTable { .. }
-                | PublishError::Schema(_)),
-            ) => Err(error.into()),
-            // The error was found before a statement was sent, so the transaction remains usable.
-            Err(error) => Ok(Err(with_causes(&error))),
+    async fn send(
+        &mut self,
+        envelope: Envelope,
+    ) -> Result<Result<(), Unpublishable>, HandlerError> {
+        match is_ascii(&envelope) {
+            true => sent(self.tx()?.publish_as_it_is(&envelope).await),
+            false => self.send_encodable(envelope).await,
         }
     }
 
@@ -103,13 +159,7 @@ impl<S: SagaState> Effects<S> for InTransaction<'_, S> {
                 .await?;
                 return Ok(Ok(state));
             }
-            // An unavailable database is not a failure of the step.
-            Ok(Ok(Err(error))) if error.verdict() == Verdict::Unavailable => return Err(error),
-            Ok(Ok(Err(error))) => CallFailed {
-                last: error.verdict() == Verdict::DeadLetter,
-                error: error.chain(),
-                late: false,
-            },
+            Ok(Ok(Err(error))) => CallFailed::of(error)?,
             Ok(Err(panic)) => CallFailed {
                 last: false,
                 error: format!("it panicked: {}", panic_text(&*panic)),

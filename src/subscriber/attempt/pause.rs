@@ -1,4 +1,4 @@
-//! Pauses of a subscriber: one state for outages and for the kill switch.
+//! Pauses of a subscriber: one state for outages, the kill switch and operators.
 //!
 //! ```text
 //!             a dependency is down              too many events fail
@@ -9,21 +9,28 @@
 //!       └────────────── an event is handled, or no event probes ────────┘
 //! ```
 //!
-//! Records start only while the subscriber runs. Records that already run continue: during an
-//! outage each of them retries, and while the kill switch has tripped one of them at a time does.
+//! In each of these states an operator can pause the subscriber, and only an operator ends that
+//! pause. The state then continues from where it was.
+//!
+//! Records start only while the subscriber runs and no operator pauses it. Records that already run
+//! continue: during an outage each of them retries, and while the kill switch has tripped one of
+//! them at a time does. During the pause of an operator, an attempt that has begun ends, and no
+//! other one begins.
 
 use std::{
+    fmt,
     ops::Range,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use tokio::sync::{MutexGuard, watch};
 
-use super::chance;
+use crate::backoff::random;
 use crate::subscriber::{
     KillSwitch, SubscriberState,
     handler::HandlerError,
@@ -34,33 +41,82 @@ use crate::subscriber::{
 /// Pauses between attempts during an outage: short enough that the subscriber resumes quickly.
 const OUTAGE_PAUSES: Range<Duration> = Duration::from_millis(100)..Duration::from_secs(5);
 
-/// The state of a subscriber.
+/// The reason in the subscriber itself for which no record starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Running,
+enum Fault {
+    None,
     /// A dependency of every event is down.
     Outage,
     /// The kill switch has tripped. An outage during this time changes nothing.
     Tripped,
 }
 
+/// A pause by an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OperatorPause {
+    pub(crate) since: DateTime<Utc>,
+    pub(crate) reason: Option<String>,
+    pub(crate) by: String,
+}
+
+/// The state of a subscriber.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct State {
+    fault: Fault,
+    operator: Option<Arc<OperatorPause>>,
+}
+
 /// An observation that may change the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Observed {
     DependencyDown,
     DependencyUp,
     TooManyFailures,
     HandlersWork,
+    /// The decision of an operator. `None` if no operator pauses the subscriber.
+    Operator(Option<Arc<OperatorPause>>),
+}
+
+impl Fault {
+    fn after(self, observed: &Observed) -> Self {
+        match (self, observed) {
+            (Self::None, Observed::DependencyDown) => Self::Outage,
+            (Self::Outage, Observed::DependencyUp) => Self::None,
+            (_, Observed::TooManyFailures) => Self::Tripped,
+            (_, Observed::HandlersWork) => Self::None,
+            (unchanged, _) => unchanged,
+        }
+    }
 }
 
 impl State {
-    fn after(self, observed: Observed) -> Self {
-        match (self, observed) {
-            (Self::Running, Observed::DependencyDown) => Self::Outage,
-            (Self::Outage, Observed::DependencyUp) => Self::Running,
-            (_, Observed::TooManyFailures) => Self::Tripped,
-            (_, Observed::HandlersWork) => Self::Running,
-            (unchanged, _) => unchanged,
+    const RUNNING: Self = Self {
+        fault: Fault::None,
+        operator: None,
+    };
+
+    fn after(&self, observed: &Observed) -> Self {
+        Self {
+            fault: self.fault.after(observed),
+            operator: match observed {
+                Observed::Operator(pause) => pause.clone(),
+                _ => self.operator.clone(),
+            },
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        *self == Self::RUNNING
+    }
+}
+
+impl fmt::Display for OperatorPause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.since.format("%Y-%m-%d %H:%M:%SZ");
+        write!(f, "since {since} by {}", self.by)?;
+        match &self.reason {
+            Some(reason) => write!(f, ", {reason}"),
+            None => Ok(()),
         }
     }
 }
@@ -87,7 +143,7 @@ impl Pause {
         Self {
             subscriber: subscriber.to_owned(),
             statistics: statistics.clone(),
-            state: watch::Sender::new(State::Running),
+            state: watch::Sender::new(State::RUNNING),
             running: AtomicBool::new(true),
             tally: Mutex::default(),
             tallying: AtomicBool::new(false),
@@ -105,7 +161,44 @@ impl Pause {
     pub(crate) async fn running(&self) {
         let mut state = self.state.subscribe();
         // `self` holds the sender, so the channel is not closed.
-        let _ = state.wait_for(|state| *state == State::Running).await;
+        let _ = state.wait_for(State::is_running).await;
+    }
+
+    /// Returns `true` if an operator pauses the subscriber.
+    pub(crate) fn is_held(&self) -> bool {
+        !self.is_running() && self.state.borrow().operator.is_some()
+    }
+
+    /// Returns the pause by an operator.
+    pub(crate) fn held_by(&self) -> Option<Arc<OperatorPause>> {
+        self.state.borrow().operator.clone()
+    }
+
+    /// Waits until an operator pauses the subscriber.
+    pub(crate) async fn held(&self) {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| state.operator.is_some()).await;
+    }
+
+    /// Waits until no operator pauses the subscriber.
+    pub(crate) async fn released(&self) {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| state.operator.is_none()).await;
+    }
+
+    /// Waits until the pause by an operator differs from `known`.
+    pub(crate) async fn held_by_other(&self, known: Option<&OperatorPause>) {
+        let mut state = self.state.subscribe();
+        let _ = state
+            .wait_for(|state| state.operator.as_deref() != known)
+            .await;
+    }
+
+    /// Records the decision of an operator.
+    pub(crate) fn decided(&self, pause: Option<OperatorPause>) {
+        if self.held_by().as_deref() != pause.as_ref() {
+            self.observe(Observed::Operator(pause.map(Arc::new)), "");
+        }
     }
 
     /// Records that a dependency of every event is down.
@@ -143,7 +236,7 @@ impl Pause {
     }
 
     pub(super) fn is_tripped(&self) -> bool {
-        *self.state.borrow() == State::Tripped
+        self.state.borrow().fault == Fault::Tripped
     }
 
     /// Records that the handlers work again.
@@ -173,22 +266,50 @@ impl Pause {
         let mut change = None;
         // Both fields are written under the lock of `state`, so that they cannot differ.
         self.state.send_if_modified(|state| {
-            let before = std::mem::replace(state, state.after(observed));
-            self.running
-                .store(*state == State::Running, Ordering::Release);
-            change = (before != *state).then_some(*state);
+            let after = state.after(&observed);
+            let before = std::mem::replace(state, after);
+            self.running.store(state.is_running(), Ordering::Release);
+            change = (before != *state).then(|| state.clone());
             change.is_some()
         });
         let Some(now) = change else {
             return;
         };
-        let state = match now {
-            State::Running => {
-                tracing::info!(subscriber = self.subscriber, "the subscriber continues");
+        match observed {
+            Observed::Operator(_) => self.report_operator(&now),
+            _ => self.report_fault(&now, reason),
+        }
+    }
+
+    fn report_operator(&self, now: &State) {
+        let subscriber = &self.subscriber;
+        match &now.operator {
+            Some(pause) => tracing::info!(
+                subscriber,
+                since = %pause.since,
+                by = pause.by,
+                reason = pause.reason,
+                "an operator has paused the subscriber: no event starts until `tidings \
+                 subscribers resume {subscriber}`"
+            ),
+            None => tracing::info!(subscriber, "an operator has resumed the subscriber"),
+        }
+        let text = now.operator.as_ref().map(ToString::to_string);
+        self.statistics.set_operator_pause(text);
+    }
+
+    fn report_fault(&self, now: &State, reason: &str) {
+        let state = match now.fault {
+            Fault::None => {
+                let text = match now.operator {
+                    Some(_) => "the fault is over; the subscriber stays paused by an operator",
+                    None => "the subscriber continues",
+                };
+                tracing::info!(subscriber = self.subscriber, "{text}");
                 return self.statistics.set_state(SubscriberState::Running);
             }
-            State::Outage => SubscriberState::PausedByOutage,
-            State::Tripped => SubscriberState::PausedByKillSwitch,
+            Fault::Outage => SubscriberState::PausedByOutage,
+            Fault::Tripped => SubscriberState::PausedByKillSwitch,
         };
         tracing::warn!(
             subscriber = self.subscriber,
@@ -236,7 +357,7 @@ impl<'p> Outage<'p> {
     pub(crate) fn continues(&mut self, error: &HandlerError) -> Duration {
         self.tries += 1;
         self.pause.dependency_down(&error.chain());
-        Retry::exponential(u32::MAX, OUTAGE_PAUSES).pause(self.tries, chance())
+        Retry::exponential(u32::MAX, OUTAGE_PAUSES).pause(self.tries, random())
     }
 
     /// Ends the outage, if there was one.
@@ -257,26 +378,77 @@ impl Drop for Outage<'_> {
 mod tests {
     use super::*;
 
+    fn by_ada() -> OperatorPause {
+        OperatorPause {
+            since: DateTime::UNIX_EPOCH,
+            reason: Some("a migration".into()),
+            by: "ada".into(),
+        }
+    }
+
     #[test]
     fn each_observation_changes_each_state_as_documented() {
+        use Fault::{None, Outage, Tripped};
         use Observed::{DependencyDown, DependencyUp, HandlersWork, TooManyFailures};
-        use State::{Outage, Running, Tripped};
         for (before, observed, after) in [
-            (Running, DependencyDown, Outage),
-            (Running, DependencyUp, Running),
-            (Running, TooManyFailures, Tripped),
-            (Running, HandlersWork, Running),
+            (None, DependencyDown, Outage),
+            (None, DependencyUp, None),
+            (None, TooManyFailures, Tripped),
+            (None, HandlersWork, None),
             (Outage, DependencyDown, Outage),
-            (Outage, DependencyUp, Running),
+            (Outage, DependencyUp, None),
             (Outage, TooManyFailures, Tripped),
-            (Outage, HandlersWork, Running),
+            (Outage, HandlersWork, None),
             (Tripped, DependencyDown, Tripped),
             (Tripped, DependencyUp, Tripped),
             (Tripped, TooManyFailures, Tripped),
-            (Tripped, HandlersWork, Running),
+            (Tripped, HandlersWork, None),
         ] {
-            assert_eq!(before.after(observed), after, "{before:?} {observed:?}");
+            for operator in [Option::None, Some(Arc::new(by_ada()))] {
+                let before = State {
+                    fault: before,
+                    operator: operator.clone(),
+                };
+                let after = State {
+                    fault: after,
+                    operator: operator.clone(),
+                };
+                assert_eq!(before.after(&observed), after, "{before:?} {observed:?}");
+                let decided = Observed::Operator(Some(Arc::new(by_ada())));
+                let held = before.after(&decided);
+                assert!(held.operator.is_some() && held.fault == before.fault);
+                assert!(!held.is_running());
+                let released = held.after(&Observed::Operator(Option::None));
+                assert_eq!(released.fault, before.fault, "a fault outlives the pause");
+                assert_eq!(released.operator, Option::None);
+            }
         }
+    }
+
+    #[test]
+    fn a_pause_of_an_operator_hides_faults_and_ends_only_by_an_operator() {
+        let statistics = Statistics::new("inventory");
+        statistics.joined();
+        let pause = Pause::new("inventory", &statistics);
+        pause.decided(Some(by_ada()));
+        assert!(pause.is_held() && !pause.is_running());
+        pause.dependency_down("no database");
+        assert_eq!(statistics.state(), SubscriberState::PausedByOperator);
+        assert_eq!(
+            statistics.reason().as_deref(),
+            Some("since 1970-01-01 00:00:00Z by ada, a migration")
+        );
+        pause.decided(None);
+        assert!(!pause.is_held() && !pause.is_running());
+        assert_eq!(
+            (statistics.state(), statistics.reason().as_deref()),
+            (SubscriberState::PausedByOutage, Some("no database"))
+        );
+        pause.decided(Some(by_ada()));
+        pause.dependency_up();
+        assert_eq!(statistics.state(), SubscriberState::PausedByOperator);
+        pause.decided(None);
+        assert!(pause.is_running() && statistics.state() == SubscriberState::Running);
     }
 
     #[test]

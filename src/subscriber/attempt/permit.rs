@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::Runner;
+use super::{Runner, pause::Pause};
 use crate::subscriber::clock::Clock;
 
 /// A permission to run a handler, which is released during pauses.
@@ -39,6 +39,22 @@ impl<'r> HandlerPermit<'r> {
     /// Waits until the partition is revoked or the subscriber stops.
     pub(crate) async fn given_up(&self) {
         self.drain.cancelled().await;
+    }
+
+    /// Waits while an operator pauses the subscriber, without the permit. Returns `false` if the
+    /// partition is revoked or the subscriber stops in the meantime.
+    pub(crate) async fn while_held(&mut self, pause: &Pause) -> bool {
+        while pause.is_held() {
+            self.permit = None;
+            tokio::select! {
+                () = self.drain.cancelled() => return false,
+                () = pause.released() => {}
+            }
+            if !self.pause(Duration::ZERO).await {
+                return false;
+            }
+        }
+        true
     }
 
     /// Releases the permit, waits, and acquires a permit again. Returns `false` if the partition is

@@ -39,7 +39,7 @@ impl Runner {
             if !self.pause.is_tripped() {
                 return (!permit.pause(Duration::ZERO).await).then_some(Settled::Abandoned);
             }
-            if !permit.pause(pause).await {
+            if !permit.pause(pause).await || !permit.while_held(&self.pause).await {
                 return Some(Settled::Abandoned);
             }
             match self.attempt(Delivery::one(message.clone(), 1)).await {

@@ -9,6 +9,7 @@ use crate::{
     event::check_topic_name,
     subscriber::{
         ByType, Escalation, Inbox, Order,
+        attempt::pause::Pause,
         clock::Clock,
         companion::Companions,
         consume::topic_role::{Source, tombstone_of},
@@ -70,15 +71,15 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
             Router::new(routes, tombstones),
             inbox.map(Arc::new),
         ));
-        let service = layered(&core, layers);
         let mut plan = Plan {
             bus: self.parts.bus,
+            pause: Arc::new(Pause::new(&name, &self.parts.statistics)),
             name,
             topics: sources(topics, &self.parts.assumed_types),
             named_topics: self.parts.topics,
             has_inbox,
+            service: layered(&core, layers),
             core,
-            service,
             options,
             dead_letters: self.parts.dead_letters,
             code_version: self.parts.code_version,

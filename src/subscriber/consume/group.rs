@@ -8,8 +8,8 @@ mod assignment;
 mod commit;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -21,9 +21,12 @@ use super::partition::Progress;
 use super::supervision::Term;
 use super::topic_role::Source;
 use crate::{
-    kafka::{Change, Gap, Member, MemberError, Membership, Partition, Settings},
+    kafka::{
+        Change, Gap, Member, MemberError, Membership, Partition, Settings, TopicId, TopicIds,
+        TopicWatch,
+    },
     subscriber::{
-        PartitionStatistics, attempt::Runner, deployment::instances::Registry,
+        PartitionStatistics, attempt::Runner, control::Control, deployment::instances::Registry,
         failure::parked::ParkedEvents, offsets::start_offsets::StartOffsets,
         startup::leftovers::report_abandoned,
     },
@@ -42,6 +45,7 @@ pub(crate) struct Seat {
     pub(crate) membership: Membership,
     pub(crate) runner: Arc<Runner>,
     pub(crate) parked_events: Option<Arc<ParkedEvents>>,
+    pub(crate) control: Option<Arc<Control>>,
     pub(crate) registry: Option<Arc<Registry>>,
     /// Each topic, with its role.
     pub(crate) topics: HashMap<String, Source>,
@@ -51,6 +55,25 @@ pub(crate) struct Seat {
     pub(crate) abandoned: Vec<String>,
     /// Topics at whose end a new group starts.
     pub(crate) from_end: Vec<String>,
+    /// Where the group starts in these topics, once the first member has determined it.
+    pub(crate) beginning: Mutex<Option<StartOffsets>>,
+    pub(crate) topic_ids: Arc<TopicIds>,
+}
+
+impl Seat {
+    fn beginning(&self) -> MutexGuard<'_, Option<StartOffsets>> {
+        self.beginning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records that a topic was created again, and returns the reason to replace the member.
+    fn replaced(&self, topic: &str) -> MemberError {
+        if let Some(beginning) = &mut *self.beginning() {
+            beginning.forget(topic);
+        }
+        MemberError::TopicReplaced(topic.to_owned())
+    }
 }
 
 /// The polling thread's state: the member and its partitions.
@@ -58,7 +81,6 @@ pub(crate) struct Owner {
     member: Member,
     seat: Arc<Seat>,
     term: Arc<Term>,
-    beginning: StartOffsets,
     runtime: Handle,
     partitions: HashMap<Partition, Owned>,
     awaiting: Awaiting,
@@ -74,6 +96,11 @@ struct Owned {
     drain: CancellationToken,
     task: JoinHandle<()>,
     committed: Option<(i64, String)>,
+    /// Detects that the topic is created again.
+    topic: TopicWatch,
+    /// The topic that the offsets belong to: the one of the commit at the start while the current
+    /// one is not known.
+    topic_id: Option<TopicId>,
     /// The offset that the member started from, if it is known.
     began: Option<i64>,
 }
@@ -84,7 +111,6 @@ impl Owner {
             member,
             seat,
             term,
-            beginning: StartOffsets::default(),
             runtime,
             partitions: HashMap::new(),
             awaiting: Awaiting::default(),
@@ -120,13 +146,12 @@ impl Owner {
                 .iter()
                 .find(|(_, owned)| owned.task.is_finished())
             {
-                break Err(format!(
-                    "the task of partition {} of topic {} panicked",
-                    partition.number, partition.topic
-                )
-                .into());
+                break Err(MemberError::TaskPanicked(partition.clone()));
             }
             self.report_wait();
+            if let Err(error) = self.learn_topic_ids() {
+                break Err(error);
+            }
             if Instant::now() >= next_commit {
                 self.commit();
                 self.restart_out_of_range();
@@ -166,11 +191,12 @@ impl Owner {
                     if let Err(error) = self.member.give_up(&partitions) {
                         tracing::warn!(
                             subscriber = self.seat.runner.name,
-                            error,
+                            %error,
                             "revoked partitions cannot be released"
                         );
                     }
                 }
+                Change::TopicReplaced(topic) => return Err(self.seat.replaced(&topic)),
                 Change::OutOfRange { partition, next } => {
                     if let Some(owned) = self.partitions.get(&partition) {
                         self.out_of_range.push((partition, next.or(owned.began)));
@@ -248,7 +274,7 @@ impl Owner {
                     tracing::warn!(
                         subscriber,
                         ?partition,
-                        error,
+                        %error,
                         "a partition whose next record was removed cannot be read again yet"
                     );
                     return true;

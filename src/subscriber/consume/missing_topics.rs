@@ -1,9 +1,11 @@
 //! Subscribed topics that do not exist yet.
 //!
 //! A member refreshes its list of topics every 30 s, which would delay the first events of a new
-//! system by as long. While a subscribed topic is missing, it is looked up once a second. As soon
-//! as it exists, the member refreshes its list. Topics of replayed events are missing most of the
-//! time, so only one of them is looked up per round, in turn.
+//! system by as long. While a subscribed topic is missing, it is looked up every second. As
+//! soon as it exists, the member refreshes its list.
+//!
+//! Topics of replayed events are missing most of the time. One of them is looked up at a time, in
+//! turn, at intervals that grow to a minute. By then the member's own refresh finds them earlier.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -20,6 +22,9 @@ use crate::{
 
 /// Time between two rounds.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// Maximum number of rounds between two lookups of topics of replayed events.
+const REDRIVEN_ROUNDS_MAX: u32 = 60;
 
 /// Maximum number of lookups of event topics per round. It bounds the load on the brokers if many
 /// topics are missing.
@@ -38,6 +43,9 @@ struct Missing {
     events: VecDeque<String>,
     /// Topics of replayed events.
     redriven: VecDeque<String>,
+    /// Rounds until the next lookup of a topic of replayed events, and from that one to the next.
+    redriven_in: u32,
+    redriven_pause: u32,
 }
 
 impl Missing {
@@ -49,7 +57,12 @@ impl Missing {
             next
         };
         let mut round = next(&mut self.events, QUESTIONS_MAX);
-        round.extend(next(&mut self.redriven, 1));
+        if self.redriven_in == 0 {
+            round.extend(next(&mut self.redriven, 1));
+            self.redriven_pause = (self.redriven_pause * 2).clamp(1, REDRIVEN_ROUNDS_MAX);
+            self.redriven_in = self.redriven_pause;
+        }
+        self.redriven_in -= 1;
         round
     }
 
@@ -73,7 +86,11 @@ fn missing(seat: &Seat, found: &[String]) -> Missing {
         .filter(|topic| !found.contains(topic))
         .cloned()
         .partition(|topic| redriven.contains(topic));
-    Missing { events, redriven }
+    Missing {
+        events,
+        redriven,
+        ..Missing::default()
+    }
 }
 
 /// Looks up missing topics for as long as the member runs.
@@ -125,7 +142,7 @@ fn look(lookout: &Lookout, round: Vec<String>) -> Vec<String> {
         match lookout.exists(&topic, ANSWER_WITHIN) {
             Ok(true) => found.push(topic),
             Ok(false) => {}
-            Err(error) => tracing::debug!(topic, error, "a missing topic cannot be looked up"),
+            Err(error) => tracing::debug!(topic, %error, "a missing topic cannot be looked up"),
         }
         if began.elapsed() > SLOW {
             break;
@@ -137,7 +154,7 @@ fn look(lookout: &Lookout, round: Vec<String>) -> Vec<String> {
     match lookout.refresh(ANSWER_WITHIN) {
         Ok(()) => found,
         Err(error) => {
-            tracing::debug!(error, "the member cannot read the list of topics");
+            tracing::debug!(%error, "the member cannot read the list of topics");
             Vec::new()
         }
     }
@@ -158,29 +175,41 @@ fn report(seat: &Seat, missing: &Missing) {
 mod tests {
     use super::*;
 
+    fn names(of: &str, count: usize) -> VecDeque<String> {
+        (0..count).map(|n| format!("{of}{n}")).collect()
+    }
+
     #[test]
     fn each_missing_topic_has_its_turn_and_those_of_replayed_events_one_a_round() {
-        let names = |of: &str, count| {
-            (0..count)
-                .map(|n| format!("{of}{n}"))
-                .collect::<VecDeque<_>>()
-        };
         let mut few = Missing {
             events: names("e", 2),
             redriven: names("r", 2),
+            ..Missing::default()
         };
         assert_eq!(few.round(), ["e0", "e1", "r0"]);
         assert_eq!(few.round(), ["e0", "e1", "r1"]);
         few.found("e0");
         few.found("r0");
+        assert_eq!(few.round(), ["e1"]);
         assert_eq!(few.round(), ["e1", "r1"]);
         let mut many = Missing {
             events: names("e", QUESTIONS_MAX + 1),
-            redriven: VecDeque::new(),
+            ..Missing::default()
         };
         let asked: std::collections::HashSet<String> =
             [many.round(), many.round()].concat().into_iter().collect();
         assert_eq!(asked.len(), QUESTIONS_MAX + 1);
         assert!(Missing::default().round().is_empty());
+    }
+
+    #[test]
+    fn topics_of_replayed_events_are_looked_up_less_and_less_often() {
+        let mut missing = Missing {
+            redriven: names("r", 1),
+            ..Missing::default()
+        };
+        let rounds: Vec<usize> = (0..400).filter(|_| !missing.round().is_empty()).collect();
+        let pauses: Vec<usize> = rounds.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60]);
     }
 }

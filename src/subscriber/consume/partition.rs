@@ -3,6 +3,7 @@
 mod lane_choice;
 mod parked_aggregates;
 mod progress;
+mod skipping;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use parked_aggregates::is_parked;
+use parked_aggregates::{Marked, is_parked, next_decision};
 pub(crate) use progress::Progress;
 
 use super::{
@@ -24,9 +25,8 @@ use super::{
 use crate::{
     kafka::{Feed, Incoming, Message},
     subscriber::{
-        Meta,
         attempt::Attempt,
-        deployment::{instances::Claim, unhandled::HELD_AGGREGATES_MAX},
+        deployment::unhandled::HELD_AGGREGATES_MAX,
         offsets::watermark::{Ticket, Watermark},
         options::Options,
     },
@@ -66,11 +66,14 @@ pub(crate) struct PartitionTask {
     /// Parked aggregates, each with the due time of its oldest event. The time is `None` while that
     /// event is on its lane.
     parked_aggregates: HashMap<Box<[u8]>, Option<Instant>>,
+    /// The partitions with parked events about which an operator has decided.
+    marked: Option<Marked>,
 }
 
 impl PartitionTask {
     pub(crate) fn new(feed: Feed, context: PartitionContext, progress: Arc<Progress>) -> Self {
         Self {
+            marked: context.control.as_ref().map(|control| control.marked()),
             feed,
             context: Arc::new(context),
             progress,
@@ -96,6 +99,7 @@ impl PartitionTask {
         }
         while !self.context.drain.is_cancelled() {
             self.wake_parked();
+            self.heed_decisions().await;
             while let Some(ended) = self.running.try_join_next() {
                 self.end(ended.expect("a work item does not panic"));
             }
@@ -149,6 +153,7 @@ impl PartitionTask {
                 self.start();
             }
             () = pause.running(), if !pause.is_running() => {}
+            () = next_decision(self.marked.as_mut()) => {}
             () = self.feed.readable(), if has_room => {}
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
@@ -219,25 +224,6 @@ impl PartitionTask {
         };
         self.bytes += item.size();
         self.lanes.push(lane, item);
-    }
-
-    /// Returns `true` if it is known that no other member has a handler for this event, and that no
-    /// saga waits for it.
-    fn may_skip(&self, message: &Message) -> bool {
-        self.context
-            .registry
-            .as_ref()
-            .is_none_or(|registry| registry.known_claim(message.kind()) == Some(Claim::Free))
-            && self
-                .context
-                .runner
-                .companions
-                .may_skip(Meta::correlation_of(message))
-    }
-
-    fn skip(&mut self, ticket: Ticket, message: &Message) {
-        self.context.runner.unknown(message);
-        self.note(|watermark| watermark.finish(ticket));
     }
 
     // === starting and ending ===

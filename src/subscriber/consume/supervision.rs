@@ -105,6 +105,7 @@ enum Ended {
     Stopped,
     Hung,
     Unreleased,
+    TopicReplaced(String),
 }
 
 /// Handles events with one member after the other until the subscriber stops.
@@ -123,6 +124,9 @@ pub(crate) async fn serve(seat: Arc<Seat>, stop: &CancellationToken) -> Result<(
                 .runner
                 .statistics
                 .starting("its Kafka client hung and is replaced".into()),
+            Ended::TopicReplaced(topic) => seat.runner.statistics.starting(format!(
+                "topic `{topic}` was deleted and created again, and its member is replaced"
+            )),
             Ended::Unreleased => {
                 refusals.add(&seat, began)?;
                 if !pause(stop).await {
@@ -181,8 +185,14 @@ impl Refusals {
 async fn serve_once(seat: &Arc<Seat>, stop: &CancellationToken) -> Result<Ended, RunError> {
     let (term, options) = (Arc::new(Term::new()), &seat.runner.options);
     let topics: Vec<&str> = seat.topics.keys().map(String::as_str).collect();
-    let member = Member::join(&seat.settings, &seat.membership, &topics, term.beat.clone())
-        .map_err(RunError::Kafka)?;
+    let member = Member::join(
+        &seat.settings,
+        &seat.membership,
+        &topics,
+        seat.topic_ids.clone(),
+        term.beat.clone(),
+    )
+    .map_err(|error| RunError::Kafka(error.to_string()))?;
     let lookout = member.lookout();
     let (ended, mut end) = oneshot::channel();
     let thread = std::thread::Builder::new()
@@ -233,6 +243,15 @@ fn of_thread(
     match end {
         Ok(Ok(())) => Ok(Ended::Stopped),
         Ok(Err(MemberError::Unreleased)) => Ok(Ended::Unreleased),
+        Ok(Err(MemberError::TopicReplaced(topic))) => {
+            tracing::warn!(
+                subscriber = seat.runner.name,
+                topic,
+                "the topic was deleted and created again: a new member joins and reads it from \
+                 its beginning"
+            );
+            Ok(Ended::TopicReplaced(topic))
+        }
         Ok(Err(error @ MemberError::Fenced)) => Err(RunError::Kafka(format!(
             "{error}, `{}`: give each process an instance id of its own",
             seat.membership.instance.as_deref().unwrap_or_default()

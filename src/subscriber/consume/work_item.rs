@@ -21,6 +21,7 @@ use crate::{
             Attempt, BatchFailed, Runner, Settled, dead_letter::REFUSED_PAUSE,
             permit::HandlerPermit,
         },
+        control::Control,
         deployment::{instances::Registry, unhandled::Room},
         failure::{
             dead_letter::attempts_of,
@@ -51,6 +52,7 @@ pub(crate) struct WorkOutcome {
 pub(crate) struct PartitionContext {
     pub(crate) runner: Arc<Runner>,
     pub(crate) parked_events: Option<Arc<ParkedEvents>>,
+    pub(crate) control: Option<Arc<Control>>,
     pub(crate) registry: Option<Arc<Registry>>,
     pub(crate) partition: Partition,
     pub(crate) source: Source,
@@ -155,7 +157,9 @@ impl PartitionContext {
                 self.settle_unhandled(ticket, &message, room, &mut permit, &mut ended)
                     .await;
             }
-            Some(LaneEntry::Parked(key)) => self.go_on_with(key, &mut permit, &mut ended).await,
+            Some(LaneEntry::Parked(key, due)) => {
+                self.go_on_with(key, due, &mut permit, &mut ended).await;
+            }
             None => {}
         }
         ended

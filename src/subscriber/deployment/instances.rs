@@ -10,14 +10,20 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::held_types::{LIVE, Other, held_types};
 use crate::{
-    postgres::{errors::with_causes, session_fault},
-    subscriber::inbox::OpenInbox,
+    fnv::fnv1a,
+    postgres::{
+        encodable::{bytes_of, encodable},
+        errors::with_causes,
+        session_fault,
+    },
+    subscriber::{attempt::pause::Pause, inbox::OpenInbox},
 };
 
 /// Maximum age of a view that allows skipping a type.
@@ -96,11 +102,12 @@ impl Statements {
             register: format!(
                 "insert into {table} as s \
                  (consumer, instance, host, version, types, topics, escalation, version_since) \
-                 values ($1, $2, $3, $4, $5, $6, $7, \
+                 values ($1, $2, {}, $4, $5, $6, $7, \
                          coalesce((select pg_catalog.min(version_since) from {table} \
                                    where consumer = $1 and version = $4), pg_catalog.now())) \
                  on conflict (consumer, instance) do update \
-                 set seen_at = pg_catalog.now(), stopped_at = null"
+                 set seen_at = pg_catalog.now(), stopped_at = null",
+                encodable("$3::bytea")
             )
             .into(),
             // One row per version is enough to show its types: the row of this instance. Restarts
@@ -113,8 +120,8 @@ impl Statements {
             )
             .into(),
             heartbeat: format!(
-                "update {table} set seen_at = pg_catalog.now(), stopped_at = null \
-                 where consumer = $1 and instance = $2"
+                "update {table} set seen_at = pg_catalog.now(), stopped_at = null, \
+                 paused_since = $3 where consumer = $1 and instance = $2"
             )
             .into(),
             others: format!(
@@ -160,7 +167,7 @@ impl Registry {
             .persistent(false)
             .bind(&self.consumer)
             .bind(self.instance)
-            .bind(host())
+            .bind(bytes_of(&host()))
             .bind(&self.own.version)
             .bind(&self.own.types)
             .bind(&self.own.topics)
@@ -224,14 +231,19 @@ impl Registry {
         !reported.contains(event_type) && reported.insert(event_type.to_owned())
     }
 
-    /// Sends heartbeats until the subscriber stops, then records that it has stopped cleanly.
-    pub(crate) async fn keep(self: Arc<Self>, stop: CancellationToken) {
+    /// Sends heartbeats until the subscriber stops, then records that it has stopped cleanly. A
+    /// heartbeat confirms the pause by an operator, so each change of the pause sends one.
+    pub(crate) async fn keep(self: Arc<Self>, pause: Arc<Pause>, stop: CancellationToken) {
+        let mut confirmed = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = pause.held_by_other(confirmed.as_deref()) => {}
                 () = tokio::time::sleep(HEARTBEAT) => {}
             }
-            if let Err(error) = self.beat().await {
+            confirmed = pause.held_by();
+            let since = confirmed.as_ref().map(|pause| pause.since);
+            if let Err(error) = self.beat(since).await {
                 session_fault::close_after(&error, &self.pool);
                 tracing::warn!(
                     subscriber = self.consumer,
@@ -261,13 +273,17 @@ impl Registry {
         }
     }
 
-    async fn beat(&self) -> Result<(), sqlx::Error> {
-        let beat = sqlx::query(AssertSqlSafe(self.statements.heartbeat.clone()))
-            .persistent(false)
-            .bind(&self.consumer)
-            .bind(self.instance);
-        if beat.execute(&self.pool).await?.rows_affected() == 0 {
+    async fn beat(&self, paused_since: Option<DateTime<Utc>>) -> Result<(), sqlx::Error> {
+        let beat = || {
+            sqlx::query(AssertSqlSafe(self.statements.heartbeat.clone()))
+                .persistent(false)
+                .bind(&self.consumer)
+                .bind(self.instance)
+                .bind(paused_since)
+        };
+        if beat().execute(&self.pool).await?.rows_affected() == 0 {
             self.register().await?;
+            beat().execute(&self.pool).await?;
         }
         Ok(())
     }
@@ -297,14 +313,11 @@ impl Registry {
 /// Returns the version of code that names none: a hash of its types and topics. It is stored, so it
 /// must be the same on every machine.
 pub(crate) fn version_of(types: &[String], topics: &[String]) -> String {
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
-    let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(PRIME);
     let parts = types
         .iter()
         .chain(topics)
         .flat_map(|part| part.bytes().chain([0]));
-    format!("{:016x}", parts.fold(OFFSET, hash))
+    format!("{:016x}", fnv1a(parts))
 }
 
 fn host() -> String {

@@ -1,4 +1,4 @@
-//! Parked events of a subscriber: all SQL for the table `subscriber_parked`.
+//! Parked events of a subscriber: all SQL of its members for the table `subscriber_parked`.
 //!
 //! An event that has used up its attempts, and every later event of its aggregate, is stored in
 //! this table instead of being handled. This preserves the order while the partition continues. The
@@ -10,15 +10,22 @@
 //! An event without a key belongs to no aggregate. It is stored under a unique key, so that no
 //! other event waits for it.
 
+mod decisions;
+
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgPool, Row};
 
+use decisions::Statements as DecisionStatements;
+pub(crate) use decisions::{Discarded, Mark};
+
 use crate::{
     kafka::{Incoming, Partition, Place},
+    postgres::encodable::{bytes_of, encodable},
     subscriber::inbox::OpenInbox,
 };
 
@@ -32,9 +39,16 @@ const WITHOUT_KEY: &str = "tidings_without_key";
 /// UTF-8. It is stored among the headers and never sent.
 const LACKS_HEADERS: &str = "tidings_lacks_headers";
 
-/// Number of leading bytes of a key in the index `subscriber_parked_heads`. An index entry has at
-/// most 2,704 bytes; a key may have more.
-const INDEXED_KEY_BYTES: u32 = 512;
+/// Start of the stored name of a header that the database might not be able to encode. The bytes of
+/// the name follow, in hexadecimal.
+const ENCODED: &str = "tidings_name_";
+
+/// Condition for the events of an aggregate: consumer, topic, partition and key are the parameters
+/// 1 to 4. The index `subscriber_parked_heads` contains the first 512 bytes of a key, because an
+/// index entry has at most 2,704 bytes; a key may have more.
+const OF_KEY: &str = "consumer = $1 and topic = $2 and partition = $3 \
+     and pg_catalog.substring(key, 1, 512) = pg_catalog.substring($4::bytea, 1, 512) \
+     and key = $4::bytea";
 
 /// Returns the key of the row that stores a record: the record's own key, or one that is unique in
 /// its partition.
@@ -54,6 +68,7 @@ pub(crate) struct ParkedEvents {
     remove: Arc<str>,
     again: Arc<str>,
     keys: Arc<str>,
+    decisions: DecisionStatements,
 }
 
 /// The oldest event of a parked aggregate.
@@ -70,6 +85,10 @@ pub(crate) struct Head {
     pub(crate) attempts: i32,
     /// Number of attempts before the event was parked.
     attempts_before: i32,
+    /// Decision of an operator about this event.
+    pub(crate) mark: Option<Mark>,
+    /// An operator has decided to discard this event or later ones of its aggregate.
+    pub(crate) has_discards: bool,
 }
 
 /// The data with which an event is parked.
@@ -95,22 +114,22 @@ impl ParkedEvents {
                                       attempts_before, error) \
                  values ($1, $2, $3, $4, $5, $6, $7, $8, $9, \
                          pg_catalog.now() + $10 * interval '1 second', $11, \
-                         pg_catalog.left($12::text, 2000)) on conflict do nothing"
+                         {}) on conflict do nothing",
+                encodable("$12::bytea")
             )
             .into(),
             head: format!(
-                "select seq, attempts, attempts_before, {columns} from {table} \
-                 where consumer = $1 and topic = $2 and partition = $3 \
-                 and pg_catalog.substring(key, 1, {INDEXED_KEY_BYTES}) \
-                 = pg_catalog.substring($4::bytea, 1, {INDEXED_KEY_BYTES}) and key = $4::bytea \
-                 order by seq limit 1"
+                "select seq, attempts, attempts_before, action, \
+                 exists (select from {table} where {OF_KEY} and action = 'discard') as discards, \
+                 {columns} from {table} where {OF_KEY} order by seq limit 1"
             )
             .into(),
             remove: format!("delete from {table} where seq = $1").into(),
             again: format!(
                 "update {table} set attempts = $2, \
                  next_attempt_at = pg_catalog.now() + $3 * interval '1 second', \
-                 error = pg_catalog.left($4::text, 2000) where seq = $1"
+                 error = {} where seq = $1",
+                encodable("$4::bytea")
             )
             .into(),
             keys: format!(
@@ -120,6 +139,7 @@ impl ParkedEvents {
                  where consumer = $1 and topic = $2 and partition = $3 order by key, seq"
             )
             .into(),
+            decisions: DecisionStatements::new(&table),
         }
     }
 
@@ -141,8 +161,7 @@ impl ParkedEvents {
         let headers = record
             .headers_with_nulls()
             .filter(|(name, _)| !is_mark(name));
-        let headers =
-            headers.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value));
+        let headers = headers.map(|(name, value)| (stored_name(name), value));
         let (names, values): (Vec<String>, Vec<Option<&[u8]>>) = headers.chain(marks).unzip();
         sqlx::query(AssertSqlSafe(self.append.clone()))
             .persistent(false)
@@ -157,7 +176,7 @@ impl ParkedEvents {
             .bind(values)
             .bind(setback.pause.as_secs_f64())
             .bind(i32::try_from(setback.attempts).unwrap_or(i32::MAX))
-            .bind(setback.error.as_ref().map(|error| error.replace('\0', "")))
+            .bind(setback.error.as_deref().map(bytes_of))
             .execute(&self.pool)
             .await
             .map(drop)
@@ -203,7 +222,7 @@ impl ParkedEvents {
             .bind(seq)
             .bind(i32::try_from(attempts).unwrap_or(i32::MAX))
             .bind(after.as_secs_f64())
-            .bind(error.replace('\0', ""))
+            .bind(bytes_of(error))
             .execute(&self.pool)
             .await
             .map(drop)
@@ -263,6 +282,48 @@ fn is_mark(name: &[u8]) -> bool {
         .any(|mark| mark.as_bytes() == name)
 }
 
+/// Returns the text that stores the name of a header: the name itself if every database can encode
+/// it.
+fn stored_name(name: &[u8]) -> String {
+    match std::str::from_utf8(name) {
+        Ok(text)
+            if !text.starts_with(ENCODED)
+                && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) =>
+        {
+            text.to_owned()
+        }
+        _ => name.iter().fold(ENCODED.to_owned(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        }),
+    }
+}
+
+/// Returns the name that [`stored_name`] has stored.
+fn read_name(stored: &str) -> Cow<'_, str> {
+    let Some(digits) = stored.strip_prefix(ENCODED) else {
+        return Cow::Borrowed(stored);
+    };
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(byte).collect();
+    bytes.map_or(Cow::Borrowed(stored), |bytes| {
+        String::from_utf8_lossy(&bytes).into_owned().into()
+    })
+}
+
+/// Returns the headers of a stored record as they were read from Kafka.
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+pub(crate) fn original_headers(
+    names: &[String],
+    values: Vec<Option<Vec<u8>>>,
+) -> Vec<(String, Option<Vec<u8>>)> {
+    let stored = names.iter().zip(values);
+    stored
+        .filter(|(name, _)| !is_mark(name.as_bytes()))
+        .map(|(name, value)| (read_name(name).into_owned(), value))
+        .collect()
+}
+
 impl Head {
     fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
@@ -275,6 +336,8 @@ impl Head {
             header_values: row.try_get("header_values")?,
             attempts: row.try_get("attempts")?,
             attempts_before: row.try_get("attempts_before")?,
+            mark: row.try_get::<Option<&str>, _>("action")?.and_then(Mark::of),
+            has_discards: row.try_get("discards")?,
         })
     }
 
@@ -298,8 +361,10 @@ impl Head {
             .header_names
             .iter()
             .zip(&self.header_values)
-            .map(|(name, value)| (name.as_str(), value.as_deref()));
-        let headers = headers.filter(|(name, _)| !is_mark(name.as_bytes()));
+            .filter(|(name, _)| !is_mark(name.as_bytes()))
+            .map(|(name, value)| (read_name(name), value.as_deref()))
+            .collect::<Vec<_>>();
+        let headers = headers.iter().map(|(name, value)| (&**name, *value));
         let has = |mark| self.header_names.iter().any(|name| name == mark);
         let key = (!has(WITHOUT_KEY)).then_some(&*self.key);
         let mut record = Incoming::new(place, key, self.value.as_deref(), headers);
@@ -312,6 +377,31 @@ impl Head {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_name_of_a_header_is_stored_as_ascii_and_read_again() {
+        for name in [
+            "",
+            "ce_id",
+            "a b~",
+            "\u{e9}",
+            "\u{4e2d}\u{1f600}",
+            "a\0b",
+            "a\nb",
+        ] {
+            for name in [name.to_owned(), format!("{ENCODED}{name}")] {
+                let stored = stored_name(name.as_bytes());
+                assert!(
+                    stored.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
+                    "{stored}"
+                );
+                assert_eq!(read_name(&stored), name);
+            }
+        }
+        assert_eq!(stored_name(b"ce_id"), "ce_id");
+        // An earlier version stored names as they were.
+        assert_eq!(read_name("\u{e9}"), "\u{e9}");
+    }
 
     #[test]
     fn marks_are_stored_as_headers_and_are_none_of_the_record() {
@@ -329,6 +419,8 @@ mod tests {
             header_values: names.iter().map(|_| None).collect(),
             attempts: 0,
             attempts_before: 0,
+            mark: None,
+            has_discards: false,
         };
         let plain = head(&["x"]).record(&partition);
         assert_eq!(

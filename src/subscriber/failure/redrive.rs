@@ -8,9 +8,11 @@
 //! subscriber's finished records.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 
 use super::dead_letter::{
     ATTEMPTS, EXCEPTION_MESSAGE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TOPIC, REPLAYS,
@@ -18,8 +20,8 @@ use super::dead_letter::{
 };
 use crate::{
     kafka::{
-        Beat, Committed, Incoming, Letter, Message, OVERDUE, Partition, READ_TIMEOUT, Settings,
-        Shelf, bounded, watched,
+        ASK_LIMIT, Beat, Committed, ConsumerError, Incoming, Letter, Message, OVERDUE, Partition,
+        SILENCE_MAX, Settings, TopicReader, bounded, watched,
     },
     subscriber::{
         Bus, BusError,
@@ -31,7 +33,7 @@ use crate::{
 };
 
 /// The consumer group whose commits record which letters are replayed or discarded.
-const GROUP: &str = "tidings-redrive";
+pub(crate) const GROUP: &str = "tidings-redrive";
 
 /// Maximum number of replays of a letter without explicit confirmation.
 pub(crate) const REPLAYS_MAX: u32 = 3;
@@ -49,6 +51,8 @@ pub(crate) struct Filter {
     pub(crate) event_type: Option<String>,
     /// Maximum number of letters.
     pub(crate) max: Option<usize>,
+    /// Only letters with this reason.
+    pub(crate) reason: Option<String>,
     /// Only these letters, by partition and offset. Empty means all.
     pub(crate) places: Vec<(i32, i64)>,
 }
@@ -57,6 +61,8 @@ pub(crate) struct Filter {
 #[derive(Clone, Debug)]
 pub(crate) struct DeadLetter {
     pub(crate) record: Incoming,
+    /// Empty if the record is not an event, as is the type.
+    pub(crate) event_id: String,
     pub(crate) event_type: String,
     pub(crate) key: String,
     pub(crate) reason: String,
@@ -67,12 +73,28 @@ pub(crate) struct DeadLetter {
 }
 
 /// The original record of a letter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Origin {
     pub(crate) topic: String,
     pub(crate) group: String,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
+}
+
+/// Reason why a letter is not replayed. Each text continues the name of the letter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TargetError {
+    #[error("does not name the subscriber it failed in")]
+    NoOrigin,
+    /// The operator named another group.
+    #[error("failed in {of} according to its headers, and not in {group}")]
+    OtherGroup { of: String, group: String },
+    /// The letter's headers do not match the name of its topic.
+    #[error(
+        "failed in {of} according to its headers, on {from}, whose dead letters are in another \
+         topic: confirm with --group {of}"
+    )]
+    OtherTopic { of: String, from: String },
 }
 
 impl DeadLetter {
@@ -94,10 +116,12 @@ impl DeadLetter {
                 offset: i64::from_be_bytes(record.header(ORIGINAL_OFFSET)?.try_into().ok()?),
             })
         };
+        let (event_id, event_type) = Message::read(record.clone(), None)
+            .map(|message| (message.id().into_owned(), message.event_type().to_owned()))
+            .unwrap_or_default();
         Self {
-            event_type: Message::read(record.clone(), None)
-                .map(|message| message.event_type().to_owned())
-                .unwrap_or_default(),
+            event_id,
+            event_type,
             key: record
                 .key()
                 .map(|key| String::from_utf8_lossy(key).into_owned())
@@ -113,12 +137,16 @@ impl DeadLetter {
         }
     }
 
-    fn is_meant(&self, filter: &Filter) -> bool {
+    pub(crate) fn is_meant(&self, filter: &Filter) -> bool {
         filter.since.is_none_or(|since| self.failed_at >= since)
             && filter
                 .event_type
                 .as_ref()
                 .is_none_or(|event_type| *event_type == self.event_type)
+            && filter
+                .reason
+                .as_ref()
+                .is_none_or(|reason| *reason == self.reason)
             && (filter.places.is_empty()
                 || filter
                     .places
@@ -132,9 +160,9 @@ impl DeadLetter {
     /// # Errors
     ///
     /// Returns the reason if there is no such topic.
-    pub(crate) fn target(&self, group: Option<&str>) -> Result<String, String> {
+    pub(crate) fn target(&self, group: Option<&str>) -> Result<String, TargetError> {
         let Some(origin) = &self.origin else {
-            return Err("does not name the subscriber it failed in".into());
+            return Err(TargetError::NoOrigin);
         };
         let (from, of) = (&origin.topic, &origin.group);
         let is_named = match group {
@@ -145,11 +173,14 @@ impl DeadLetter {
             return Ok(redrive_topic(from, of));
         }
         Err(match group {
-            Some(group) => format!("failed in {of} according to its headers, and not in {group}"),
-            None => format!(
-                "failed in {of} according to its headers, on {from}, whose dead letters are in \
-                 another topic: confirm with --group {of}"
-            ),
+            Some(group) => TargetError::OtherGroup {
+                of: of.clone(),
+                group: group.to_owned(),
+            },
+            None => TargetError::OtherTopic {
+                of: of.clone(),
+                from: from.clone(),
+            },
         })
     }
 
@@ -181,7 +212,7 @@ impl DeadLetter {
 
 /// A dead letter topic.
 pub(crate) struct DeadLetterBox {
-    shelf: Arc<Shelf>,
+    reader: Arc<TopicReader>,
     watermarks: HashMap<i32, (Partition, Watermark)>,
     letters: Vec<(DeadLetter, Ticket)>,
 }
@@ -200,14 +231,12 @@ impl DeadLetterBox {
         settings: &Settings,
         topic: &str,
         filter: Filter,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, ConsumerError> {
         let (settings, topic) = (settings.clone(), topic.to_owned());
-        let limit = READ_TIMEOUT + OVERDUE;
-        let read = watched("consumer_poll", limit, move |beat| {
+        let read = watched("consumer_poll", ASK_LIMIT, move |beat| {
             Self::read_blocking(&settings, &topic, &filter, beat)
         });
-        read.await
-            .unwrap_or_else(|unanswered| Err(unanswered.to_string()))
+        read.await?
     }
 
     fn read_blocking(
@@ -215,9 +244,10 @@ impl DeadLetterBox {
         topic: &str,
         filter: &Filter,
         beat: &Beat,
-    ) -> Result<Self, String> {
-        let shelf = Shelf::open(settings, GROUP, topic)?;
-        let committed = shelf.committed()?;
+    ) -> Result<Self, ConsumerError> {
+        let reader = TopicReader::of_topics(settings, GROUP)?;
+        let partitions = reader.partitions_of_existing(topic, beat)?;
+        let committed = reader.commits(&partitions, beat)?;
         let mut watermarks: HashMap<i32, (Partition, Watermark)> = HashMap::new();
         for Committed {
             partition,
@@ -234,7 +264,7 @@ impl DeadLetterBox {
             );
         }
         let mut letters = Vec::new();
-        shelf.read(&committed, beat, |record| {
+        reader.read_after(&partitions, &committed, beat, |record| {
             let partition = Partition {
                 topic: record.topic.clone(),
                 number: record.partition,
@@ -243,7 +273,7 @@ impl DeadLetterBox {
                 .entry(record.partition)
                 .or_insert_with(|| (partition, Watermark::default()));
             let Some(ticket) = watermark.add(record.offset) else {
-                return;
+                return ControlFlow::Continue(());
             };
             if filter.max.is_none_or(|max| letters.len() < max) {
                 let letter = DeadLetter::of(record);
@@ -251,9 +281,10 @@ impl DeadLetterBox {
                     letters.push((letter, ticket));
                 }
             }
+            ControlFlow::Continue(())
         })?;
         Ok(Self {
-            shelf: Arc::new(shelf),
+            reader: Arc::new(reader),
             watermarks,
             letters,
         })
@@ -298,7 +329,7 @@ impl DeadLetterBox {
     ///
     /// Returns the coordinator's error, or an error if the client hangs. These letters are then
     /// listed again.
-    pub(crate) async fn commit(&self) -> Result<(), String> {
+    pub(crate) async fn commit(&self) -> Result<(), ConsumerError> {
         let commits: Vec<Committed> = self
             .watermarks
             .values()
@@ -307,17 +338,15 @@ impl DeadLetterBox {
                 Some(Committed {
                     partition: partition.clone(),
                     offset,
-                    metadata: watermark.finished_beyond().encode(offset),
+                    metadata: watermark.finished_beyond().encode(offset, None),
                 })
             })
             .collect();
-        let shelf = self.shelf.clone();
-        let committed = bounded("commit", READ_TIMEOUT + OVERDUE, move || {
-            shelf.commit(&commits)
+        let reader = self.reader.clone();
+        let committed = bounded("commit", SILENCE_MAX + OVERDUE, move || {
+            reader.commit(&commits)
         });
-        committed
-            .await
-            .unwrap_or_else(|unanswered| Err(unanswered.to_string()))
+        committed.await?
     }
 
     fn finish(&mut self, partition: i32, ticket: Ticket) {
@@ -454,7 +483,7 @@ mod tests {
             let refused = dead(group, topic)
                 .target(named)
                 .expect_err("another group's");
-            assert!(refused.contains(group), "{refused}");
+            assert!(refused.to_string().contains(group), "{refused}");
         }
         assert!(DeadLetter::of(event.clone()).target(None).is_err());
     }

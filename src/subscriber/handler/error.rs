@@ -11,7 +11,7 @@ use crate::{
         errors::{cleaned, with_causes},
         session_fault::{ends_session, is_session_fault},
     },
-    subscriber::inbox::identity::Conflicting,
+    subscriber::inbox::identity::{Conflicting, Unstorable},
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -158,9 +158,10 @@ impl HandlerError {
         Self::dead_letter(error)
     }
 
-    /// Returns `true` if the payload cannot be decoded.
+    /// Returns `true` if the payload cannot be decoded, or the identity cannot be stored. The
+    /// producer is the cause, not the handler.
     pub(crate) fn is_undecodable(&self) -> bool {
-        self.source.is::<Undecodable>()
+        self.source.is::<Undecodable>() || self.source.is::<Unstorable>()
     }
 
     /// Returns `true` if another event has the identity of this one.

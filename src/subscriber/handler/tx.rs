@@ -9,7 +9,7 @@ use super::{HandlerError, Meta, Savepoint};
 use crate::{
     event::{DomainEvent, Envelope, EventId, Headers},
     outbox::{Outbox, PublishError},
-    postgres::SchemaName,
+    postgres::{SchemaName, begin},
 };
 
 /// The Postgres transaction that also contains the event's inbox row. All changes that the handler
@@ -144,7 +144,7 @@ impl Tx {
     ///
     /// Returns the database's error if the transaction cannot begin.
     pub async fn begin(pool: &sqlx::PgPool) -> Result<Self, sqlx::Error> {
-        Ok(Self::of(pool.begin().await?, &SchemaName::default()))
+        Ok(Self::of(begin(pool).await?, &SchemaName::default()))
     }
 
     /// Creates a value for a transaction that belongs to no delivery.
@@ -253,14 +253,11 @@ impl Tx {
     /// panic, later statements would be committed one by one.
     pub async fn savepoint(&mut self) -> Result<Savepoint<'_>, sqlx::Error> {
         let publisher = self.publisher();
-        match self.transaction.as_mut().expect(HELD).begin().await {
-            Ok(savepoint) => Ok(Savepoint::new(savepoint, publisher)),
-            Err(error) => {
-                // sqlx has rolled back the whole transaction.
-                self.is_over = true;
-                Err(error)
-            }
-        }
+        // If this fails or is cancelled, sqlx rolls back the whole transaction.
+        self.is_over = true;
+        let savepoint = self.transaction.as_mut().expect(HELD).begin().await?;
+        self.is_over = false;
+        Ok(Savepoint::new(savepoint, publisher))
     }
 
     fn publisher(&self) -> Publisher {

@@ -101,6 +101,7 @@ impl Pulse {
     }
 
     /// Registers a long attempt. The database is queried while the returned value exists.
+    #[expect(clippy::disallowed_methods, reason = "ends with the last long attempt")]
     pub(crate) fn take_long(self: &Arc<Self>) -> Long {
         let mut known = self.known();
         known.long += 1;

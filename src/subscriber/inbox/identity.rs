@@ -1,6 +1,7 @@
 //! Identity of an event in the inbox: consumer, topic of origin, source and id.
 
 use crate::{
+    fnv::fnv1a,
     kafka::Message,
     subscriber::{failure::dead_letter::origin_of, handler::HandlerError},
 };
@@ -29,6 +30,19 @@ pub(crate) struct Conflicting {
     pub(crate) topic: String,
 }
 
+/// Error for an event whose id or source the inbox cannot store. No later attempt can.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unstorable {
+    #[error(
+        "the event's id or source cannot be stored in the inbox: an id has 1 to 512 bytes, a \
+         source up to 1,024, both without NUL"
+    )]
+    Size,
+    /// For example, the encoding of the database does not have one of its characters.
+    #[error("the event's id or source cannot be stored in the database of the inbox")]
+    Database(#[source] sqlx::Error),
+}
+
 impl Identity {
     /// Returns the identity of an event for a consumer.
     ///
@@ -47,10 +61,7 @@ impl Identity {
             || id.len() > 512
             || source.len() > 1024
         {
-            return Err(HandlerError::dead_letter(
-                "the event's id or source cannot be stored in the inbox: an id has 1 to 512 bytes, \
-                 a source up to 1,024, both without NUL",
-            ));
+            return Err(HandlerError::dead_letter(Unstorable::Size));
         }
         Ok(Self {
             source,
@@ -75,23 +86,17 @@ impl Identity {
 /// same in every version and on every machine. The lengths of the parts are hashed too, which
 /// separates them, and a tombstone differs from empty data.
 fn fingerprint(message: &Message) -> i64 {
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
-    let hash = |hash: u64, bytes: &[u8]| {
-        bytes.iter().fold(hash, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(PRIME)
-        })
-    };
     let parts = [
         message.as_it_came().key(),
         Some(message.event_type().as_bytes()),
         message.data(),
     ];
-    let all = parts.into_iter().fold(OFFSET, |all, part| {
+    let bytes = parts.into_iter().flat_map(|part| {
         let length = part.map_or(u64::MAX, |part| part.len() as u64);
-        hash(hash(all, &length.to_le_bytes()), part.unwrap_or_default())
+        let bytes = part.unwrap_or_default().iter().copied();
+        length.to_le_bytes().into_iter().chain(bytes)
     });
-    all.cast_signed()
+    fnv1a(bytes).cast_signed()
 }
 
 #[cfg(test)]

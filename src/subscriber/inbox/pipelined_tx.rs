@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::postgres::session_fault;
+use crate::postgres::{begin, session_fault};
 use sqlx::{AssertSqlSafe, Executor as _, PgPool, PgTransaction};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
@@ -196,6 +196,10 @@ impl TxPipeline {
                 if open {
                     // In its own task, because a connection whose `begin` is cancelled would return
                     // to its pool with an open transaction.
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "ends with `begin`, and the queue takes the connection"
+                    )]
                     tokio::spawn(self.clone().open());
                 }
                 connection.await.unwrap_or(Err(sqlx::Error::PoolClosed))
@@ -216,7 +220,7 @@ impl TxPipeline {
     }
 
     async fn opened(&self) -> Result<TxConnection, sqlx::Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = begin(&self.pool).await?;
         transaction.execute("rollback").await?;
         if self.prepares.load(Ordering::Relaxed)
             && statement::prepare(&self.statements, &mut transaction).await? == Prepared::Elsewhere
@@ -237,6 +241,10 @@ impl TxPipeline {
             Released::Kept { sweep: true } => {
                 *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(Handle::current());
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "ends with the pipeline, or without idle connections"
+                )]
                 tokio::spawn(sweep(Arc::downgrade(self)));
             }
         }
@@ -265,6 +273,10 @@ async fn sweep(pipeline: Weak<TxPipeline>) {
 impl TxConnection {
     /// Returns the connection to the pool in its original state.
     fn give_back(mut self) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "ends with the rollback; the pool takes the connection"
+        )]
         tokio::spawn(async move {
             // A rollback without a transaction would cause a warning in the server's log.
             if self.transaction.execute("begin").await.is_ok() {

@@ -5,11 +5,12 @@
 //! needs neither the assignment nor the other members. A partition without an owner is behind as
 //! long as it contains a record that is not handled.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use super::metadata::OffsetMetadata;
 use crate::{
-    kafka::{Beat, Committed, Ends, GroupReader, Settings, Unhandled},
+    kafka::{
+        ASK_LIMIT, Beat, Committed, ConsumerError, PartitionExtent, Replaceable, Settings,
+        TopicReader, Unhandled, watched,
+    },
     subscriber::Ground,
 };
 
@@ -19,7 +20,7 @@ pub(crate) struct CatchUp {
     group: String,
     topics: Vec<String>,
     /// Kept between calls because it holds connections.
-    reader: Mutex<Option<Arc<GroupReader>>>,
+    reader: Replaceable<TopicReader>,
 }
 
 impl CatchUp {
@@ -35,7 +36,7 @@ impl CatchUp {
             settings: ground.kafka.clone(),
             group: ground.consumer.clone(),
             topics,
-            reader: Mutex::default(),
+            reader: Replaceable::default(),
         }
     }
 
@@ -49,7 +50,7 @@ impl CatchUp {
     /// # Errors
     ///
     /// Returns an error if the cluster does not respond.
-    pub(crate) async fn ends(&self) -> Result<Ends, String> {
+    pub(crate) async fn ends(&self) -> Result<Vec<PartitionExtent>, ConsumerError> {
         let topics = self.topics.clone();
         self.ask(move |reader, beat| reader.ends(&topics, beat))
             .await
@@ -61,32 +62,27 @@ impl CatchUp {
     /// # Errors
     ///
     /// Returns an error if the cluster does not respond.
-    pub(crate) async fn behind(&self, ends: &Ends) -> Result<Vec<Unhandled>, String> {
-        let ends = ends.clone();
+    pub(crate) async fn behind(
+        &self,
+        ends: &[PartitionExtent],
+    ) -> Result<Vec<Unhandled>, ConsumerError> {
+        let ends = ends.to_vec();
         self.ask(move |reader, beat| reader.unhandled(&ends, &is_finished, beat))
             .await
     }
 
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&GroupReader, &Beat) -> Result<T, String> + Send + 'static,
-    ) -> Result<T, String> {
-        let reader = self.reader()?;
-        let answer = reader.ask(question).await;
-        if answer.is_err() {
-            *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        }
-        answer
-    }
-
-    fn reader(&self) -> Result<Arc<GroupReader>, String> {
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*reader {
-            Some(reader) => Ok(reader.clone()),
-            None => Ok(reader
-                .insert(Arc::new(GroupReader::new(&self.settings, &self.group)?))
-                .clone()),
-        }
+        question: impl FnOnce(&TopicReader, &Beat) -> Result<T, ConsumerError> + Send + 'static,
+    ) -> Result<T, ConsumerError> {
+        let open = || TopicReader::of_first_records(&self.settings, &self.group);
+        let reader = self.reader.get(open)?;
+        let asks = reader.clone();
+        let asked = watched("fetch_group_progress", ASK_LIMIT, move |beat| {
+            question(&asks, beat)
+        });
+        let answer = asked.await.map_err(ConsumerError::from).flatten();
+        answer.inspect_err(|_| self.reader.discard(&reader))
     }
 }
 

@@ -4,9 +4,15 @@
 //! The text is `tidings1.` followed by a list of numbers (LEB128) in base64. The first number is
 //! the committed offset. Then come, alternately, the numbers of unfinished and of finished offsets.
 //! With the committed offset, metadata that was copied to another offset is detected and ignored.
+//!
+//! If the id of the topic is known, the text is `tidings2.`, the id, a dot, and the list, which may
+//! be empty. A commit belongs to the topic with that id. A member that has not noticed yet that the
+//! topic was created again commits offsets of the deleted one.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+use crate::kafka::TopicId;
 
 /// Ranges of finished offsets, in ascending order, with gaps between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,11 +25,17 @@ pub(crate) struct ForeignMetadata;
 
 const PREFIX: &str = "tidings1.";
 
+/// Followed by the id of the topic and a dot.
+const PREFIX_WITH_TOPIC: &str = "tidings2.";
+
 /// Maximum length of the text. Brokers accept 4,096 bytes by default (`offset.metadata.max.bytes`).
 const TEXT_BYTES_MAX: usize = 4_000;
 
+/// Maximum length of the text before the list: the prefix, an id and a dot.
+const HEAD_BYTES_MAX: usize = PREFIX_WITH_TOPIC.len() + 39;
+
 /// Maximum length before base64, which turns three bytes into four.
-const BYTES_MAX: usize = (TEXT_BYTES_MAX - PREFIX.len()) / 4 * 3;
+const BYTES_MAX: usize = (TEXT_BYTES_MAX - HEAD_BYTES_MAX) / 4 * 3;
 
 impl OffsetMetadata {
     /// Adds an offset that is greater than all others.
@@ -40,15 +52,31 @@ impl OffsetMetadata {
         }
     }
 
+    /// Returns the number of finished offsets.
+    #[cfg(feature = "cli")]
+    pub(crate) fn count(&self) -> i64 {
+        self.0.iter().map(|(start, end)| end - start).sum()
+    }
+
     /// Returns `true` if the offset is finished.
     pub(crate) fn contains(&self, offset: i64) -> bool {
         let at = self.0.partition_point(|(_, end)| *end <= offset);
         self.0.get(at).is_some_and(|(start, _)| *start <= offset)
     }
 
-    /// Returns the metadata for a commit of `offset`. It is empty if no offset is finished. Ranges
-    /// that do not fit are omitted from the end, so their events are handled again.
-    pub(crate) fn encode(&self, offset: i64) -> String {
+    /// Returns the metadata for a commit of `offset` in the topic with this id. It has no list if
+    /// no offset is finished. Ranges that do not fit are omitted from the end, so their events are
+    /// handled again.
+    pub(crate) fn encode(&self, offset: i64, topic: Option<&TopicId>) -> String {
+        let list = self.encode_list(offset);
+        match topic {
+            Some(id) => format!("{PREFIX_WITH_TOPIC}{id}.{list}"),
+            None if list.is_empty() => list,
+            None => format!("{PREFIX}{list}"),
+        }
+    }
+
+    fn encode_list(&self, offset: i64) -> String {
         if self.0.is_empty() {
             return String::new();
         }
@@ -65,16 +93,18 @@ impl OffsetMetadata {
             }
             at = *end;
         }
-        format!("{PREFIX}{}", STANDARD_NO_PAD.encode(bytes))
+        STANDARD_NO_PAD.encode(bytes)
     }
 
     /// Decodes the metadata of a commit of `offset`. Empty metadata means that no offset is
     /// finished.
     pub(crate) fn decode(text: &str, offset: i64) -> Result<Self, ForeignMetadata> {
-        if text.is_empty() {
-            return Ok(Self::default());
-        }
-        let encoded = text.strip_prefix(PREFIX).ok_or(ForeignMetadata)?;
+        let encoded = match with_topic(text) {
+            Some((_, "")) => return Ok(Self::default()),
+            Some((_, list)) => list,
+            None if text.is_empty() => return Ok(Self::default()),
+            None => text.strip_prefix(PREFIX).ok_or(ForeignMetadata)?,
+        };
         let bytes = STANDARD_NO_PAD
             .decode(encoded)
             .map_err(|_| ForeignMetadata)?;
@@ -94,6 +124,16 @@ impl OffsetMetadata {
         }
         Ok(finished)
     }
+}
+
+/// Returns the id of the topic to which a commit with this metadata belongs, if it is stated.
+pub(crate) fn topic_of(text: &str) -> Option<TopicId> {
+    with_topic(text).map(|(id, _)| id)
+}
+
+fn with_topic(text: &str) -> Option<(TopicId, &str)> {
+    let (id, list) = text.strip_prefix(PREFIX_WITH_TOPIC)?.split_once('.')?;
+    Some((TopicId::parse(id)?, list))
 }
 
 fn put(bytes: &mut Vec<u8>, number: i64) {
@@ -138,9 +178,8 @@ pub(crate) fn fuzz_offset_metadata(bytes: &[u8]) {
         .skip(1)
         .for_each(|ticket| watermark.finish(ticket));
     let _ = watermark.finished_beyond();
-    if !finished.encode(offset).is_empty() {
-        assert!(OffsetMetadata::decode(&finished.encode(offset), offset).is_ok());
-    }
+    let written = finished.encode(offset, topic_of(&String::from_utf8_lossy(text)).as_ref());
+    assert!(OffsetMetadata::decode(&written, offset).is_ok());
 }
 
 #[cfg(test)]
@@ -165,8 +204,14 @@ mod tests {
         ) {
             let offsets: BTreeSet<i64> = distances.iter().map(|distance| base + distance).collect();
             let finished = of(&offsets);
-            let read = OffsetMetadata::decode(&finished.encode(base), base).expect("it was just written");
-            prop_assert_eq!(&read, &finished);
+            let id = TopicId::parse("y/TxDjvvSt+5P5brNGFqSA0123456789abcdef");
+            for topic in [None, id.as_ref()] {
+                let text = finished.encode(base, topic);
+                let read = OffsetMetadata::decode(&text, base).expect("it was just written");
+                prop_assert_eq!(&read, &finished);
+                prop_assert_eq!(topic_of(&text), topic.cloned());
+            }
+            let read = finished;
             for offset in base..base + 2_001 {
                 prop_assert_eq!(read.contains(offset), offsets.contains(&offset));
             }
@@ -188,7 +233,8 @@ mod tests {
             step in 2..5_000i64,
         ) {
             let all: BTreeSet<i64> = (0..5_000).map(|n| base + n * step).collect();
-            let text = of(&all).encode(base);
+            let id = TopicId::parse("y/TxDjvvSt+5P5brNGFqSA0123456789abcdef");
+            let text = of(&all).encode(base, id.as_ref());
             prop_assert!(text.len() <= TEXT_BYTES_MAX);
             let read = OffsetMetadata::decode(&text, base).expect("it was just written");
             let kept = all.iter().filter(|offset| read.contains(**offset)).count();
@@ -199,9 +245,16 @@ mod tests {
 
     #[test]
     fn metadata_of_others_or_of_another_offset_is_refused() {
-        let text = of(&BTreeSet::from([12, 13])).encode(10);
+        let text = of(&BTreeSet::from([12, 13])).encode(10, None);
         assert_eq!(OffsetMetadata::decode(&text, 11), Err(ForeignMetadata));
-        for foreign in ["x", "tidings2.AAAA", "b64:AAAA", "tidings1.", "tidings1.!"] {
+        for foreign in [
+            "x",
+            "tidings2.AAAA",
+            "tidings2.AAAA.AAAA",
+            "b64:AAAA",
+            "tidings1.",
+            "tidings1.!",
+        ] {
             assert_eq!(
                 OffsetMetadata::decode(foreign, 10),
                 Err(ForeignMetadata),

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use crate::kafka::{Committed, Known, Member, Partition};
+use crate::kafka::{Committed, ConsumerError, Known, Member, Partition};
 
 /// The partitions at whose end a group starts.
 #[derive(Debug, Default)]
@@ -19,15 +19,13 @@ impl StartOffsets {
     /// # Errors
     ///
     /// Returns an error if the partitions or the commits cannot be read.
-    pub(crate) fn at_the_ends(member: &Member, topics: &[String]) -> Result<Self, String> {
+    pub(crate) fn at_the_ends(member: &Member, topics: &[String]) -> Result<Self, ConsumerError> {
         let mut there = HashSet::new();
         for topic in topics {
             let partitions = member.partitions_of(topic)?;
             let Known { committed, never } = member.committed(&partitions)?;
             if committed.len() + never.len() < partitions.len() {
-                return Err(format!(
-                    "the coordinator does not report the commits of all partitions of topic {topic}"
-                ));
+                return Err(ConsumerError::NoCommits(topic.clone()));
             }
             if committed.is_empty() {
                 there.extend(never);
@@ -54,7 +52,7 @@ impl StartOffsets {
                 tracing::warn!(
                     subscriber,
                     ?partition,
-                    error,
+                    %error,
                     "the end of the partition cannot be read: it is read from its beginning"
                 );
                 None
@@ -73,5 +71,20 @@ impl StartOffsets {
         for begun in committed {
             self.0.remove(&begun.partition);
         }
+    }
+
+    /// Records that the topic was created again, so that it is read from its beginning.
+    pub(crate) fn forget(&mut self, topic: &str) {
+        self.0.retain(|partition| *partition.topic != *topic);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(partitions: impl IntoIterator<Item = Partition>) -> Self {
+        Self(partitions.into_iter().collect())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn contains(&self, partition: &Partition) -> bool {
+        self.0.contains(partition)
     }
 }

@@ -165,7 +165,7 @@ mod tests {
             }
             // The state that the next owner of the partition restores.
             let position = watermark.position().expect("there are records");
-            let metadata = watermark.finished_beyond().encode(position);
+            let metadata = watermark.finished_beyond().encode(position, None);
             let restored = OffsetMetadata::decode(&metadata, position).expect("it was just written");
             let mut next = Watermark::new(Some(position), restored);
             for (offset, finished) in model.range(position..) {

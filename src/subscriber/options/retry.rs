@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::backoff::Backoff;
+
 /// Number and pauses of the in-place attempts to handle an event. While an event waits for its next
 /// attempt, its aggregate waits too; other aggregates do not.
 ///
@@ -30,7 +32,7 @@ pub(crate) enum Next {
 
 impl Retry {
     /// Allows up to `attempts` attempts, including the first. The pauses between them double from
-    /// the start of the range to its end. Each pause is shortened by up to a third at random, so
+    /// the start of the range to its end. Each pause is shortened by up to a half at random, so
     /// that events that failed together are not retried together.
     pub fn exponential(attempts: u32, pauses: Range<Duration>) -> Self {
         Self {
@@ -49,24 +51,18 @@ impl Retry {
         self.attempts
     }
 
-    /// Returns the step after `failed` failed attempts. `chance` is from 0 to 1 and shortens the
+    /// Returns the step after `failed` failed attempts. `random` is from 0 to 1 and shortens the
     /// pause.
-    pub(crate) fn after(&self, failed: u32, chance: f64) -> Next {
+    pub(crate) fn after(&self, failed: u32, random: f64) -> Next {
         if failed >= self.attempts {
             return Next::GiveUp;
         }
-        Next::After(self.pause(failed, chance))
+        Next::After(self.pause(failed, random))
     }
 
     /// Returns the pause after `failed` failed attempts, regardless of the maximum.
-    pub(crate) fn pause(&self, failed: u32, chance: f64) -> Duration {
-        let doubled = self
-            .pauses
-            .start
-            .saturating_mul(2u32.saturating_pow(failed.saturating_sub(1)));
-        doubled
-            .min(self.pauses.end.max(self.pauses.start))
-            .mul_f64(1.0 - chance.clamp(0.0, 1.0) / 3.0)
+    pub(crate) fn pause(&self, failed: u32, random: f64) -> Duration {
+        Backoff::new(self.pauses.clone()).wait(failed, random)
     }
 }
 
@@ -92,7 +88,7 @@ mod tests {
             attempts in 1..50u32,
             start in 1..1_000u64,
             length in 0..100_000u64,
-            chance in 0.0..1.0f64,
+            random in 0.0..1.0f64,
         ) {
             let (start, end) =
                 (Duration::from_millis(start), Duration::from_millis(start + length));
@@ -104,12 +100,12 @@ mod tests {
                 };
                 prop_assert!(pause >= last && pause >= start && pause <= end);
                 last = pause;
-                let Next::After(jittered) = retry.after(failed, chance) else {
+                let Next::After(jittered) = retry.after(failed, random) else {
                     panic!("attempt {failed} of {attempts} is not the last")
                 };
-                prop_assert!(jittered <= pause && jittered >= pause.mul_f64(0.66));
+                prop_assert!(jittered <= pause && jittered >= pause.mul_f64(0.49));
             }
-            prop_assert_eq!(retry.after(attempts, chance), Next::GiveUp);
+            prop_assert_eq!(retry.after(attempts, random), Next::GiveUp);
         }
     }
 }

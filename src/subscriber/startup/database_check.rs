@@ -21,15 +21,16 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// The tables that a subscriber uses, each with the required rights and the most recently added
 /// column.
-const TABLES: [(&str, &str, &str); 4] = [
+const TABLES: [(&str, &str, &str); 5] = [
     ("inbox", "select,insert,update,delete", "fingerprint"),
     ("inbox_collision", "select,insert,delete", "fingerprint"),
     (
         "subscriber_parked",
         "select,insert,update,delete",
-        "attempts_before",
+        "decided_by",
     ),
-    ("subscriber", "select,insert,update,delete", "stopped_at"),
+    ("subscriber", "select,insert,update,delete", "paused_since"),
+    ("subscriber_control", "select", "paused_since"),
 ];
 
 /// State of one table.

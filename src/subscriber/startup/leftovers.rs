@@ -2,7 +2,7 @@
 //! handled. Events of topics that are no longer subscribed are reported.
 
 use crate::{
-    kafka::{Known, Member},
+    kafka::{ConsumerError, Known, Member},
     postgres::errors::with_causes,
     subscriber::{attempt::escalation::retry_delay, failure::dead_letter::origin_of, run::Plan},
 };
@@ -103,7 +103,7 @@ pub(crate) fn report_abandoned(member: &Member, subscriber: &str, topics: &[Stri
             Err(error) => tracing::warn!(
                 subscriber,
                 topic,
-                error,
+                %error,
                 "the records that wait in a topic of this group cannot be counted"
             ),
         }
@@ -113,7 +113,7 @@ pub(crate) fn report_abandoned(member: &Member, subscriber: &str, topics: &[Stri
 /// Returns the number of records from the group's commits to the end of a topic. Partitions without
 /// a commit do not count: this group has never read them, and they may belong to a group with a
 /// similar name.
-fn unfinished(member: &Member, topic: &str) -> Result<i64, String> {
+fn unfinished(member: &Member, topic: &str) -> Result<i64, ConsumerError> {
     let partitions = member.partitions_of(topic)?;
     let Known { committed, .. } = member.committed(&partitions)?;
     committed.iter().try_fold(0, |sum, committed| {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::database_check::silent;
 use crate::{
-    postgres::{SchemaName, errors::with_causes, session_fault},
+    postgres::{SchemaName, encodable::is_of_value, errors::with_causes, session_fault},
     subscriber::{
         companion::NotAdmitted,
         deployment::instances::{Registration, Registry, version_of},
@@ -41,7 +41,8 @@ impl Entry<'_> {
     ///
     /// # Errors
     ///
-    /// Returns an error if the registration is refused, or if a table or a permission is missing.
+    /// Returns an error if the registration is refused, if a table or a permission is missing, or
+    /// if the database cannot store a name.
     pub(crate) async fn until_registered<T, F>(
         &self,
         stop: &CancellationToken,
@@ -79,6 +80,14 @@ impl Entry<'_> {
                     all[0],
                     with_causes(&error),
                     all.join(" and ")
+                )]));
+            }
+            if is_of_value(&error) {
+                return Err(RunError::Settings(vec![format!(
+                    "{what} cannot be registered, because the database cannot store one of its \
+                     names: {}; rename the event type, topic or step, or use a database whose \
+                     encoding is UTF8",
+                    with_causes(&error)
                 )]));
             }
             session_fault::close_after(&error, pool);

@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::counters::Counters;
 use super::statistics::{Count, PartitionStatistics};
 use crate::subscriber::{Statistics, SubscriberState};
 
@@ -137,21 +138,18 @@ impl SubscriberMetrics {
                         .encode(metric.encode_family(&labels)?)?;
                 }
             }
-            for (event_type, count) in statistics.by_unknown_type() {
-                let labels = [
-                    ("subscriber", name),
-                    ("type", &event_type),
-                    ("outcome", "unknown"),
-                ];
-                ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
-            }
-            for (event_type, count) in statistics.by_held_type() {
-                let labels = [
-                    ("subscriber", name),
-                    ("type", &event_type),
-                    ("outcome", "held"),
-                ];
-                ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+            for (outcome, by_type) in [
+                ("unknown", statistics.by_unknown_type()),
+                ("held", statistics.by_held_type()),
+            ] {
+                for (event_type, count) in by_type {
+                    let labels = [
+                        ("subscriber", name),
+                        ("type", &event_type),
+                        ("outcome", outcome),
+                    ];
+                    ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+                }
             }
         }
         Ok(())
@@ -166,11 +164,7 @@ impl SubscriberMetrics {
             MetricType::Counter,
         )?;
         for statistics in &self.0 {
-            for (event_type, counters) in statistics
-                .by_type()
-                .into_iter()
-                .filter(|(event_type, _)| !event_type.is_empty())
-            {
+            for (event_type, counters) in events_by_type(statistics) {
                 let labels = [("subscriber", statistics.name()), ("type", event_type)];
                 ConstCounter::new(counters.get(Count::FailedAttempts))
                     .encode(metric.encode_family(&labels)?)?;
@@ -184,11 +178,7 @@ impl SubscriberMetrics {
             MetricType::Histogram,
         )?;
         for statistics in &self.0 {
-            for (event_type, counters) in statistics
-                .by_type()
-                .into_iter()
-                .filter(|(event_type, _)| !event_type.is_empty())
-            {
+            for (event_type, counters) in events_by_type(statistics) {
                 let labels = [("subscriber", statistics.name()), ("type", event_type)];
                 let (sum, buckets) = counters.attempts();
                 let count = buckets.iter().map(|(_, count)| count).sum();
@@ -279,4 +269,10 @@ impl Collector for SubscriberMetrics {
         self.encode_state(&mut encoder)?;
         self.encode_partitions(&mut encoder)
     }
+}
+
+/// The counters of events by type, without those of records that are not events.
+fn events_by_type(statistics: &Statistics) -> impl Iterator<Item = (&str, &Counters)> {
+    let all = statistics.by_type().into_iter();
+    all.filter(|(event_type, _)| !event_type.is_empty())
 }

@@ -43,6 +43,8 @@ struct Inner {
     state: AtomicU8,
     /// Reason why the subscriber starts or pauses.
     reason: Mutex<String>,
+    /// Pause by an operator. It hides every state except `Starting` and `Stopped`.
+    operator_pause: Mutex<Option<String>>,
     /// Records that were removed from each topic before they were read.
     removed: Mutex<BTreeMap<String, u64>>,
     handlers: OnceLock<(Arc<Semaphore>, usize)>,
@@ -66,6 +68,9 @@ pub enum SubscriberState {
     /// A dependency of all events is down, for example the database. No event starts until it is
     /// available again.
     PausedByOutage,
+    /// An operator has paused the subscriber with `tidings subscribers pause`. No event starts
+    /// until an operator resumes it; a restart does not end the pause.
+    PausedByOperator,
     /// The subscriber was shut down, or could not continue.
     Stopped,
 }
@@ -105,19 +110,23 @@ impl Statistics {
 
     /// Returns the subscriber's state.
     pub fn state(&self) -> SubscriberState {
-        SubscriberState::ALL[usize::from(self.0.state.load(Ordering::Relaxed))]
+        let state = SubscriberState::ALL[usize::from(self.0.state.load(Ordering::Relaxed))];
+        match state {
+            SubscriberState::Starting | SubscriberState::Stopped => state,
+            _ if self.operator_pause_locked().is_some() => SubscriberState::PausedByOperator,
+            _ => state,
+        }
     }
 
-    /// Returns the reason why the subscriber starts or pauses, for operators: the outage, or the
-    /// condition for which it waits. Returns `None` while it runs and after it has stopped.
+    /// Returns the reason why the subscriber starts or pauses, for operators: the outage, the
+    /// condition for which it waits, or the time, the operator and the reason of a pause by an
+    /// operator. Returns `None` while it runs and after it has stopped.
     pub fn reason(&self) -> Option<String> {
-        if matches!(
-            self.state(),
-            SubscriberState::Running | SubscriberState::Stopped
-        ) {
-            return None;
+        match self.state() {
+            SubscriberState::Running | SubscriberState::Stopped => None,
+            SubscriberState::PausedByOperator => self.operator_pause_locked().clone(),
+            _ => Some(self.reason_locked().clone()).filter(|reason| !reason.is_empty()),
         }
-        Some(self.reason_locked().clone()).filter(|reason| !reason.is_empty())
     }
 
     /// Returns the number of records that retention or an operator removed from the topics before
@@ -136,17 +145,20 @@ impl Statistics {
             .clone()
     }
 
-    /// Returns `true` while the subscriber starts no events, because the database is down or the
-    /// kill switch has tripped.
+    /// Returns `true` while the subscriber starts no events, because the database is down, the kill
+    /// switch has tripped, or an operator has paused it.
     pub fn is_paused(&self) -> bool {
         matches!(
             self.state(),
-            SubscriberState::PausedByKillSwitch | SubscriberState::PausedByOutage
+            SubscriberState::PausedByKillSwitch
+                | SubscriberState::PausedByOutage
+                | SubscriberState::PausedByOperator
         )
     }
 
     /// Returns the problems that need an operator's attention although the subscriber runs, as one
-    /// sentence each: sagas that its code cannot continue.
+    /// sentence each: sagas that its code cannot continue, and timers of sagas that wait for
+    /// replies.
     pub fn concerns(&self) -> Vec<String> {
         self.0
             .concerns
@@ -211,7 +223,8 @@ impl Statistics {
         self.total(Count::DeadLettered)
     }
 
-    /// Returns the number of events that were discarded because dead letters are disabled.
+    /// Returns the number of events that were discarded because dead letters are disabled, and of
+    /// parked events that an operator discarded.
     pub fn discarded(&self) -> u64 {
         self.total(Count::Discarded)
     }
@@ -290,6 +303,13 @@ impl Statistics {
         self.0.reason.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn operator_pause_locked(&self) -> MutexGuard<'_, Option<String>> {
+        self.0
+            .operator_pause
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn partitions_locked(&self) -> MutexGuard<'_, Vec<PartitionStatistics>> {
         self.0
             .partitions
@@ -300,11 +320,12 @@ impl Statistics {
 
 impl SubscriberState {
     /// All states, indexed by their number.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Starting,
         Self::Running,
         Self::PausedByKillSwitch,
         Self::PausedByOutage,
+        Self::PausedByOperator,
         Self::Stopped,
     ];
 }
@@ -335,6 +356,7 @@ impl fmt::Display for SubscriberState {
             Self::Running => "running",
             Self::PausedByKillSwitch => "paused by kill switch",
             Self::PausedByOutage => "paused by outage",
+            Self::PausedByOperator => "paused by operator",
             Self::Stopped => "stopped",
         })
     }

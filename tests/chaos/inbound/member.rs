@@ -6,7 +6,8 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tidings::subscriber::{
-    Event, HandlerError, HasInbox, Meta, NoState, Statistics, Tombstone, Tx,
+    Event, HandlerError, Meta, Statistics, Tombstone, Tx,
+    typestate::{HasInbox, NoState},
 };
 use tidings::{Bus, Subscriber, kafka};
 use tokio_util::sync::CancellationToken;
@@ -129,7 +130,8 @@ async fn erase(erased: Tombstone<Deposited>, mut tx: Tx) -> Result<(), HandlerEr
 }
 
 /// Records the counters of this process periodically. An unavailable database is retried in the
-/// next interval.
+/// next interval, in a new session, because one that began while the database was read-only stays
+/// read-only.
 async fn count(pool: PgPool, all: [Statistics; 2]) {
     let upsert = "insert into counted values ($1, $2, $3, $4, $5, $6, $7) on conflict (process, \
                   consumer) do update set
@@ -139,6 +141,11 @@ async fn count(pool: PgPool, all: [Statistics; 2]) {
     // The operating system reuses process ids.
     let process = uuid::Uuid::now_v7();
     loop {
+        tokio::time::sleep(COUNT_EVERY).await;
+        let Ok(mut session) = pool.acquire().await else {
+            continue;
+        };
+        let mut is_stored = true;
         for seen in &all {
             let row = sqlx::query(upsert)
                 .bind(process)
@@ -148,8 +155,10 @@ async fn count(pool: PgPool, all: [Statistics; 2]) {
                 .bind(number(seen.failed_attempts()))
                 .bind(number(seen.duplicates()))
                 .bind(number(seen.conflicting()));
-            let _ = row.execute(&pool).await;
+            is_stored &= row.execute(&mut *session).await.is_ok();
         }
-        tokio::time::sleep(COUNT_EVERY).await;
+        if !is_stored {
+            let _ = session.close().await;
+        }
     }
 }

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::block_in_place;
 use tokio::time::{sleep, timeout};
 
 use super::super::Failure;
-use super::super::nemesis::{READ_ONLY, READ_WRITE};
+use super::super::nemesis::{READ_ONLY, READ_WRITE, pool};
 use super::super::pause::Pause;
 use super::super::relays::Relays;
 use super::super::stage::Stage;
@@ -54,14 +53,9 @@ impl Nemesis {
     ///
     /// Returns an error if the URL is invalid.
     pub(crate) fn new(plan: &Plan, url: &str, operator: Operator) -> Result<Self, Failure> {
-        let options: PgConnectOptions = url.parse()?;
-        let pool = PgPoolOptions::new()
-            .max_connections(2)
-            .acquire_timeout(ANSWER_LIMIT)
-            .connect_lazy_with(options);
         let counts = plan.faults.iter().map(|kind| (*kind, 0)).collect();
         Ok(Self {
-            pool,
+            pool: pool(url, ANSWER_LIMIT)?,
             url: url.to_owned(),
             hostile: Sender::new(plan.seed),
             operator,
@@ -199,7 +193,7 @@ impl Nemesis {
                     .await
                     .is_ok());
             }
-            Kind::RecreateLetters | Kind::RecreateTopic => {
+            Kind::RecreateLetters | Kind::RecreateRetries | Kind::RecreateTopic => {
                 return self.recreate(step, stage, relays, members).await;
             }
         }
@@ -263,12 +257,9 @@ impl Nemesis {
         Ok(left.is_none())
     }
 
-    /// Deletes topics of dead letters, which the members create again, or a topic that members
-    /// read.
-    ///
-    /// Topics that members read are deleted while all members are stopped. A running member would
-    /// continue at its old offset if the topic was created again before the member noticed the
-    /// deletion.
+    /// Deletes topics of dead letters and of retries, which the members create again, or deletes
+    /// and creates a topic that members read. Members run meanwhile, except that they are stopped
+    /// in half of the cases of a subscribed topic.
     async fn delete_topics(
         &mut self,
         step: &Step,
@@ -276,19 +267,25 @@ impl Nemesis {
         members: &mut Members,
     ) -> Result<(), Failure> {
         let (letters, retries) = topics::letters_and_retries(brokers)?;
+        let half = step.which.is_multiple_of(2);
         if step.kind == Kind::RecreateLetters {
             self.operator.letters_are_deleted();
-            if step.which.is_multiple_of(2) {
-                return topics::delete(brokers, &letters).await;
+        }
+        match step.kind {
+            Kind::RecreateLetters if half => return topics::delete(brokers, &letters).await,
+            Kind::RecreateLetters => {
+                return topics::delete(brokers, &[letters, retries].concat()).await;
             }
+            Kind::RecreateRetries => return topics::delete(brokers, &retries).await,
+            _ => {}
+        }
+        let subscribed = topics::subscribed();
+        let topic = subscribed[(step.which / 2) % subscribed.len()].0;
+        if half {
+            return topics::create_again(brokers, topic).await;
         }
         block_in_place(|| members.stop_all())?;
-        if step.kind == Kind::RecreateLetters {
-            topics::delete(brokers, &[letters, retries].concat()).await?;
-        } else {
-            let subscribed = topics::subscribed();
-            topics::create_again(brokers, subscribed[step.which % subscribed.len()].0).await?;
-        }
+        topics::create_again(brokers, topic).await?;
         block_in_place(|| members.start_all())
     }
 

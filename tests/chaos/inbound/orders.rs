@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidings::saga::Saga;
-use tidings::subscriber::{Event, HandlerError, HasInbox, Meta, NoState, Retry, Tx};
+use tidings::subscriber::{
+    Event, HandlerError, Meta, Retry, Tx,
+    typestate::{HasInbox, NoState},
+};
 use tidings::{Bus, Subscriber};
 
 use super::events::{
@@ -193,23 +196,8 @@ async fn reserve(
     if refuse {
         return Ok((None, Some(StockRefused { order_id })));
     }
-    let moves = "insert into stock_move values ($1, -$2)";
-    match begin(&mut tx, "reservation", order_id).await? {
-        true => sqlx::query(moves)
-            .bind(order_id)
-            .bind(quantity)
-            .execute(&mut *tx)
-            .await
-            .map(drop)?,
-        false if state(&mut tx, "reservation", order_id).await?.as_deref() == Some("undone") => {
-            anomaly(
-                &mut tx,
-                format!("stock of order {order_id} is reserved after its release"),
-            )
-            .await?;
-            return Ok((None, Some(StockRefused { order_id })));
-        }
-        false => {}
+    if !act(&mut tx, &RESERVATION, order_id, quantity).await? {
+        return Ok((None, Some(StockRefused { order_id })));
     }
     Ok((Some(StockReserved { order_id }), None))
 }
@@ -220,15 +208,7 @@ async fn give_back(
     mut tx: Tx,
 ) -> Result<(), HandlerError> {
     effect(&mut tx, SHOP, &meta).await?;
-    if undo(&mut tx, "reservation", command.order_id).await? {
-        let moves = "insert into stock_move select order_id, -quantity from stock_move \
-                     where order_id = $1 and quantity < 0";
-        sqlx::query(moves)
-            .bind(command.order_id)
-            .execute(&mut *tx)
-            .await?;
-    }
-    Ok(())
+    take_back(&mut tx, &RESERVATION, command.order_id).await
 }
 
 async fn note(_: Event<NoteStock>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
@@ -263,23 +243,8 @@ async fn pay(
     if refuse {
         return Ok((None, Some(PaymentRefused { order_id })));
     }
-    let moves = "insert into money_move values ($1, $2)";
-    match begin(&mut tx, "payment", order_id).await? {
-        true => sqlx::query(moves)
-            .bind(order_id)
-            .bind(cents)
-            .execute(&mut *tx)
-            .await
-            .map(drop)?,
-        false if state(&mut tx, "payment", order_id).await?.as_deref() == Some("undone") => {
-            anomaly(
-                &mut tx,
-                format!("the payment of order {order_id} is taken after its refund"),
-            )
-            .await?;
-            return Ok((None, Some(PaymentRefused { order_id })));
-        }
-        false => {}
+    if !act(&mut tx, &PAYMENT, order_id, cents).await? {
+        return Ok((None, Some(PaymentRefused { order_id })));
     }
     // Without a reply, the step is retried and then compensated.
     Ok(((!silent).then_some(PaymentTaken { order_id }), None))
@@ -291,15 +256,7 @@ async fn refund(
     mut tx: Tx,
 ) -> Result<(), HandlerError> {
     effect(&mut tx, SHOP, &meta).await?;
-    if undo(&mut tx, "payment", command.order_id).await? {
-        let moves = "insert into money_move select order_id, -cents from money_move \
-                     where order_id = $1 and cents > 0";
-        sqlx::query(moves)
-            .bind(command.order_id)
-            .execute(&mut *tx)
-            .await?;
-    }
-    Ok(())
+    take_back(&mut tx, &PAYMENT, command.order_id).await
 }
 
 async fn send(
@@ -322,6 +279,63 @@ async fn send(
         .execute(&mut *tx)
         .await?;
     Ok((Some(ParcelSent { order_id }), None))
+}
+
+/// An action on a balance that an undo takes back.
+struct Moving {
+    /// The table with the state of each order's action.
+    table: &'static str,
+    moves: &'static str,
+    back: &'static str,
+    /// The anomaly of an action after its undo.
+    after_undo: &'static str,
+}
+
+const RESERVATION: Moving = Moving {
+    table: "reservation",
+    moves: "insert into stock_move values ($1, -$2)",
+    back: "insert into stock_move select order_id, -quantity from stock_move \
+           where order_id = $1 and quantity < 0",
+    after_undo: "stock is reserved after its release",
+};
+
+const PAYMENT: Moving = Moving {
+    table: "payment",
+    moves: "insert into money_move values ($1, $2)",
+    back: "insert into money_move select order_id, -cents from money_move \
+           where order_id = $1 and cents > 0",
+    after_undo: "the payment is taken after its refund",
+};
+
+/// Moves the amount unless an earlier record has. Returns `false` if the action is undone already.
+async fn act(
+    tx: &mut Tx,
+    moving: &Moving,
+    order_id: i64,
+    amount: i64,
+) -> Result<bool, HandlerError> {
+    if begin(tx, moving.table, order_id).await? {
+        sqlx::query(moving.moves)
+            .bind(order_id)
+            .bind(amount)
+            .execute(&mut **tx)
+            .await?;
+    } else if state(tx, moving.table, order_id).await?.as_deref() == Some("undone") {
+        anomaly(tx, format!("order {order_id}: {}", moving.after_undo)).await?;
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+/// Moves the amount back if it was moved.
+async fn take_back(tx: &mut Tx, moving: &Moving, order_id: i64) -> Result<(), HandlerError> {
+    if undo(tx, moving.table, order_id).await? {
+        sqlx::query(moving.back)
+            .bind(order_id)
+            .execute(&mut **tx)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Marks the action of this order as done. Returns whether this is its first record.

@@ -1,10 +1,10 @@
 //! Parameters of a history, with the command that replays it.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use super::super::plan::{number, seed_of_the_clock};
+use super::super::plan::seed_of_the_clock;
+use super::super::words::{self, Unusable, number, number_in};
 use super::schedule::Kind;
 
 /// The parameters of one history.
@@ -47,45 +47,27 @@ impl Plan {
     /// # Errors
     ///
     /// Returns a message with the usage if a word is invalid.
-    pub(crate) fn parse<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, String> {
-        let (mut plan, mut words) = (Self::of_the_clock(), words.into_iter());
-        while let Some(option) = words.next() {
-            if option == "--help" {
-                return Err(USAGE.to_owned());
-            }
-            let value = words
-                .next()
-                .ok_or_else(|| format!("{option} needs a value\n{USAGE}"))?;
-            plan.set(option, value)
-                .map_err(|reason| format!("{option} {value}: {reason}\n{USAGE}"))?;
-        }
+    pub(crate) fn parse<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, Unusable> {
+        let mut plan = Self::of_the_clock();
+        words::read(words, USAGE, |option, value| plan.set(option, value))?;
         Ok(plan)
     }
 
-    fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
+    fn set(&mut self, option: &str, value: &str) -> Result<(), Unusable> {
         match option {
             "--seed" => self.seed = number(value)?,
             "--minutes" => self.length = Duration::from_secs_f64(60.0 * number::<f64>(value)?),
             "--seconds" => self.length = Duration::from_secs(number(value)?),
             "--members" => {
-                self.members = Some(number(value)?)
-                    .filter(|members| (1..=6).contains(members))
-                    .ok_or("1 to 6")?
+                self.members = number_in(value, "1 to 6", |members| (1..=6).contains(members))?
             }
             "--writers" => {
-                self.writers = Some(number(value)?)
-                    .filter(|writers| (2..=20).contains(writers))
-                    .ok_or("2 to 20")?
+                self.writers = number_in(value, "2 to 20", |writers| (2..=20).contains(writers))?
             }
             "--faults" if value == "all" => self.faults = Kind::all(),
-            "--faults" => {
-                self.faults = value
-                    .split(',')
-                    .map(Kind::from_str)
-                    .collect::<Result<_, _>>()?
-            }
+            "--faults" => self.faults = words::faults(value)?,
             "--logs" => self.logs = Some(value.into()),
-            _ => return Err("no such option".to_owned()),
+            _ => return Err(Unusable::new("no such option")),
         }
         Ok(())
     }
@@ -98,16 +80,10 @@ impl Plan {
             writers,
             ..
         } = self;
-        let faults = self
-            .faults
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(",");
         let faults = if self.faults == Kind::all() {
             "all".to_owned()
         } else {
-            faults
+            words::of_faults(&self.faults)
         };
         let seconds = self.length.as_secs();
         format!(
@@ -146,7 +122,7 @@ mod tests {
             ("--speed 1", "no such option"),
         ] {
             let error = Plan::parse(line.split(' ')).expect_err("refused");
-            assert!(error.contains(reported), "{error}");
+            assert!(error.to_string().contains(reported), "{error}");
         }
     }
 }

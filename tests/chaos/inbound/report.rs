@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::super::report::conclude;
 use super::checker::{Hostile, Tally, Verdict};
 use super::plan::Plan;
 use super::schedule::Kind;
@@ -201,16 +202,7 @@ impl fmt::Display for Report {
         for example in &self.verdict.examples {
             writeln!(f, "  {example}")?;
         }
-        match self.broken() {
-            broken if broken.is_empty() => f.write_str("holds"),
-            broken => write!(
-                f,
-                "{}\nBROKEN: {}\nreplay: {}",
-                self.log_ends,
-                broken.join("; "),
-                self.plan.command()
-            ),
-        }
+        conclude(f, &self.broken(), &self.log_ends, &self.plan.command())
     }
 }
 

@@ -21,10 +21,11 @@ kinds! {
     KillBroker, "kill-broker", 3, "`kill -9` of the broker, which is started again.";
     AddPartitions, "add-partitions", 1, "Each subscribed topic gets one more partition.";
     RecreateLetters, "recreate-letters", 1, "Topics of dead letters are deleted once all events \
-        are handled and all letters are read. In half of the cases, retry topics are deleted too, \
-        while all members are stopped.";
+        are handled and all letters are read. In half of the cases, retry topics are deleted too.";
+    RecreateRetries, "recreate-retries", 2, "Retry topics are deleted once all their events are \
+        handled, while members run.";
     RecreateTopic, "recreate-topic", 1, "A subscribed topic is deleted and created again \
-        while all members are stopped and all its events are handled.";
+        once all its events are handled. In half of the cases, all members are stopped.";
     Hostile, "hostile", 8, "Records that no publisher should write, in subscribed topics.";
 }
 

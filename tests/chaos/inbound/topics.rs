@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::admin::{AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Headers as _;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
-use super::super::Failure;
+use super::super::{Failure, topic::admin};
 use super::events::{ACCOUNT_TOPIC, LEDGER, SAGA_TOPIC, SHOP, SHOP_TOPICS};
 use super::tables::MARK;
 
@@ -38,13 +37,6 @@ pub(crate) fn subscribed() -> Vec<(&'static str, &'static str)> {
     std::iter::once((ACCOUNT_TOPIC, LEDGER))
         .chain(SHOP_TOPICS.map(|topic| (topic, SHOP)))
         .collect()
-}
-
-fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
-    ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .create()
-        .expect("a client")
 }
 
 /// Creates every topic that the relay publishes to.

@@ -3,7 +3,8 @@
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
-use super::{Running, eventually, relay_name};
+use super::{Running, relay_name};
+use crate::support::eventually::until_blocking;
 use crate::support::services::{brokers, migrated_database};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,7 +32,7 @@ async fn a_relay_with_few_descriptors_is_alive_and_delivers_behind_many_idle_con
         .map(|_| TcpStream::connect(&relay.admin).expect("the port listens"))
         .collect();
     assert!(relay.get("/health/live").starts_with("HTTP/1.1 200"));
-    eventually("ready", || {
+    until_blocking("ready", || {
         relay
             .get("/health/ready")
             .starts_with("HTTP/1.1 200")
@@ -44,7 +45,7 @@ async fn a_relay_with_few_descriptors_is_alive_and_delivers_behind_many_idle_con
         .await
         .expect("an event can be inserted");
     let published = format!("topic=\"{topic}\"");
-    eventually("the event is published", || {
+    until_blocking("the event is published", || {
         relay.get("/metrics").contains(&published).then_some(())
     });
     drop(idle);

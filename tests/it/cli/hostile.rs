@@ -4,12 +4,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use sqlx::PgPool;
 
-use super::{against, ended, eventually, get, relay_name, signal};
-use crate::support::records::create_topic;
+use super::{against, ended, get, relay_name, signal};
+use crate::support::eventually::until_blocking;
+use crate::support::records::{byte_headers, create_topic};
 use crate::support::services::{brokers, migrated_database};
 
 /// A window title, a line break, an eight-bit control sequence, a right-to-left override and a line
@@ -77,18 +77,10 @@ async fn send_letter(topic: &str) {
         ("kafka_dlt-original-partition", &partition),
         ("kafka_dlt-exception-message", HOSTILE.as_bytes()),
     ];
-    let headers = headers
-        .iter()
-        .fold(OwnedHeaders::new(), |all, (key, value)| {
-            all.insert(Header {
-                key,
-                value: Some(*value),
-            })
-        });
     let record = FutureRecord::to(topic)
         .key(HOSTILE)
         .payload(HOSTILE)
-        .headers(headers);
+        .headers(byte_headers(&headers));
     producer
         .send(record, Duration::from_secs(60))
         .await
@@ -138,8 +130,8 @@ async fn no_command_prints_a_control_character_or_a_line_of_a_row() {
         &["parked", "show", &aggregate],
         &["parked", "show", HOSTILE],
         &["parked", "retry", &aggregate, "--dry-run"],
-        &["parked", "discard", event],
-        &["relay", "skip", "--event", event],
+        &["parked", "discard", event, "--yes"],
+        &["relay", "skip", "--event", event, "--yes"],
         &["dead-letters", "list", &letters],
         &["dead-letters", "show", &letters, "0/0"],
         &["dead-letters", "replay", &letters, "--all", "--dry-run"],
@@ -193,7 +185,7 @@ async fn no_log_line_of_a_relay_holds_a_control_character_of_an_event() {
             .stderr(Stdio::from(file))
             .spawn()
             .expect("the binary starts");
-        eventually("the event is parked", || {
+        until_blocking("the event is parked", || {
             get(&free, "/metrics")
                 .filter(|text| text.contains("tidings_relay_parked_events 1"))
                 .map(drop)

@@ -1,11 +1,12 @@
 //! Standard streams that cannot be written: a full disk, a closed reader, a blocked reader.
 
 use std::fs::File;
-use std::io::{Read, Write, pipe};
+use std::io::{BufRead as _, BufReader, Read, Write, pipe};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
-use super::{against, ended, eventually, get, relay_name, signal, tidings};
+use super::{against, ended, get, relay_name, signal, tidings};
+use crate::support::eventually::until_blocking;
 use crate::support::services::{TestDatabase, migrated_database};
 
 /// Default capacity of a pipe on Linux, in bytes.
@@ -142,8 +143,23 @@ impl Blind {
             .await
             .expect("an event can be inserted");
         let published = format!("topic=\"{}\"", self.topic);
-        eventually("the event is published", || {
+        until_blocking("the event is published", || {
             self.metric(&published).filter(|count| *count == 1)
+        });
+    }
+
+    /// Publishes one more event after [`LARGE_EVENTS`].
+    async fn publishes_another(&self, database: &TestDatabase) {
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('order', '1', 'T', '{}')";
+        sqlx::query(insert)
+            .execute(&database.pool)
+            .await
+            .expect("an event can be inserted");
+        let published = format!("topic=\"{}\"", self.topic);
+        until_blocking("the event is published", || {
+            self.metric(&published)
+                .filter(|count| *count > LARGE_EVENTS)
         });
     }
 
@@ -203,6 +219,57 @@ async fn a_relay_delivers_and_ends_while_the_reader_of_its_log_hangs() {
     let mut log = String::new();
     reader.read_to_string(&mut log).expect("text");
     assert_eq!(log.trim(), "", "nothing could be written");
+}
+
+/// Events of 8 KiB: more than a pipe and the queue of the command contain.
+const LARGE_EVENTS: u64 = 400;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stops_and_continues_receives_every_event_in_order() {
+    let database = migrated_database().await;
+    let relay = Blind::start(&database, Stdio::null());
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        select 'order', '1', 'T', jsonb_build_object('n', n, 'text', repeat('x', 8192)) \
+        from generate_series(1, $1) n order by n";
+    sqlx::query(insert)
+        .bind(i32::try_from(LARGE_EVENTS).expect("a small number"))
+        .execute(&database.pool)
+        .await
+        .expect("events can be inserted");
+    let published = format!("topic=\"{}\"", relay.topic);
+    until_blocking("the events are published", || {
+        relay
+            .metric(&published)
+            .filter(|count| *count == LARGE_EVENTS)
+    });
+    let max = LARGE_EVENTS.to_string();
+    let arguments = [
+        "tail",
+        &relay.topic,
+        "--from-beginning",
+        "--json",
+        "--max",
+        &max,
+    ];
+    let mut child = against(&database, &arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut reader = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut numbers = Vec::new();
+    let mut line = String::new();
+    while reader.read_line(&mut line).expect("text") > 0 {
+        if numbers.is_empty() {
+            // Reads nothing while the relay works. The command fills the pipe and its queue.
+            relay.publishes_another(&database).await;
+        }
+        let event: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        numbers.push(event["payload"]["n"].as_u64().expect("a number"));
+        line.clear();
+    }
+    assert!(numbers.iter().copied().eq(1..=LARGE_EVENTS), "{numbers:?}");
+    assert_eq!(child.wait().expect("the process ends").code(), Some(0));
+    assert_eq!(relay.stop(), Some(0));
 }
 
 #[test]

@@ -3,13 +3,13 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    time::{Duration, Instant},
 };
 
 use dev_services::{Kafka, KafkaOptions};
-use tidings::relay::{Delivery, RelayOptions};
+use tidings::relay::{DeliveryGuarantee, RelayOptions};
 
 use super::operator::insert;
+use crate::support::eventually::until_number;
 use crate::support::records::{Reader, create_topic};
 use crate::support::running::{Place, Running};
 use crate::support::services::{TestDatabase, migrated_database, own_kafka};
@@ -135,7 +135,7 @@ struct Guarded {
     rights: Vec<Right>,
 }
 
-async fn guarded(title: &str, delivery: Delivery) -> Guarded {
+async fn guarded(title: &str, delivery: DeliveryGuarantee) -> Guarded {
     // Clients of the second listener authenticate. They have only the rights that are granted to
     // their name.
     let options = KafkaOptions::new()
@@ -186,7 +186,7 @@ async fn guarded(title: &str, delivery: Delivery) -> Guarded {
     }
 }
 
-async fn each_right_is_needed_and_all_are_enough(title: &str, delivery: Delivery) {
+async fn each_right_is_needed_and_all_are_enough(title: &str, delivery: DeliveryGuarantee) {
     let Guarded {
         _kafka,
         database,
@@ -230,17 +230,17 @@ async fn each_right_is_needed_and_all_are_enough(title: &str, delivery: Delivery
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_delivers_exactly_once_needs_exactly_the_documented_rights_in_kafka() {
-    each_right_is_needed_and_all_are_enough("exactly once", Delivery::ExactlyOnce).await;
+    each_right_is_needed_and_all_are_enough("exactly once", DeliveryGuarantee::ExactlyOnce).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_delivers_at_least_once_needs_exactly_the_documented_rights_in_kafka() {
-    each_right_is_needed_and_all_are_enough("at least once", Delivery::AtLeastOnce).await;
+    each_right_is_needed_and_all_are_enough("at least once", DeliveryGuarantee::AtLeastOnce).await;
 }
 
 async fn a_right_that_is_revoked_stops_events_until_it_is_given_back(
     title: &str,
-    delivery: Delivery,
+    delivery: DeliveryGuarantee,
 ) {
     let Guarded {
         _kafka,
@@ -270,7 +270,8 @@ async fn a_right_that_is_revoked_stops_events_until_it_is_given_back(
     relay.stop().await;
     let delivered = reader.read_to_the_end().len() as i64;
     assert!(
-        delivered == published || delivery == Delivery::AtLeastOnce && delivered > published,
+        delivered == published
+            || delivery == DeliveryGuarantee::AtLeastOnce && delivered > published,
         "{delivered} of {published}"
     );
 }
@@ -280,7 +281,7 @@ async fn a_right_that_is_revoked_while_a_relay_delivers_exactly_once_stops_it_wi
  {
     a_right_that_is_revoked_stops_events_until_it_is_given_back(
         "exactly once",
-        Delivery::ExactlyOnce,
+        DeliveryGuarantee::ExactlyOnce,
     )
     .await;
 }
@@ -290,7 +291,7 @@ async fn a_right_that_is_revoked_while_a_relay_delivers_at_least_once_stops_it_w
  {
     a_right_that_is_revoked_stops_events_until_it_is_given_back(
         "at least once",
-        Delivery::AtLeastOnce,
+        DeliveryGuarantee::AtLeastOnce,
     )
     .await;
 }
@@ -298,8 +299,8 @@ async fn a_right_that_is_revoked_while_a_relay_delivers_at_least_once_stops_it_w
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_may_be_described_and_not_written_stops_its_own_events_until_it_may() {
     for (title, delivery) in [
-        ("exactly once", Delivery::ExactlyOnce),
-        ("at least once", Delivery::AtLeastOnce),
+        ("exactly once", DeliveryGuarantee::ExactlyOnce),
+        ("at least once", DeliveryGuarantee::AtLeastOnce),
     ] {
         let Guarded {
             _kafka,
@@ -335,16 +336,10 @@ async fn a_topic_that_may_be_described_and_not_written_stops_its_own_events_unti
         let relay = Running::start(options);
         Reader::new(&place.brokers, &topic("good")).until_distinct(3);
         let waiting = "select count(*) from tidings.parked where waits_for like '%-poor'";
-        let until = Instant::now() + Duration::from_secs(120);
-        while sqlx::query_scalar::<_, i64>(waiting)
-            .fetch_one(&database.pool)
-            .await
-            .expect("the query succeeds")
-            < 3
-        {
-            assert!(Instant::now() < until, "its events are not parked");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        until_number(&database.pool, "its events are parked", waiting, |events| {
+            events >= 3
+        })
+        .await;
         allow(&place.brokers, &right("poor", WRITE));
         let mut poor = Reader::new(&place.brokers, &topic("poor"));
         poor.until_distinct(3);

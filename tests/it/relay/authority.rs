@@ -1,7 +1,7 @@
 //! Rows and records as untrusted data: none of them moves a relay, hides an event or contradicts
 //! its envelope.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
@@ -15,12 +15,10 @@ use tidings::relay::{OnUndeliverable, SourceKind};
 use uuid::Uuid;
 
 use super::operator::{delete_topic, delivered, insert, position_topic, published, ran};
+use crate::support::eventually::{PATIENCE, eventually, until_blocking};
 use crate::support::records::{Reader, create_topic_with};
 use crate::support::running::{Place, Running};
 use crate::support::services::{TestDatabase, migrated_database};
-
-/// Time limit of a wait.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 async fn sql(pool: &PgPool, text: &str) {
     sqlx::raw_sql(AssertSqlSafe(text.to_owned()))
@@ -55,8 +53,7 @@ async fn insert_despite(pool: &PgPool, constraints: &[&str], insert: &str) {
 /// Waits until this number of events are parked with a reason. Returns the topic and reason of
 /// each.
 async fn until_parked(pool: &PgPool, events: usize) -> Vec<(String, String)> {
-    let until = Instant::now() + PATIENCE;
-    loop {
+    eventually(&format!("{events} events are parked"), async || {
         let read = "select coalesce(topic, ''), reason from tidings.parked \
             where reason is not null order by seq";
         let parked: Vec<(String, String)> = sqlx::query_as(read)
@@ -64,11 +61,11 @@ async fn until_parked(pool: &PgPool, events: usize) -> Vec<(String, String)> {
             .await
             .expect("the query succeeds");
         if parked.len() >= events {
-            return parked;
+            return Ok(parked);
         }
-        assert!(Instant::now() < until, "parked: {parked:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        Err(parked)
+    })
+    .await
 }
 
 /// Returns key and value of every record in the relay's topic of positions.
@@ -182,7 +179,7 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
         // The dead letter of such a row does not reach the topic of positions either.
         options.undeliverable.policy = OnUndeliverable::DeadLetter;
         sql(pool, "delete from tidings.parked").await;
-        let (code, text) = place.command(&["relay", "rewind", "--all"]);
+        let (code, text) = place.command(&["relay", "rewind", "--all", "--yes"]);
         assert_eq!(code, 0, "{text}");
         let relay = Running::start(options);
         Reader::new(&place.brokers, &format!("reserved.{own}.dead")).until_distinct(1);
@@ -282,7 +279,7 @@ async fn a_relay_that_begins_does_not_go_on_from_what_it_finds() {
             && text.contains("skip --all"),
         "{text}"
     );
-    let (code, text) = place.command(&["relay", "rewind", "--all"]);
+    let (code, text) = place.command(&["relay", "rewind", "--all", "--yes"]);
     assert_eq!(code, 0, "{text}");
     let relay = place.start();
     published(&database.pool, &place, 3).await;
@@ -402,18 +399,11 @@ fn header_names(place: &Place) -> Vec<String> {
             .expect("a partition")
     });
     consumer.assign(&list).expect("the assignment succeeds");
-    let until = Instant::now() + PATIENCE;
-    loop {
-        assert!(Instant::now() < until, "no record comes");
-        if let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) {
-            return record
-                .headers()
-                .expect("headers")
-                .iter()
-                .map(|header| header.key.to_lowercase())
-                .collect();
-        }
-    }
+    until_blocking("a record comes", || {
+        let record = consumer.poll(Duration::from_millis(100))?.ok()?;
+        let headers = record.headers().expect("headers").iter();
+        Some(headers.map(|header| header.key.to_lowercase()).collect())
+    })
 }
 
 /// Logical replication copies the transaction ids of the publisher.
@@ -533,16 +523,13 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
     refused("truncate tidings.outbox").await;
     let relay = Running::start(options);
     published(pool, &place, 3).await;
-    let until = Instant::now() + PATIENCE;
     // The position in the table is slightly older than that of the relay.
-    while sqlx::raw_sql("delete from tidings.outbox where aggregateid = '5'")
-        .execute(pool)
-        .await
-        .is_err()
-    {
-        assert!(Instant::now() < until, "published rows can be deleted");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    eventually("published rows can be deleted", async || {
+        sqlx::raw_sql("delete from tidings.outbox where aggregateid = '5'")
+            .execute(pool)
+            .await
+    })
+    .await;
     relay.stop().await;
     assert_eq!(
         delivered(place.reader().read_to_the_end()),
@@ -556,7 +543,10 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
     )
     .await;
     insert(pool, 8..=8).await;
-    assert_eq!(place.command(&["relay", "forget", &place.name]).0, 0);
+    assert_eq!(
+        place.command(&["relay", "forget", &place.name, "--yes"]).0,
+        0
+    );
     sql(pool, "truncate tidings.outbox").await;
 }
 
@@ -622,8 +612,7 @@ async fn times_that_are_none_or_far_away_harm_nothing() {
     published(pool, &place, 14).await;
     relay.stop().await;
     let relay = Running::start(options);
-    let until = Instant::now() + PATIENCE;
-    loop {
+    eventually("retention deletes the old rows", async || {
         let left: Vec<String> =
             sqlx::query_scalar("select aggregateid from tidings.outbox order by seq")
                 .fetch_all(pool)
@@ -631,10 +620,10 @@ async fn times_that_are_none_or_far_away_harm_nothing() {
                 .expect("the query succeeds");
         // The recent row remains, and so does the last published one, which is the relay's witness.
         if left == ["7", "20"] {
-            break;
+            return Ok(());
         }
-        assert!(Instant::now() < until, "remaining: {left:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        Err(left)
+    })
+    .await;
     relay.stop().await;
 }

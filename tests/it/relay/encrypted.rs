@@ -224,7 +224,7 @@ async fn a_server_that_asks_for_the_password_in_clear_text_is_not_sent_it_where_
     for query in ["require_auth=scram-sha-256", "require_auth=!password"] {
         let url = format!("postgres://ann:hunter2@127.0.0.1:{port}/shop?{query}");
         let options = tidings::relay::RelayOptions::new(
-            tidings::postgres::Settings::parse(&url).expect("a URL"),
+            tidings::postgres::DatabaseSettings::parse(&url).expect("a URL"),
             Default::default(),
         );
         let refusal = Running::start(options).refusal().await;

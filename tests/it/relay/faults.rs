@@ -5,7 +5,8 @@ use std::time::Duration;
 use dev_services::{KafkaOptions, PostgresOptions};
 
 use crate::support::history::{
-    Verdict, caught_up, committed, create_accounts, expected, with_accounts, write_concurrently,
+    Verdict, caught_up, committed, create_accounts, expected, judge, with_accounts,
+    write_concurrently,
 };
 use crate::support::running::{Place, Running};
 use crate::support::services::{migrated_database, migrated_database_on, own_kafka, own_postgres};
@@ -149,6 +150,41 @@ async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
         relay.verdict(&database.pool, &mut reader).await,
         Verdict::default()
     );
+}
+
+/// Broker and relay die while records are in flight. Neither delivery guarantee lets the stored
+/// position pass a record that the broker has not acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_a_dying_broker_has_not_acknowledged_are_sent_by_the_next_relay() {
+    for delivery in ["at-least-once", "exactly-once"] {
+        let mut kafka = own_kafka(KafkaOptions::new()).await;
+        let database = migrated_database().await;
+        let place = Place {
+            brokers: kafka.brokers(),
+            ..Place::new(&database)
+        };
+        create_accounts(&database.pool, 6).await;
+        let mut relay = place.spawn_with(&[("TIDINGS_DELIVERY", delivery)]);
+        write_concurrently(&database.pool, 2, 6, 20).await;
+        caught_up(&database.pool, &mut place.reader()).await;
+        kafka.pause().expect("the broker stops");
+        write_concurrently(&database.pool, 2, 6, 20).await;
+        // The relay stores its position once a second.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        kafka.kill().expect("the kill succeeds");
+        relay.kill();
+        let kafka = tokio::task::spawn_blocking(move || kafka.start_again().map(|()| kafka))
+            .await
+            .expect("the task does not panic")
+            .expect("the service restarts");
+        let _last = place.spawn_with(&[("TIDINGS_DELIVERY", delivery)]);
+        let committed = committed(&database.pool).await;
+        let mut reader = place.reader();
+        reader.until_distinct(expected(&committed));
+        let verdict = judge(&committed, reader.read_to_the_end());
+        assert_eq!((verdict.lost, verdict.misordered), (0, 0), "{delivery}");
+        drop(kafka);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

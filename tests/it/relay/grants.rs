@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, PgPool};
 use tidings::{
     postgres,
-    relay::{DebeziumOutbox, Delivery, OnUndeliverable, SourceKind},
+    relay::{DebeziumOutbox, DeliveryGuarantee, OnUndeliverable, SourceKind},
 };
 
 use crate::support::records::create_topic;
@@ -94,7 +94,7 @@ async fn relay_as(
     source: SourceKind,
 ) -> Running {
     let mut options = place.options();
-    options.database = postgres::Settings::parse(&as_role(database, role)).expect("a URL");
+    options.database = postgres::DatabaseSettings::parse(&as_role(database, role)).expect("a URL");
     options.source = source;
     Running::start(options)
 }
@@ -193,11 +193,12 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     create_topic(&place.brokers, &place.topic, 1).await;
     let (role, all) = granted("relay, debezium", &database, &place).await;
     let mut options = place.options();
-    options.database = postgres::Settings::parse(&as_role(&database, &role)).expect("a URL");
+    options.database =
+        postgres::DatabaseSettings::parse(&as_role(&database, &role)).expect("a URL");
     options.debezium = Some(DebeziumOutbox::new("public", "outboxevent"));
     options.undeliverable.policy = OnUndeliverable::Stop;
     // Positions are in the database alone, so a relay whose row is deleted makes a first start.
-    options.delivery = Delivery::AtLeastOnce;
+    options.delivery = DeliveryGuarantee::AtLeastOnce;
     let insert = async |n: u32| {
         let sql = format!(
             "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) \

@@ -15,8 +15,9 @@ use rdkafka::{
     ClientConfig, Message as _,
     consumer::{BaseConsumer, CommitMode, Consumer as _},
 };
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 
+use crate::support::eventually::until_number;
 use crate::support::history::{
     Verdict, committed, expected, judge, with_accounts, write_concurrently,
 };
@@ -147,8 +148,14 @@ async fn a_topic_grows_under_writers_and_readers_and_no_event_is_lost_repeated_o
         }
     });
     for partitions in ["7", "11"] {
-        let (code, text) =
-            place.command(&["topics", "grow", &place.topic, "--partitions", partitions]);
+        let (code, text) = place.command(&[
+            "topics",
+            "grow",
+            &place.topic,
+            "--partitions",
+            partitions,
+            "--yes",
+        ]);
         assert!(
             code == 0 && text.contains(&format!("spread over {partitions} partitions")),
             "{text}"
@@ -188,6 +195,7 @@ async fn a_group_that_does_not_read_is_waited_for_by_name_and_in_the_end_everyth
         "8",
         "--timeout",
         "8s",
+        "--yes",
     ]);
     assert!(
         code == 1 && text.contains(&name) && text.contains("--no-wait-for"),
@@ -209,9 +217,11 @@ async fn a_group_that_does_not_read_is_waited_for_by_name_and_in_the_end_everyth
         "8",
         "--no-wait-for",
         &name,
+        "--yes",
     ]);
     assert_eq!(code, 0, "{text}");
-    let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "6"]);
+    let (code, text) =
+        place.command(&["topics", "grow", &place.topic, "--partitions", "6", "--yes"]);
     assert!(code == 3 && text.contains("cannot shrink"), "{text}");
     assert_eq!(pinned(&database.pool).await, 8);
     relay.stop().await;
@@ -238,6 +248,7 @@ async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
         "8",
         "--timeout",
         "6s",
+        "--yes",
     ]);
     let mut child = command
         .stderr(Stdio::piped())
@@ -295,6 +306,7 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
             "8",
             "--timeout",
             timeout,
+            "--yes",
         ]);
         let mut child = command
             .stdout(Stdio::null())
@@ -327,7 +339,7 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
         text.contains(&format!("topic {} is being grown", place.topic)) && text.contains("--abort"),
         "{text}"
     );
-    let (code, text) = place.command(&["topics", "grow", &place.topic, "--abort"]);
+    let (code, text) = place.command(&["topics", "grow", &place.topic, "--abort", "--yes"]);
     assert!(code == 0 && text.contains("the hold has ended"), "{text}");
     write_concurrently(&database.pool, 2, 8, 10).await;
     place
@@ -349,6 +361,7 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
         "8",
         "--no-wait-for",
         &name,
+        "--yes",
     ]);
     assert!(code == 0 && text.contains("hold resumed"), "{text}");
     assert_eq!(pinned(&database.pool).await, 8);
@@ -357,6 +370,108 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
         .reader()
         .until_distinct(expected(&committed(&database.pool).await));
     relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_starts_while_its_topic_grows_waits_and_uses_the_new_partitions() {
+    let (database, place, relay) = met(10).await;
+    // This group keeps the command waiting.
+    let name = stopped_group(&place).await;
+    write_concurrently(&database.pool, 2, 8, 30).await;
+    let mut command = place.prepared(&[
+        "topics",
+        "grow",
+        &place.topic,
+        "--partitions",
+        "8",
+        "--timeout",
+        "10m",
+        "--hold",
+        "10m",
+        "--yes",
+    ]);
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let held = "select count(*) from tidings.relay_topic where hold_acknowledged";
+    until_number(&database.pool, "the topic is held", held, |n| n == 1).await;
+    let other = Place {
+        topic: place.topic.clone(),
+        ..Place::new(&database)
+    };
+    let second = other.start();
+    let known = "select count(*) from tidings.relay_topic";
+    until_number(&database.pool, "both relays use it", known, |n| n == 2).await;
+    let (holds, published): (i64, i64) = sqlx::query_as(
+        "select count(*) filter (where hold_acknowledged), \
+         sum(published) filter (where relay = $1)::bigint from tidings.relay_topic",
+    )
+    .bind(&other.name)
+    .fetch_one(&database.pool)
+    .await
+    .expect("the query succeeds");
+    assert_eq!((holds, published), (2, 0));
+
+    let group = Group::start(&place, &name);
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output())
+        .await
+        .expect("no panic")
+        .expect("the process ends");
+    let text = String::from_utf8_lossy(&ended.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{text}{errors}");
+    group.stop();
+    let spread = "select count(*) from tidings.relay_topic where partitions = 8 and hold is null";
+    until_number(&database.pool, "both use the new number", spread, |n| {
+        n == 2
+    })
+    .await;
+    let used = "select count(*) from tidings.relay_topic where published > 0";
+    until_number(&database.pool, "both publish", used, |n| n == 2).await;
+    relay.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_growth_that_waits_for_a_relay_names_the_process_that_leads() {
+    let (database, place, relay) = met(10).await;
+    relay.stop().await;
+    let grow = |place: &Place| {
+        place.command(&[
+            "topics",
+            "grow",
+            &place.topic,
+            "--partitions",
+            "8",
+            "--timeout",
+            "3s",
+            "--force",
+            "--yes",
+        ])
+    };
+    let (code, text) = grow(&place);
+    assert!(
+        code == 1 && text.contains(&format!("relay {} (no process leads)", place.name)),
+        "{text}"
+    );
+    // A leader that does not respond.
+    let mut leader = database.pool.acquire().await.expect("a connection");
+    let leads = format!(
+        "set application_name = 'tidings lease {0} host:7'; \
+         select pg_advisory_lock(hashtextextended('tidings relay tidings.{0}', 0))",
+        place.name
+    );
+    sqlx::raw_sql(AssertSqlSafe(leads))
+        .execute(&mut *leader)
+        .await
+        .expect("the lock is free");
+    let (code, text) = grow(&place);
+    assert!(
+        code == 1 && text.contains(&format!("relay {} (host:7 leads)", place.name)),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -372,7 +487,8 @@ async fn a_topic_that_somebody_grew_is_shown_with_the_command_that_uses_its_part
             )),
         "{text}"
     );
-    let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "6"]);
+    let (code, text) =
+        place.command(&["topics", "grow", &place.topic, "--partitions", "6", "--yes"]);
     assert_eq!(code, 0, "{text}");
     write_concurrently(&database.pool, 2, 8, 20).await;
     place

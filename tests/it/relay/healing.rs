@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
-use tidings::relay::{Delivery, RelayOptions, SourceKind};
+use tidings::relay::{DeliveryGuarantee, RelayOptions, SourceKind};
 
 use crate::support::history::{Verdict, create_accounts, with_accounts, write_concurrently};
 use crate::support::records::Reader;
@@ -377,9 +377,9 @@ async fn each_source_goes_on_where_the_other_stopped() {
         options.source = source;
         // The delivery changes too, so positions move from the topic to the row and back.
         options.delivery = if round % 4 == 3 {
-            Delivery::AtLeastOnce
+            DeliveryGuarantee::AtLeastOnce
         } else {
-            Delivery::ExactlyOnce
+            DeliveryGuarantee::ExactlyOnce
         };
         let relay = Running::start(options);
         tokio::time::sleep(Duration::from_millis(900)).await;

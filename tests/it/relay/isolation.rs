@@ -2,9 +2,9 @@
 //! events are published.
 
 use sqlx::PgPool;
-use tidings::relay::Delivery;
+use tidings::relay::DeliveryGuarantee;
 
-use super::parked::{parked, sql, strict, until_parked};
+use super::parked::{retry_until_released, sql, strict, until_parked};
 use crate::support::records::{alter_topic, create_topic_with};
 use crate::support::running::{Place, Running};
 use crate::support::services::migrated_database;
@@ -68,9 +68,9 @@ async fn isolated(pool: &PgPool, place: &Place, relay: Running) -> u32 {
 async fn of_a_hundred_events_ten_that_the_topic_finds_too_large_are_parked_and_the_others_published()
  {
     for (delivery, compression) in [
-        (Delivery::ExactlyOnce, "lz4"),
-        (Delivery::ExactlyOnce, "none"),
-        (Delivery::AtLeastOnce, "lz4"),
+        (DeliveryGuarantee::ExactlyOnce, "lz4"),
+        (DeliveryGuarantee::ExactlyOnce, "none"),
+        (DeliveryGuarantee::AtLeastOnce, "lz4"),
     ] {
         let database = migrated_database().await;
         let (place, mut options) = strict(&database, "20000", delivery).await;
@@ -118,7 +118,7 @@ async fn what_compresses_well_is_published_however_large_it_is_uncompressed() {
     let database = migrated_database().await;
     let (pool, (place, mut options)) = (
         &database.pool,
-        strict(&database, "20000", Delivery::ExactlyOnce).await,
+        strict(&database, "20000", DeliveryGuarantee::ExactlyOnce).await,
     );
     options
         .kafka
@@ -140,7 +140,7 @@ async fn a_limit_that_was_raised_lets_all_go_by_one_command() {
     let database = migrated_database().await;
     let (pool, (place, options)) = (
         &database.pool,
-        strict(&database, "20000", Delivery::ExactlyOnce).await,
+        strict(&database, "20000", DeliveryGuarantee::ExactlyOnce).await,
     );
     insert_mixed(pool, 110, 40_000).await;
     let relay = Running::start(options);
@@ -152,16 +152,7 @@ async fn a_limit_that_was_raised_lets_all_go_by_one_command() {
         &[("max.message.bytes", "1000000")],
     )
     .await;
-    let until = std::time::Instant::now() + super::parked::PATIENCE;
-    while !parked(pool).await.is_empty() {
-        sql(
-            pool,
-            "update tidings.parked set action = 'retry' where reason is not null",
-        )
-        .await;
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        assert!(std::time::Instant::now() < until, "they are not released");
-    }
+    retry_until_released(pool).await;
     reader.until_distinct(110);
     relay.stop().await;
     assert_eq!(reader.read_to_the_end().len(), 110);

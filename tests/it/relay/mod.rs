@@ -24,10 +24,12 @@ mod ready;
 mod refusals;
 mod retention;
 mod scheduled;
+mod shutdown;
 mod transactions;
 mod traps;
 mod two;
 mod unusable;
+mod verify;
 
 // `subscriber/foreign.rs` still uses this path.
 pub(crate) use crate::support::records;

@@ -115,7 +115,7 @@ async fn an_installation_keeps_the_slot_and_the_publication_that_it_has() {
     relay.stop().await;
     assert_eq!(slots(&database.pool).await, std::slice::from_ref(&old));
     assert_eq!(place.reader().read_to_the_end().len(), 4);
-    let (code, text) = place.command(&["relay", "forget", &place.name]);
+    let (code, text) = place.command(&["relay", "forget", &place.name, "--yes"]);
     assert!(
         code == 0
             && text.contains(&format!("slot {old}"))
@@ -197,12 +197,12 @@ async fn a_copy_is_told_what_to_do(
     );
     let (code, report) = theirs.command(&["check"]);
     assert!(code == 1 && report.contains(&expected), "{report}");
-    let (code, text) = theirs.command(&["relay", "adopt"]);
+    let (code, text) = theirs.command(&["relay", "adopt", "--yes"]);
     assert!(
         code == 3 && text.contains("still exists") && text.contains("skip --all"),
         "{text}"
     );
-    let (code, text) = theirs.command(&["relay", "skip", "--all"]);
+    let (code, text) = theirs.command(&["relay", "skip", "--all", "--yes"]);
     assert!(code == 0, "{text}");
     let second = theirs.start();
     second.says("stream", "streaming").await;

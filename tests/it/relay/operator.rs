@@ -12,6 +12,7 @@ use serde_json::Value;
 use sqlx::PgPool;
 use tidings::relay::SourceKind;
 
+use crate::support::eventually::{eventually, until_number};
 use crate::support::records::Record;
 use crate::support::running::{Place, Running};
 use crate::support::services::{TestDatabase, migrated_database};
@@ -39,6 +40,10 @@ impl Place {
             .env("DATABASE_URL", &self.url)
             .env("KAFKA_BROKERS", &self.brokers)
             .env("TIDINGS_NAME", &self.name);
+        // A finding in one line can be searched for a phrase.
+        if arguments.first() == Some(&"check") {
+            command.env("COLUMNS", "1000");
+        }
         command
     }
 }
@@ -107,7 +112,7 @@ async fn a_rewind_publishes_everything_once_more_and_its_dry_run_says_how_much_t
     );
     let relay = place.start();
     relay.says("stream", "streaming").await;
-    let (code, text) = place.command(&["relay", "rewind", "--all"]);
+    let (code, text) = place.command(&["relay", "rewind", "--all", "--yes"]);
     assert!(
         code == 3 && text.contains("is running:") && text.contains(&std::process::id().to_string()),
         "{text}"
@@ -117,7 +122,7 @@ async fn a_rewind_publishes_everything_once_more_and_its_dry_run_says_how_much_t
         delivered(place.reader().read_to_the_end()),
         (1..=10).map(|id| (id, 1)).collect::<Vec<_>>()
     );
-    let (code, text) = place.command(&["relay", "rewind", "--all"]);
+    let (code, text) = place.command(&["relay", "rewind", "--all", "--yes"]);
     assert!(code == 0 && text.contains("next start"), "{text}");
     insert(&database.pool, 11..=11).await;
     let relay = place.start();
@@ -166,7 +171,7 @@ async fn a_rewind_to_a_time_repeats_whole_transactions_that_are_younger_and_publ
     published(&database.pool, &place, 7).await;
     relay.stop().await;
     insert(&database.pool, 8..=8).await;
-    let (code, text) = place.command(&["relay", "rewind", "--since", &time]);
+    let (code, text) = place.command(&["relay", "rewind", "--since", &time, "--yes"]);
     assert!(
         code == 0 && text.contains("4 events will be published again, 0 unpublished"),
         "{text}"
@@ -193,7 +198,7 @@ async fn a_skip_leaves_out_what_is_committed_and_not_what_comes_after() {
     .await
     .expect("the insert succeeds");
     insert(&database.pool, 3..=4).await;
-    let (code, text) = place.command(&["relay", "skip", "--all"]);
+    let (code, text) = place.command(&["relay", "skip", "--all", "--yes"]);
     assert!(
         code == 0
             && text
@@ -222,7 +227,7 @@ async fn one_event_is_given_up_in_the_middle_of_its_transaction_whichever_source
                 .fetch_one(&database.pool)
                 .await
                 .expect("the query succeeds");
-        let (code, text) = place.command(&["relay", "skip", "--event", &id.to_string()]);
+        let (code, text) = place.command(&["relay", "skip", "--event", &id.to_string(), "--yes"]);
         assert!(
             code == 0 && text.contains("0 events will be published again, 1 unpublished"),
             "{text}"
@@ -289,7 +294,7 @@ async fn positions_that_kafka_has_lost_are_gone_on_from_by_the_mirror_in_the_dat
         text.contains("missing or empty") && text.contains("rewind --to-mirror"),
         "{text}"
     );
-    let (code, text) = place.command(&["relay", "rewind", "--to-mirror"]);
+    let (code, text) = place.command(&["relay", "rewind", "--to-mirror", "--yes"]);
     assert_eq!(code, 0, "{text}");
     insert(&database.pool, 4..=4).await;
     let relay = place.start();
@@ -334,16 +339,8 @@ async fn a_leader_killed_before_its_first_record_is_not_taken_for_a_kafka_that_l
     let database = migrated_database().await;
     let place = ran(&database, 1..=2).await;
     let mut killed = place.spawn();
-    loop {
-        let epoch: i64 = sqlx::query_scalar("select position_epoch from tidings.relay")
-            .fetch_one(&database.pool)
-            .await
-            .expect("the query succeeds");
-        if epoch == 2 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let epoch = "select position_epoch from tidings.relay";
+    until_number(&database.pool, "it leads", epoch, |epoch| epoch == 2).await;
     killed.kill();
     let relay = place.start();
     relay.says("stream", "streaming").await;
@@ -356,20 +353,20 @@ async fn a_relay_that_is_forgotten_leaves_nothing_behind() {
     let database = migrated_database().await;
     let place = ran(&database, 1..=2).await;
     let topic = position_topic(&place);
-    let (code, text) = place.command(&["relay", "forget", "nobody"]);
+    let (code, text) = place.command(&["relay", "forget", "nobody", "--yes"]);
     assert!(
         code == 3 && text.contains("no relay `nobody`") && text.contains(&place.name),
         "{text}"
     );
     let relay = place.start();
     relay.says("stream", "streaming").await;
-    let (code, text) = place.command(&["relay", "forget", &place.name]);
+    let (code, text) = place.command(&["relay", "forget", &place.name, "--yes"]);
     assert!(code == 3 && text.contains("Stop every relay"), "{text}");
     relay.stop().await;
-    let (code, text) = place.command(&["relay", "forget", &place.name, "--name", "other"]);
+    let (code, text) = place.command(&["relay", "forget", &place.name, "--name", "other", "--yes"]);
     assert!(code != 0 && text.contains("are two relays"), "{text}");
     let unnamed = place
-        .prepared(&["relay", "forget"])
+        .prepared(&["relay", "forget", "--yes"])
         .env_remove("TIDINGS_NAME")
         .output()
         .expect("the binary runs");
@@ -378,7 +375,14 @@ async fn a_relay_that_is_forgotten_leaves_nothing_behind() {
             && String::from_utf8_lossy(&unnamed.stderr).contains("no relay is named"),
         "{unnamed:?}"
     );
-    let (code, text) = place.command(&["relay", "forget", "--name", &place.name, "--delete-topic"]);
+    let (code, text) = place.command(&[
+        "relay",
+        "forget",
+        "--name",
+        &place.name,
+        "--delete-topic",
+        "--yes",
+    ]);
     assert!(
         code == 0
             && text.contains(&place.slot())
@@ -404,18 +408,16 @@ async fn who_leads_and_who_stands_by_is_shown_with_host_and_process() {
     leader.says("stream", "streaming").await;
     let standby = place.spawn();
     let pid = standby.pid();
-    let relays = loop {
+    let relays = eventually("the standby is listed", async || {
         let (code, text) = place.command(&["relay", "list", "--json"]);
         assert_eq!(code, 0, "{text}");
         let status: Value = serde_json::from_str(&text).expect("JSON");
-        if status["relays"][0]["standbys"]
+        let is_listed = status["relays"][0]["standbys"]
             .as_array()
-            .is_some_and(|standbys| !standbys.is_empty())
-        {
-            break status["relays"].clone();
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    };
+            .is_some_and(|standbys| !standbys.is_empty());
+        is_listed.then(|| status["relays"].clone()).ok_or(text)
+    })
+    .await;
     let process = relays[0]["standbys"][0]
         .as_str()
         .expect("a process")

@@ -3,17 +3,15 @@
 use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, PgPool};
-use tidings::relay::{Delivery, OnUndeliverable, RelayOptions, SourceKind};
+use tidings::relay::{DeliveryGuarantee, OnUndeliverable, RelayOptions, SourceKind};
 
+use crate::support::eventually::{eventually, until, until_number};
 use crate::support::history::{
     Verdict, committed, create_accounts, expected, judge, write_concurrently,
 };
 use crate::support::records::{Reader, Record, create_topic_with};
 use crate::support::running::{Killed, Place, Running};
-use crate::support::services::{TestDatabase, migrated_database};
-
-/// Time limit of a wait.
-pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+use crate::support::services::{TestDatabase, encoded_database, migrated_database};
 
 pub(super) async fn sql(pool: &PgPool, text: &str) {
     sqlx::raw_sql(AssertSqlSafe(text.to_owned()))
@@ -47,22 +45,15 @@ pub(super) async fn parked(pool: &PgPool) -> Vec<(String, i64, bool)> {
 }
 
 pub(super) async fn until_parked(pool: &PgPool, wanted: &[(&str, i64, bool)]) {
-    let until = Instant::now() + PATIENCE;
-    loop {
+    eventually(&format!("{wanted:?} are parked"), async || {
         let now = parked(pool).await;
-        if now
+        let is_wanted = now
             .iter()
             .map(|(id, n, wrong)| (id.as_str(), *n, *wrong))
-            .eq(wanted.iter().copied())
-        {
-            return;
-        }
-        assert!(
-            Instant::now() < until,
-            "parked: {now:?}, expected: {wanted:?}"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+            .eq(wanted.iter().copied());
+        is_wanted.then_some(()).ok_or(now)
+    })
+    .await;
 }
 
 /// Returns the numbers of an order's events in topic order.
@@ -139,17 +130,11 @@ async fn an_event_too_large_waits_with_its_aggregate_others_go_on_and_a_retry_ke
 
 /// Waits until the leader has executed the operator's decisions.
 pub(super) async fn until_decided(pool: &PgPool) {
-    let until = Instant::now() + PATIENCE;
     let left = "select count(*) from tidings.parked where action is not null";
-    while sqlx::query_scalar::<_, i64>(left)
-        .fetch_one(pool)
-        .await
-        .expect("the query succeeds")
-        > 0
-    {
-        assert!(Instant::now() < until, "no relay executes the decision");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until_number(pool, "a relay executes the decision", left, |left| {
+        left == 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,7 +202,7 @@ async fn a_row_that_lacks_a_value_waits_with_its_aggregate_until_it_is_repaired_
                 .fetch_one(pool)
                 .await
                 .expect("the query succeeds");
-        let (code, text) = place.command(&["relay", "skip", "--event", &id.to_string()]);
+        let (code, text) = place.command(&["relay", "skip", "--event", &id.to_string(), "--yes"]);
         assert_eq!(code, 0, "{text}");
         let relay = Running::start(options);
         reader.until_distinct(5);
@@ -348,7 +333,7 @@ async fn headers_that_are_no_object_and_types_that_are_no_topic_are_parked() {
 pub(super) async fn strict(
     database: &TestDatabase,
     bytes: &str,
-    delivery: Delivery,
+    delivery: DeliveryGuarantee,
 ) -> (Place, RelayOptions) {
     let place = Place::new(database);
     create_topic_with(
@@ -374,7 +359,10 @@ pub(super) async fn strict(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_batch_that_the_broker_refuses_only_the_culprit_is_parked() {
-    for delivery in [Delivery::ExactlyOnce, Delivery::AtLeastOnce] {
+    for delivery in [
+        DeliveryGuarantee::ExactlyOnce,
+        DeliveryGuarantee::AtLeastOnce,
+    ] {
         let database = migrated_database().await;
         let (pool, (place, options)) =
             (&database.pool, strict(&database, "100000", delivery).await);
@@ -394,7 +382,7 @@ async fn of_a_batch_that_the_broker_refuses_only_the_culprit_is_parked() {
         relay.stop().await;
         let records = reader.read_to_the_end();
         assert!(records.iter().all(|record| record.key != b"large"));
-        if delivery == Delivery::ExactlyOnce {
+        if delivery == DeliveryGuarantee::ExactlyOnce {
             assert_eq!(records.len(), 99);
         }
     }
@@ -405,7 +393,7 @@ async fn batches_that_are_too_large_for_the_topic_become_smaller_and_nothing_is_
     let database = migrated_database().await;
     let (pool, (place, options)) = (
         &database.pool,
-        strict(&database, "20000", Delivery::ExactlyOnce).await,
+        strict(&database, "20000", DeliveryGuarantee::ExactlyOnce).await,
     );
     let relay = Running::start(options);
     let mut reader = place.reader();
@@ -451,7 +439,7 @@ async fn what_the_broker_refuses_again_when_it_is_retried_waits_again_and_goes_o
     let database = migrated_database().await;
     let (pool, (place, options)) = (
         &database.pool,
-        strict(&database, "20000", Delivery::ExactlyOnce).await,
+        strict(&database, "20000", DeliveryGuarantee::ExactlyOnce).await,
     );
     let relay = Running::start(options);
     publish(pool, "a", 1, 1).await;
@@ -473,16 +461,7 @@ async fn what_the_broker_refuses_again_when_it_is_retried_waits_again_and_goes_o
     )
     .await;
     // The broker applies the new setting with a delay, so a retry may come too early.
-    let until = Instant::now() + PATIENCE;
-    while !parked(pool).await.is_empty() {
-        sql(
-            pool,
-            "update tidings.parked set action = 'retry' where reason is not null",
-        )
-        .await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert!(Instant::now() < until, "it is not released");
-    }
+    retry_until_released(pool).await;
     publish(pool, "a", 4, 1).await;
     let mut reader = place.reader();
     reader.until_distinct(5);
@@ -494,24 +473,28 @@ async fn what_the_broker_refuses_again_when_it_is_retried_waits_again_and_goes_o
     );
 }
 
+/// Retries until nothing is parked.
+pub(super) async fn retry_until_released(pool: &PgPool) {
+    until("nothing is parked", async || {
+        let retry = "update tidings.parked set action = 'retry' where reason is not null";
+        sql(pool, retry).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        parked(pool).await.is_empty().then_some(())
+    })
+    .await;
+}
+
 /// Waits until `events` events are parked in `rows` rows.
 async fn until_counted(pool: &PgPool, events: i64, rows: i64) {
-    let until = Instant::now() + PATIENCE;
-    loop {
+    eventually(&format!("{events} events in {rows} rows"), async || {
         let count = "select coalesce(sum(events), 0)::bigint, count(*) from tidings.parked";
         let now: (i64, i64) = sqlx::query_as(count)
             .fetch_one(pool)
             .await
             .expect("the query succeeds");
-        if now == (events, rows) {
-            return;
-        }
-        assert!(
-            Instant::now() < until,
-            "parked: {now:?}, expected: {events} events in {rows} rows"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        (now == (events, rows)).then_some(()).ok_or(now)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -542,17 +525,8 @@ async fn of_an_aggregate_of_which_many_wait_the_later_ones_are_a_range_that_is_k
         let (code, text) = place.command(&["parked", "list", "--json"]);
         assert!(code == 0 && text.contains("\"events\": 11"), "{text}");
         // Wait until retention has run, which the rows of the other aggregate show.
-        let until = Instant::now() + PATIENCE;
         let others = "select count(*) from tidings.outbox where aggregateid = 'b'";
-        while sqlx::query_scalar::<_, i64>(others)
-            .fetch_one(pool)
-            .await
-            .expect("the query succeeds")
-            > 1
-        {
-            assert!(Instant::now() < until, "nothing is deleted");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        until_number(pool, "rows are deleted", others, |others| others <= 1).await;
         let kept: i64 =
             sqlx::query_scalar("select count(*) from tidings.outbox where aggregateid = 'a'")
                 .fetch_one(pool)
@@ -637,7 +611,7 @@ async fn a_dead_letter_says_why_and_its_aggregate_goes_on() {
     let database = migrated_database().await;
     let (pool, (place, mut options)) = (
         &database.pool,
-        strict(&database, "20000", Delivery::ExactlyOnce).await,
+        strict(&database, "20000", DeliveryGuarantee::ExactlyOnce).await,
     );
     sql(
         pool,
@@ -726,7 +700,7 @@ async fn with_stop_the_event_is_named_even_if_the_broker_refused_a_whole_batch()
     let database = migrated_database().await;
     let (pool, (place, mut options)) = (
         &database.pool,
-        strict(&database, "20000", Delivery::ExactlyOnce).await,
+        strict(&database, "20000", DeliveryGuarantee::ExactlyOnce).await,
     );
     options.undeliverable.policy = OnUndeliverable::Stop;
     for n in 1..=20 {
@@ -820,9 +794,8 @@ async fn repair(pool: &PgPool) {
 async fn repaired(database: &TestDatabase, place: &Place, last: Killed) -> Verdict {
     let pool = &database.pool;
     let committed = committed(pool).await;
-    let until = Instant::now() + PATIENCE;
     let mut reader = place.reader();
-    loop {
+    eventually("everything is released and published", async || {
         repair(pool).await;
         let waiting: i64 = sqlx::query_scalar("select count(*) from tidings.parked")
             .fetch_one(pool)
@@ -835,15 +808,10 @@ async fn repaired(database: &TestDatabase, place: &Place, last: Killed) -> Verdi
         .fetch_one(pool)
         .await
         .expect("the query succeeds");
-        if waiting == 0 && unread == 0 {
-            break;
-        }
-        assert!(
-            Instant::now() < until,
-            "{waiting} events wait, {unread} are unread"
-        );
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+        let is_done = waiting == 0 && unread == 0;
+        is_done.then_some(()).ok_or((waiting, unread))
+    })
+    .await;
     reader.until_distinct(expected(&committed));
     drop(last);
     judge(&committed, reader.read_to_the_end())
@@ -933,4 +901,66 @@ async fn killed_while_it_parks_and_releases_what_it_polls_and_delivers_at_least_
             ..Verdict::default()
         }
     );
+}
+
+/// The reason quotes the topic, which is not ASCII.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_parked_in_a_database_of_any_encoding() {
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let database = encoded_database(encoding).await;
+        let place = Place::new(&database);
+        // A row that is older than the constraint.
+        let drop = "alter table tidings.outbox drop constraint outbox_topic_name";
+        sql(&database.pool, drop).await;
+        let topic = format!("{}-\u{e9}", place.topic);
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic)
+            values ('order', $1, 'T', '1', $2)";
+        for (id, topic) in [("bad", Some(&topic)), ("bad", None), ("good", None)] {
+            sqlx::query(insert)
+                .bind(id)
+                .bind(topic)
+                .execute(&database.pool)
+                .await
+                .expect("the insert succeeds");
+        }
+        let relay = place.start();
+        let keys: Vec<String> = place
+            .reader()
+            .until_distinct(1)
+            .iter()
+            .map(|record| String::from_utf8_lossy(&record.key).into_owned())
+            .collect();
+        assert_eq!(keys, ["good"], "{encoding}");
+        let reason = "select reason from tidings.parked where reason is not null";
+        let reason: String = until("an event is parked for a reason", async || {
+            sqlx::query_scalar(reason)
+                .fetch_optional(&database.pool)
+                .await
+                .expect("the query succeeds")
+        })
+        .await;
+        let quoted = if encoding == "LATIN1" {
+            r"-\303\251"
+        } else {
+            "-\u{e9}"
+        };
+        assert!(reason.contains(quoted), "{encoding}: {reason}");
+        relay.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_leads_although_the_database_cannot_encode_the_name_of_its_host() {
+    let database = encoded_database("LATIN1").await;
+    let place = Place::new(&database);
+    let _relay = place.spawn_with(&[("HOSTNAME", "host-\u{4e2d}")]);
+    let leader = "select leader from tidings.relay where leader is not null";
+    let leader: String = until("the relay leads", async || {
+        sqlx::query_scalar(leader)
+            .fetch_optional(&database.pool)
+            .await
+            .expect("the query succeeds")
+    })
+    .await;
+    assert!(leader.starts_with(r"host-\344\270\255:"), "{leader}");
 }

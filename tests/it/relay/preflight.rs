@@ -359,7 +359,8 @@ async fn a_read_only_database_is_waited_for_and_reported() {
             && faults[0].1.contains("default_transaction_read_only"),
         "{faults:?}"
     );
-    let failing = |check: &tidings::relay::Check| matches!(check.state, CheckState::Failing(_));
+    let failing =
+        |check: &tidings::relay::RelayCheck| matches!(check.state, CheckState::Failing(_));
     assert!(relay.observer.checks().iter().any(failing));
     run(&database.pool, alter("off")).await;
     insert(&database.pool, 1..=1).await;

@@ -18,6 +18,7 @@ use tidings::{
 };
 
 use super::grants::run;
+use crate::support::eventually::{PATIENCE, eventually};
 use crate::support::history::{
     Verdict, caught_up, create_accounts, with_accounts, write_concurrently,
 };
@@ -25,9 +26,6 @@ use crate::support::running::{Place, Running};
 use crate::support::services::{
     TestDatabase, migrated_database, migrated_database_on, own_kafka, own_postgres,
 };
-
-/// Time limit of a wait, longer than any machine needs.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Running {
     fn failing(&self) -> Vec<String> {
@@ -46,14 +44,20 @@ impl Running {
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&[String]) -> bool) {
-        let began = std::time::Instant::now();
-        while began.elapsed() < PATIENCE {
-            if holds(&self.failing()) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("never {what}: {:?}", self.observer.checks());
+        eventually(what, async || {
+            let holds = holds(&self.failing());
+            holds.then_some(()).ok_or_else(|| self.observer.checks())
+        })
+        .await;
+    }
+
+    async fn until_delivery_is_reported(&self) {
+        let reports = || {
+            let metrics = self.observer.metrics_text();
+            metrics.contains("tidings_relay_published_total{")
+                && metrics.contains("tidings_relay_in_flight_events 0")
+        };
+        self.until("delivery is reported", |_| reports()).await;
     }
 
     async fn until_ready(&self) {
@@ -80,7 +84,7 @@ fn impatient(place: &Place) -> RelayOptions {
 }
 
 fn with_url(mut options: RelayOptions, url: &str) -> RelayOptions {
-    options.database = postgres::Settings::parse(url).expect("a URL");
+    options.database = postgres::DatabaseSettings::parse(url).expect("a URL");
     options
 }
 
@@ -139,6 +143,8 @@ async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_h
     write_concurrently(&database.pool, 1, 3, 10).await;
     let mut reader = place.reader();
     caught_up(&database.pool, &mut reader).await;
+    // The first report of delivery: a stall that is seen from now on began after it.
+    relay.until_delivery_is_reported().await;
     relay.until_ready().await;
     kafka.pause().expect("the broker is paused");
     write_concurrently(&database.pool, 1, 3, 10).await;
@@ -502,14 +508,11 @@ async fn a_database_that_takes_no_connections_for_a_while_is_waited_for() {
 /// Ends the sessions of the database until the statement succeeds. The statement requires that
 /// there are none.
 async fn run_alone(admin: &mut PgConnection, database: &str, sql: &str) {
-    let began = std::time::Instant::now();
-    while began.elapsed() < PATIENCE {
+    eventually(&format!("alone: {sql}"), async || {
         end_sessions(admin, database).await;
-        if admin.execute(AssertSqlSafe(sql.to_owned())).await.is_ok() {
-            return;
-        }
-    }
-    panic!("other sessions remain: {sql}");
+        admin.execute(AssertSqlSafe(sql.to_owned())).await
+    })
+    .await;
 }
 
 /// Creates a role of one test that owns the tables. Returns the role and the URL of a relay with

@@ -2,7 +2,7 @@
 //! skips an event.
 
 use dev_services::PostgresOptions;
-use tidings::relay::{Delivery, OnUndeliverable};
+use tidings::relay::{DeliveryGuarantee, OnUndeliverable};
 
 use crate::support::records::create_topic_with;
 use crate::support::running::{Place, Running};
@@ -97,7 +97,7 @@ async fn at_least_once_does_not_publish_to_a_compacted_topic_and_exactly_once_do
     .await;
     publish(&database.pool, "1", 1).await;
     let mut options = place.options();
-    options.delivery = Delivery::AtLeastOnce;
+    options.delivery = DeliveryGuarantee::AtLeastOnce;
     let relay = Running::start(options);
     relay.says("kafka", "delivery = \"exactly-once\"").await;
     assert!(place.reader().read_to_the_end().is_empty());
@@ -112,7 +112,7 @@ async fn a_position_in_another_database_is_not_followed() {
     let database = migrated_database().await;
     let place = Place::new(&database);
     let mut options = place.options();
-    options.delivery = tidings::relay::Delivery::AtLeastOnce;
+    options.delivery = tidings::relay::DeliveryGuarantee::AtLeastOnce;
     let relay = Running::start(options.clone());
     relay.says("stream", "streaming").await;
     relay.stop().await;
@@ -189,7 +189,7 @@ async fn a_log_that_ends_before_the_position_is_reported_as_lost_commits() {
     let database = migrated_database().await;
     let place = Place::new(&database);
     let mut options = place.options();
-    options.delivery = tidings::relay::Delivery::AtLeastOnce;
+    options.delivery = tidings::relay::DeliveryGuarantee::AtLeastOnce;
     let relay = Running::start(options.clone());
     relay.says("stream", "streaming").await;
     relay.stop().await;

@@ -51,6 +51,46 @@ async fn delete_all_but(place: &Place, pool: &PgPool, most: i64) {
     panic!("{} rows are left", rows(pool).await);
 }
 
+/// Waits until the relay has examined the rows and deleted those that it may. It then exports the
+/// age of the oldest row.
+async fn until_retention_ran(relay: &Running) {
+    for _ in 0..6_000 {
+        let metrics = relay.observer.metrics_text();
+        let age = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("tidings_relay_oldest_event_seconds "))
+            .and_then(|age| age.parse::<f64>().ok())
+            .expect("the metric is exported");
+        if age > 0.0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("retention does not run");
+}
+
+/// Runs a relay until its stored position alone would let every row be deleted. Other relays of the
+/// database are then the only reason to keep rows.
+async fn until_it_needs_no_row(place: &Place, pool: &PgPool) {
+    let needed = "select count(*) from tidings.outbox o, tidings.relay r where r.name = $1 \
+        and o.xid >= pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot)";
+    for _ in 0..40 {
+        let relay = place.start();
+        relay.says("stream", "streaming").await;
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        relay.stop().await;
+        let needed: i64 = sqlx::query_scalar(needed)
+            .bind(&place.name)
+            .fetch_one(pool)
+            .await
+            .expect("the query succeeds");
+        if needed == 0 {
+            return;
+        }
+    }
+    panic!("the position does not pass the rows");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn published_events_go_in_batches_and_the_last_one_stays_as_the_relays_witness() {
     let database = migrated_database().await;
@@ -90,16 +130,13 @@ async fn what_another_relay_has_not_published_stays_until_that_one_is_forgotten(
     second.says("stream", "streaming").await;
     second.stop().await;
     insert(&database.pool, 1..=50).await;
-    let relay = place.start();
+    until_it_needs_no_row(&place, &database.pool).await;
     place.reader().until_distinct(50);
-    relay.says("stream", "streaming").await;
-    relay.stop().await;
     let relay = Running::start(deleting(&place));
-    relay.says("stream", "streaming").await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    until_retention_ran(&relay).await;
     assert_eq!(rows(&database.pool).await, 50);
     relay.stop().await;
-    let (code, text) = place.command(&["relay", "forget", &other.name]);
+    let (code, text) = place.command(&["relay", "forget", &other.name, "--yes"]);
     assert_eq!(code, 0, "{text}");
     delete_all_but(&place, &database.pool, 1).await;
     // A forgotten relay that returns would need the deleted events. It reports this and the remedy.
@@ -108,7 +145,7 @@ async fn what_another_relay_has_not_published_stays_until_that_one_is_forgotten(
         text.contains("retention has deleted events") && text.contains("rewind --all"),
         "{text}"
     );
-    let (code, text) = other.command(&["relay", "rewind", "--all"]);
+    let (code, text) = other.command(&["relay", "rewind", "--all", "--yes"]);
     assert!(
         code == 0 && text.contains("retention has deleted older events"),
         "{text}"
@@ -126,12 +163,10 @@ async fn a_relay_that_is_moved_back_keeps_what_it_is_to_publish() {
     let (place, other) = (Place::new(&database), Place::new(&database));
     insert(&database.pool, 1..=50).await;
     for place in [&place, &other] {
-        let relay = place.start();
+        until_it_needs_no_row(place, &database.pool).await;
         place.reader().until_distinct(50);
-        relay.says("stream", "streaming").await;
-        relay.stop().await;
     }
-    let (code, text) = other.command(&["relay", "rewind", "--all"]);
+    let (code, text) = other.command(&["relay", "rewind", "--all", "--yes"]);
     assert!(
         code == 0
             && text.contains("50 events will be published again")
@@ -139,8 +174,7 @@ async fn a_relay_that_is_moved_back_keeps_what_it_is_to_publish() {
         "{text}"
     );
     let relay = Running::start(deleting(&place));
-    relay.says("stream", "streaming").await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    until_retention_ran(&relay).await;
     assert_eq!(rows(&database.pool).await, 50);
     relay.stop().await;
 }

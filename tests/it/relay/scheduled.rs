@@ -97,8 +97,6 @@ async fn an_event_comes_when_it_is_due_and_says_so_with_its_id_and_its_headers()
         .expect("the event is published");
     tx.commit().await.expect("the commit succeeds");
     let mut reader = place.reader();
-    reader.until_distinct(1);
-    assert!(Utc::now() < when, "the machine is too slow for this test");
     let records = reader.until_distinct(2).to_vec();
     let late = Utc::now() - when;
     assert!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use dev_services::{Kafka, KafkaOptions};
 use tidings::relay::OnUndeliverable;
 
+use crate::support::eventually::eventually;
 use crate::support::history::{
     Verdict, caught_up, committed, create_accounts, expected, judge, write_concurrently,
 };
@@ -26,18 +27,15 @@ async fn beside(options: KafkaOptions) -> (Kafka, TestDatabase, Place) {
 
 /// Waits until a session has ended because of Kafka.
 async fn session_ends(relay: &Running) {
-    for _ in 0..6000 {
-        if relay
-            .observer
-            .metrics_text()
-            .lines()
-            .any(|line| line.starts_with("tidings_relay_reconnects_total{side=\"kafka\"}"))
-        {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("no session ended: {:?}", relay.observer.checks());
+    eventually("a session ends", async || {
+        let reconnects = "tidings_relay_reconnects_total{side=\"kafka\"}";
+        let metrics = relay.observer.metrics_text();
+        let has_ended = metrics.lines().any(|line| line.starts_with(reconnects));
+        has_ended
+            .then_some(())
+            .ok_or_else(|| relay.observer.checks())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,6 +215,13 @@ async fn a_client_that_hangs_while_it_fences_off_others_is_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_while_it_asks_for_topics_is_replaced() {
     hangs_in("fetch_metadata:2").await;
+}
+
+/// The client then sends records and reports nothing about them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_thread_for_reports_hangs_is_replaced() {
+    // The first session, with three producers, ends at once: its transactions are too long.
+    hangs_in("producer_poll:5").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

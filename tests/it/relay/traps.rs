@@ -16,7 +16,8 @@ use crate::support::services::{TestDatabase, database, migrated_database};
 
 /// Server functions that Tidings calls. Each is also created in `public` with the same parameters.
 const NAMES: &str = "now clock_timestamp statement_timestamp hashtextextended
-    pg_advisory_xact_lock pg_try_advisory_xact_lock make_interval left cardinality min max unnest
+    pg_advisory_xact_lock pg_try_advisory_xact_lock pg_try_advisory_lock make_interval left
+    cardinality min max unnest
     pg_current_xact_id pg_current_snapshot pg_current_wal_insert_lsn pg_current_wal_flush_lsn
     pg_snapshot_xmin pg_snapshot_xmax pg_visible_in_snapshot current_setting set_config
     pg_is_in_recovery to_regnamespace to_regclass quote_ident pg_backend_pid pg_wal_lsn_diff
@@ -143,9 +144,9 @@ async fn a_relay_and_every_command_call_the_servers_own_functions() {
         }
         relay.stop().await;
         for arguments in [
-            &["relay", "rewind", "--all"][..],
-            &["relay", "skip", "--all"],
-            &["relay", "forget", &place.name],
+            &["relay", "rewind", "--all", "--yes"][..],
+            &["relay", "skip", "--all", "--yes"],
+            &["relay", "forget", &place.name, "--yes"],
         ] {
             let (code, text) = place.command(arguments);
             assert!(

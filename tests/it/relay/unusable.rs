@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
-use tidings::relay::{CheckState, Delivery, OnUndeliverable, RelayOptions, SourceKind};
+use tidings::relay::{
+    CheckState, DeliveryGuarantee, OnUndeliverable, RelayCheck, RelayOptions, SourceKind,
+};
 
-use super::parked::{PATIENCE, numbers, sql};
+use super::parked::{numbers, sql};
+use crate::support::eventually::{PATIENCE, eventually, until_number};
 use crate::support::history::{
     Verdict, committed, create_accounts, expected, judge, write_concurrently,
 };
@@ -45,18 +48,14 @@ async fn parked(pool: &PgPool) -> (i64, Vec<String>) {
 
 /// Waits until `events` events are parked. Returns the reasons.
 async fn until_parked(pool: &PgPool, events: i64) -> Vec<String> {
-    let until = Instant::now() + 2 * PATIENCE;
-    loop {
+    eventually(&format!("{events} events are parked"), async || {
         let (now, reasons) = parked(pool).await;
         if now == events {
-            return reasons;
+            return Ok(reasons);
         }
-        assert!(
-            Instant::now() < until,
-            "{now} events are parked, expected {events}: {reasons:?}"
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        Err((now, reasons))
+    })
+    .await
 }
 
 /// Returns the options of a relay that creates no topics and routes each aggregate type to a topic
@@ -73,23 +72,22 @@ fn topic(place: &Place, kind: &str) -> String {
 }
 
 async fn until_ready(relay: &Running) {
-    let until = Instant::now() + PATIENCE;
-    while relay
-        .observer
-        .checks()
-        .iter()
-        .any(|check| matches!(check.state, CheckState::Failing(_)))
-    {
-        assert!(Instant::now() < until, "{:?}", relay.observer.checks());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("the relay is ready", async || {
+        let checks = relay.observer.checks();
+        let fails = |check: &RelayCheck| matches!(check.state, CheckState::Failing(_));
+        match checks.iter().any(fails) {
+            true => Err(checks),
+            false => Ok(()),
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_a_missing_topic_wait_by_themselves_and_follow_in_order_once_it_exists() {
     for (source, delivery) in [
-        (SourceKind::Auto, Delivery::ExactlyOnce),
-        (SourceKind::Poll, Delivery::AtLeastOnce),
+        (SourceKind::Auto, DeliveryGuarantee::ExactlyOnce),
+        (SourceKind::Poll, DeliveryGuarantee::AtLeastOnce),
     ] {
         let database = migrated_database().await;
         let (pool, place) = (&database.pool, Place::new(&database));
@@ -150,7 +148,7 @@ async fn a_topic_whose_name_collides_and_one_that_is_compacted_stop_their_own_ev
     )
     .await;
     let mut options = RelayOptions {
-        delivery: Delivery::AtLeastOnce,
+        delivery: DeliveryGuarantee::AtLeastOnce,
         ..options(&place)
     };
     options.topics.create = true;
@@ -314,18 +312,17 @@ async fn many_types_at_once_do_not_hold_up_others_and_become_topics_in_their_tur
     publish(pool, "good", "x", 1, 5).await;
     let relay = Running::start(options);
     Reader::new(&place.brokers, &topic(&place, "good")).until_distinct(5);
-    let until = Instant::now() + 2 * PATIENCE;
-    loop {
+    eventually("the limit is the reason", async || {
         let (events, reasons) = parked(pool).await;
         let limited = reasons
             .iter()
             .any(|reason| reason.contains("topics.create_max_per_minute"));
         if limited && events <= 40 {
-            break;
+            return Ok(());
         }
-        assert!(Instant::now() < until, "{events} {reasons:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        Err((events, reasons))
+    })
+    .await;
     relay.stop().await;
 }
 
@@ -341,17 +338,11 @@ async fn many_topics_that_exist_are_found_by_one_question() {
                   from generate_series(1, 1200) n";
     sql(pool, insert).await;
     let relay = Running::start(options(&place));
-    let until = Instant::now() + PATIENCE;
     let published = "select coalesce(max(published), 0) from tidings.relay";
-    while sqlx::query_scalar::<_, i64>(published)
-        .fetch_one(pool)
-        .await
-        .expect("the query succeeds")
-        < 1200
-    {
-        assert!(Instant::now() < until, "not all are published");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    until_number(pool, "all are published", published, |events| {
+        events >= 1200
+    })
+    .await;
     assert_eq!(parked(pool).await.0, 0);
     relay.stop().await;
 }

@@ -60,7 +60,7 @@ async fn a_saga_whose_state_cannot_be_read_is_reported_and_continued_by_code_tha
     assert_eq!(
         tidings(
             &service.database,
-            &["sagas", "abort", "--force", &ended.to_string()]
+            &["sagas", "abort", "--force", &ended.to_string(), "--yes"]
         )
         .await
         .0,
@@ -97,7 +97,7 @@ async fn a_saga_whose_progress_cannot_be_read_keeps_no_other_waiting_and_is_list
     assert_eq!(
         tidings(
             &service.database,
-            &["sagas", "abort", "--force", &unread.to_string()]
+            &["sagas", "abort", "--force", &unread.to_string(), "--yes"]
         )
         .await
         .0,

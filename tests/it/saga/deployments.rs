@@ -233,13 +233,20 @@ async fn two_versions_of_a_saga_run_side_by_side() {
     let old = shop.deploy(place_order());
     let new = shop.deploy(with_retired_pay());
     shop.serve();
+    for version in [&old, &new] {
+        version
+            .until("both run", |seen| !seen.partitions().is_empty())
+            .await;
+    }
     shop.place([10, 20, 30, 40]).await;
+    for order in [10, 20, 30, 40] {
+        shop.until_started(order).await;
+    }
+    // A reply to a saga that the new version has written waits while the old version receives it.
+    old.stop().await;
     for order in [10, 20, 30, 40] {
         shop.until(order, SagaStatus::Completed).await;
     }
-    old.until("both run", |seen| !seen.partitions().is_empty())
-        .await;
-    old.stop().await;
     // Roll back to the old version.
     let old = shop.deploy(place_order());
     new.stop().await;

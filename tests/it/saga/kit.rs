@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use tidings::saga::SagaStatus;
+use tidings::subscriber::HandlerError;
 
 use crate::support::shop::{
-    PaymentReturned, PaymentTaken, PlaceOrder, ReleaseStock, ReserveStock, ReturnPayment,
-    StockRefused, StockReserved, TakePayment, place_order,
+    PAY_WITHIN, PaymentReturned, PaymentTaken, PlaceOrder, ReleaseStock, ReserveStock,
+    ReturnPayment, StockRefused, StockReserved, TakePayment, place_order,
 };
 
 fn order() -> PlaceOrder {
@@ -47,9 +48,9 @@ fn its_time_is_virtual_and_late_replies_can_be_sent() {
         .expect::<ReserveStock>()
         .reply(StockReserved { order: 7 })
         .expect::<TakePayment>()
-        .advance(Duration::from_secs(6))
+        .advance(PAY_WITHIN + Duration::from_secs(1))
         .expect::<TakePayment>()
-        .advance(Duration::from_secs(6))
+        .advance(PAY_WITHIN + Duration::from_secs(1))
         .expect::<ReturnPayment>()
         .reply_to::<TakePayment>(PaymentTaken { order: 7 })
         .expect_nothing()
@@ -74,7 +75,7 @@ fn a_local_step_has_a_stand_in() {
     .expect_completed();
     let failing = place_order()
         .given(order())
-        .local("confirm", |_| Err("closed".into()));
+        .local("confirm", |_| Err(HandlerError::retry("closed")));
     let run = paid(failing)
         .advance(Duration::from_secs(15))
         .expect::<ReturnPayment>();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use tidings::saga::{Saga, SagaRun, SagaStatus, Sagas};
+use tidings::saga::{Saga, SagaRun, SagaState, SagaStatus, Sagas};
 use tidings::subscriber::{HandlerError, Retry, Tx};
 use tidings::{Bus, kafka};
 use tokio::sync::Barrier;
@@ -28,7 +28,10 @@ pub(super) struct Service {
 
 impl Service {
     pub(super) async fn open() -> Self {
-        let database = migrated_database().await;
+        Self::on(migrated_database().await).await
+    }
+
+    pub(super) async fn on(database: TestDatabase) -> Self {
         sqlx::query("create table effect (number bigint, what text)")
             .execute(&database.pool)
             .await
@@ -41,11 +44,11 @@ impl Service {
     }
 
     /// Starts a replica that runs this saga. No Kafka listens at its address.
-    pub(super) fn run(&mut self, saga: &Saga<Number>) {
+    pub(super) fn run<S: SagaState>(&mut self, saga: &Saga<S>) {
         self.run_on(saga, self.database.pool.clone());
     }
 
-    pub(super) fn run_on(&mut self, saga: &Saga<Number>, pool: sqlx::PgPool) {
+    pub(super) fn run_on<S: SagaState>(&mut self, saga: &Saga<S>, pool: sqlx::PgPool) {
         let (stop, bus) = (
             CancellationToken::new(),
             Bus::new(kafka::Settings {
@@ -66,11 +69,9 @@ impl Service {
         ));
     }
 
-    pub(super) async fn start(&self, saga: &Saga<Number>, number: Number) -> Uuid {
+    pub(super) async fn start<S: SagaState>(&self, saga: &Saga<S>, state: S) -> Uuid {
         let mut conn = self.database.pool.acquire().await.expect("a connection");
-        saga.start(&mut conn, number)
-            .await
-            .expect("the saga starts")
+        saga.start(&mut conn, state).await.expect("the saga starts")
     }
 
     /// Waits until the saga has this status.

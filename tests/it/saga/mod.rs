@@ -2,6 +2,7 @@
 
 mod blocked;
 mod deployments;
+mod encodings;
 mod grants;
 mod guide;
 mod killed;

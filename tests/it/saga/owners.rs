@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::local::{Number, Service, effect};
 use super::operator::{shown, tidings};
-use crate::support::place::{PATIENCE, until};
+use crate::support::place::{self, PATIENCE, until};
 
 fn booking(steps: &[&'static str]) -> Saga<Number> {
     steps.iter().copied().fold(Saga::new("book"), |saga, step| {
@@ -39,14 +39,7 @@ fn run(
 }
 
 async fn refused(running: tokio::task::JoinHandle<Result<(), RunError>>) -> String {
-    let ended = tokio::time::timeout(PATIENCE, running)
-        .await
-        .expect("it does not run")
-        .expect("the task does not panic");
-    let Err(RunError::Settings(reasons)) = ended else {
-        panic!("expected a refusal")
-    };
-    reasons.join("; ")
+    place::refused(async { running.await.expect("the task does not panic") }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +88,14 @@ async fn a_second_definition_of_a_name_is_refused_at_start_and_a_new_version_or_
     }
     let (code, _, error) = tidings(
         &service.database,
-        &["sagas", "disown", "book", "--subscriber", "bookings"],
+        &[
+            "sagas",
+            "disown",
+            "book",
+            "--subscriber",
+            "bookings",
+            "--yes",
+        ],
     )
     .await;
     assert_eq!(code, 3, "one that ran within the last minute: {error}");
@@ -108,7 +108,7 @@ async fn a_second_definition_of_a_name_is_refused_at_start_and_a_new_version_or_
         assert_eq!(
             tidings(
                 &service.database,
-                &["sagas", "disown", "book", "--subscriber", owner]
+                &["sagas", "disown", "book", "--subscriber", owner, "--yes"]
             )
             .await
             .0,

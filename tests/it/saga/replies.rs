@@ -1,9 +1,13 @@
 //! Precedence of replies over timers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tidings::saga::{Saga, SagaStatus};
-use tidings::subscriber::{Event, HandlerError};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use tidings::health::{Check, Status, SubscriberCheck};
+use tidings::saga::{Saga, SagaMetrics, SagaStatus};
+use tidings::subscriber::{Event, HandlerError, SubscriberState};
 
 use crate::support::place::{start, until};
 use crate::support::shop::{
@@ -136,6 +140,63 @@ async fn a_reply_that_is_parked_is_handled_before_the_timer() {
     shop.close().await;
 }
 
+/// The health check and the metrics show that timers wait, and for which events.
+#[tokio::test(flavor = "multi_thread")]
+async fn timers_that_wait_for_replies_are_shown_by_health_and_metrics() {
+    let shop = with_replies_that_wait(&[10]).await;
+    let closed = Arc::new(AtomicBool::new(true));
+    let stuck = {
+        let closed = closed.clone();
+        async move |_: Event<PaymentTaken>| match closed.load(Ordering::SeqCst) {
+            true => Err(HandlerError::snooze(Duration::from_millis(100), "closed")),
+            false => Ok(()),
+        }
+    };
+    let saga = hasty().wait_for_replies(Duration::from_secs(300));
+    let statistics = saga.statistics();
+    assert_eq!(statistics.timers_waiting(), Duration::ZERO);
+    let mut registry = Registry::default();
+    SagaMetrics::default()
+        .saga(&statistics)
+        .register(&mut registry);
+    let service = start!(
+        shop.subscriber("orders")
+            .on(stuck)
+            .saga(saga)
+            .inbox(shop.database.pool.clone())
+            .concurrency(2)
+    );
+    let health = SubscriberCheck::new(&service.statistics);
+    let text = until("the health check shows it", async || {
+        match health.check().await {
+            Status::Degraded(text) if text.contains("timers of saga place-order") => Some(text),
+            _ => None,
+        }
+    })
+    .await;
+    assert!(
+        text.contains("limit 300 s") && text.contains("events not handled yet"),
+        "{text}"
+    );
+    assert!(statistics.timers_waiting() >= Duration::from_secs(5));
+    let mut metrics = String::new();
+    encode(&mut metrics, &registry).expect("a scrape");
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("tidings_saga_timers_waiting_seconds{"));
+    let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    assert!(value >= Some(5.0), "{metrics}");
+    closed.store(false, Ordering::SeqCst);
+    assert_eq!(shop.until_ended(10).await.status, SagaStatus::Completed);
+    until("nothing waits any more", async || {
+        let is_ok = matches!(health.check().await, Status::Ok(_));
+        (is_ok && statistics.timers_waiting().is_zero()).then_some(())
+    })
+    .await;
+    service.stop().await;
+    shop.close().await;
+}
+
 /// A paused or lagging group does not hold timers forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_timer_fires_at_the_limit_though_replies_are_not_handled() {
@@ -157,6 +218,56 @@ async fn a_timer_fires_at_the_limit_though_replies_are_not_handled() {
         (run.status, run.error.as_deref()),
         (SagaStatus::Compensated, Some("pay: no reply within 2s"))
     );
+    service.stop().await;
+    shop.close().await;
+}
+
+/// The reply arrives after the time of its step is over, while an operator pauses the subscriber.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_saga_does_not_time_out_and_reads_its_replies_first() {
+    let mut shop = Shop::open().await;
+    shop.serve_stock();
+    let service = shop.deploy(hasty());
+    shop.place([10]).await;
+    shop.until_at(10, "pay").await;
+    let pause = "insert into tidings.subscriber_control (consumer, paused_by) \
+        select consumer, 'ada' from tidings.saga_code";
+    sqlx::query(pause)
+        .execute(&shop.database.pool)
+        .await
+        .expect("a pause");
+    service
+        .until("it is paused", |seen| {
+            seen.state() == SubscriberState::PausedByOperator
+        })
+        .await;
+    // A timer that fires is processed within a second of its time.
+    until("its time is long over", async || {
+        let sql = "select 1 from tidings.saga where key = '10' \
+            and due_at < clock_timestamp() - interval '4 seconds'";
+        sqlx::query_scalar::<_, i32>(sql)
+            .fetch_optional(&shop.database.pool)
+            .await
+            .expect("the query succeeds")
+    })
+    .await;
+    let replied = shop.until_at(10, "pay").await;
+    assert_eq!(replied.status, SagaStatus::Running);
+    shop.serve_payments();
+    let audit = start!(
+        shop.subscriber("audit")
+            .on(async |_: Event<PaymentTaken>| Ok::<_, HandlerError>(()))
+    );
+    audit
+        .until("the reply is in Kafka", |seen| seen.handled() == 1)
+        .await;
+    audit.stop().await;
+    sqlx::query("delete from tidings.subscriber_control")
+        .execute(&shop.database.pool)
+        .await
+        .expect("the end of the pause");
+    let run = shop.until_ended(10).await;
+    assert_eq!((run.status, run.error), (SagaStatus::Completed, None));
     service.stop().await;
     shop.close().await;
 }

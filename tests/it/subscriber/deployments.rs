@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tidings::event::Envelope;
 use tidings::subscriber::{
-    Escalation, Event, HandlerError, HasInbox, HasState, Meta, Order, Retry, State, Tx,
+    Escalation, Event, HandlerError, Meta, Order, Retry, State, Tx,
+    typestate::{HasInbox, HasState, NoState},
 };
 use tidings::{DomainEvent, Subscriber};
 
@@ -139,6 +140,7 @@ async fn check_reports_parked_events_of_a_topic_that_no_instance_reads() {
         command
             .arg("check")
             .env_clear()
+            .env("COLUMNS", "1000")
             .env("KAFKA_BROKERS", &place.brokers)
             .env("DATABASE_URL", &database.url);
         let output = tokio::task::block_in_place(|| command.output()).expect("the binary runs");
@@ -335,7 +337,7 @@ fn old_version(
     place: &Place,
     database: &TestDatabase,
     order: Order,
-) -> Subscriber<(), tidings::subscriber::NoState, HasInbox> {
+) -> Subscriber<(), NoState, HasInbox> {
     place
         .subscriber::<()>()
         .on(count)
@@ -347,7 +349,7 @@ fn new_version(
     place: &Place,
     database: &TestDatabase,
     order: Order,
-) -> Subscriber<(), tidings::subscriber::NoState, HasInbox> {
+) -> Subscriber<(), NoState, HasInbox> {
     old_version(place, database, order).on(rename)
 }
 

@@ -22,6 +22,7 @@ use super::raw_record::produce;
 use crate::support::place::{
     Changed, PATIENCE, Place, assert_once_and_in_order, count, create_effects, effect, start, until,
 };
+use crate::support::records::byte_headers;
 use crate::support::records::create_topic;
 use crate::support::services::{migrated_database, migrated_database_on, own_postgres};
 
@@ -568,20 +569,12 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
         .create()
         .expect("a producer");
     let send = async |key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, &[u8])]| {
-        let headers = headers
-            .iter()
-            .fold(OwnedHeaders::new(), |all, (key, value)| {
-                all.insert(Header {
-                    key,
-                    value: Some(*value),
-                })
-            });
         let record = FutureRecord::<[u8], [u8]> {
             key,
             payload: value,
             ..FutureRecord::to(&place.topic)
         }
-        .headers(headers);
+        .headers(byte_headers(headers));
         producer
             .send(record, PATIENCE)
             .await

@@ -1,7 +1,9 @@
 //! Subscribers on real services. Effects counted in Postgres decide, not the code under test.
 
+mod control;
 mod delivery;
 mod deployments;
+mod encodings;
 mod example;
 mod failures;
 mod foreign;

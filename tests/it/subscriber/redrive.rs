@@ -7,16 +7,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tidings::subscriber::{Event, HandlerError, Meta, Retry, State, Tx};
 
 use crate::support::place::{Changed, Place, create_effects, effect, start, until_effects};
+use crate::support::records::{NEVER_AT_THE_END, Writing};
 use crate::support::services::migrated_database;
+use crate::support::terminal::on_a_terminal;
 
 /// Runs `tidings dead-letters …` and returns its output.
 pub(super) fn dead_letters(place: &Place, arguments: &[&str]) -> String {
+    dead_letters_with(place, arguments, &[])
+}
+
+/// Same as [`dead_letters`], with these environment variables.
+fn dead_letters_with(place: &Place, arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
     command
         .arg("dead-letters")
         .args(arguments)
         .env_clear()
         .env("KAFKA_BROKERS", &place.brokers)
+        .envs(variables.iter().copied())
         .stdin(Stdio::null());
     let output = tokio::task::block_in_place(|| command.output()).expect("the binary runs");
     assert!(
@@ -25,6 +33,16 @@ pub(super) fn dead_letters(place: &Place, arguments: &[&str]) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Runs the command on a terminal of its own. Returns what it shows.
+fn shown_on_a_terminal(place: &Place, line: &str) -> String {
+    let mut command = on_a_terminal(&format!("dead-letters {line}"));
+    command
+        .env("KAFKA_BROKERS", &place.brokers)
+        .stdin(Stdio::null());
+    let output = tokio::task::block_in_place(|| command.output()).expect("script(1) runs");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,6 +88,16 @@ async fn dead_letters_are_listed_replayed_once_in_order_to_their_subscriber_and_
         dead_letters(&place, &["list", &topic, "--type", "Other"]),
         format!("no dead letters in {topic}\n")
     );
+    let json: serde_json::Value =
+        serde_json::from_str(&dead_letters(&place, &["list", &topic, "--json"])).expect("JSON");
+    let letters = json.as_array().expect("a list");
+    assert_eq!(letters.len(), 9, "{json:#}");
+    assert!(
+        letters.iter().all(|letter| letter["reason"] == "broken"
+            && letter["origin"]["group"] == *place.group
+            && letter["replays"] == 0),
+        "{json:#}"
+    );
     let first = listed
         .lines()
         .nth(1)
@@ -80,6 +108,13 @@ async fn dead_letters_are_listed_replayed_once_in_order_to_their_subscriber_and_
         shown.contains("reason   broken")
             && shown.contains("kafka_dlt-original-topic")
             && shown.contains("ce_id"),
+        "{shown}"
+    );
+    let shown = dead_letters(&place, &["show", &topic, first, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    let headers = json["headers"].as_array().expect("the headers");
+    assert!(
+        json["value"].is_string() && headers.iter().any(|header| header["name"] == "ce_id"),
         "{shown}"
     );
     assert_eq!(
@@ -97,10 +132,14 @@ async fn dead_letters_are_listed_replayed_once_in_order_to_their_subscriber_and_
     assert_eq!(dead_letters(&place, &["list", &topic]).lines().count(), 10);
     broken.store(false, Ordering::SeqCst);
     assert!(
-        dead_letters(&place, &["discard", &topic, "--all", "--max", "1"])
+        dead_letters(&place, &["discard", &topic, "--all", "--max", "1", "--yes"])
             .ends_with("1 discarded\n")
     );
-    assert!(dead_letters(&place, &["replay", &topic, "--all"]).ends_with("8 replayed\n"));
+    let shown = shown_on_a_terminal(&place, &format!("replay {topic} --all"));
+    assert!(
+        shown.contains("replaying [") && shown.trim_end().ends_with("8 replayed"),
+        "{shown}"
+    );
     until_effects(&database.pool, 8).await;
     assert_eq!(
         dead_letters(&place, &["list", &topic]),
@@ -119,4 +158,25 @@ async fn dead_letters_are_listed_replayed_once_in_order_to_their_subscriber_and_
         in_order.len() == 2 && in_order.iter().all(|ordered| *ordered),
         "{in_order:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_written_without_pause_is_listed_to_the_end_that_it_had() {
+    let place = Place::new(2).await;
+    for key in ["1", "2", "3"] {
+        place
+            .send_raw(key, Some("{}"), &[("ce_type", "First")])
+            .await;
+    }
+    let writing = Writing::start(&place.brokers, &place.topic);
+    writing.until_more(100).await;
+    let list = |arguments: &[&str]| {
+        let arguments = [&["list", &*place.topic], arguments].concat();
+        dead_letters_with(&place, &arguments, &NEVER_AT_THE_END)
+    };
+    let listed = list(&[]);
+    assert!(listed.lines().count() > 100, "{listed}");
+    let first = list(&["--type", "First"]);
+    assert_eq!(first.lines().count(), 4, "{first}");
+    writing.stop();
 }

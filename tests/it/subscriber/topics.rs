@@ -4,9 +4,11 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminOptions, ResourceSpecifier};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tidings::health::{Check, Status, SubscriberCheck};
-use tidings::subscriber::{Escalation, Event, HandlerError, Retry, SubscriberState};
+use tidings::subscriber::{Escalation, Event, HandlerError, Meta, Retry, SubscriberState, Tx};
+use tidings::{Bus, kafka};
 use uuid::Uuid;
 
 use crate::support::place::{
@@ -277,4 +279,116 @@ async fn a_topic_that_is_created_again_is_read_from_its_beginning() {
     assert_eq!(running.statistics.removed_unread(), 0);
     running.stop().await;
     assert_once_and_in_order(&database.pool, 1, 11).await;
+}
+
+/// The recreated topic has more records than the group has read, and the client's position is valid
+/// in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_created_again_with_more_records_is_read_from_its_beginning() {
+    let (database, place) = (migrated_database().await, Place::new(1).await);
+    create_effects(&database.pool).await;
+    let running = start!(
+        place
+            .subscriber::<()>()
+            .on(count)
+            .inbox(database.pool.clone())
+    );
+    let mut version = 1;
+    for _ in 0..3 {
+        let until = version + 2 + version;
+        place.publish(1, version..=until).await;
+        until_effects(&database.pool, i64::from(until)).await;
+        version = until + 1;
+        delete_topic(&place.brokers, &place.topic).await;
+        create_topic_with(&place.brokers, &place.topic, 1, &[]).await;
+    }
+    place.publish(1, version..=version).await;
+    until_effects(&database.pool, i64::from(version)).await;
+    running.stop().await;
+    assert_once_and_in_order(&database.pool, 1, version).await;
+}
+
+/// Has its effect in the retry topic alone.
+async fn second_time(event: Event<Changed>, meta: Meta, tx: Tx) -> Result<(), HandlerError> {
+    if meta.attempt() == 1 {
+        return Err(HandlerError::retry("the first time"));
+    }
+    count(event, meta, tx).await
+}
+
+/// One member creates the retry topic again while the other one owns partitions of it and has not
+/// noticed the deletion.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_topic_that_is_deleted_while_members_run_loses_no_event() {
+    let (database, place) = (migrated_database().await, Place::new(4).await);
+    create_effects(&database.pool).await;
+    let build = || {
+        // Each member has its own bus, as in its own process.
+        let bus = Bus::new(kafka::Settings {
+            brokers: place.brokers.clone(),
+            ..kafka::Settings::default()
+        });
+        bus.subscriber::<()>(&place.group)
+            .topic::<Changed>(&place.topic)
+            .on(second_time)
+            .inbox(database.pool.clone())
+            .retry(Retry::never())
+            .kill_switch(None)
+            .escalation(Escalation::retry_topics([Duration::from_millis(100)]))
+    };
+    let members = [start!(build()), start!(build())];
+    for member in &members {
+        member
+            .until("it has partitions", |seen| !seen.partitions().is_empty())
+            .await;
+    }
+    let retries = format!("{}.{}.retry.100ms", place.topic, place.group);
+    for round in 1..=4 {
+        place.publish(16, round..=round).await;
+        until_effects(&database.pool, i64::from(16 * round)).await;
+        delete_topic(&place.brokers, &retries).await;
+    }
+    for member in members {
+        member.stop().await;
+    }
+    assert_once_and_in_order(&database.pool, 16, 4).await;
+}
+
+/// A member that had not noticed the deletion committed its old offset in the new topic, and was
+/// killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offset_of_a_deleted_topic_is_ignored() {
+    let (database, place) = (migrated_database().await, Place::new(1).await);
+    create_effects(&database.pool).await;
+    let build = || {
+        place
+            .subscriber::<()>()
+            .on(count)
+            .inbox(database.pool.clone())
+    };
+    place.publish(1, 1..=3).await;
+    let first = start!(build());
+    until_effects(&database.pool, 3).await;
+    first.stop().await;
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &place.brokers)
+        .set("group.id", &place.group)
+        .create()
+        .expect("a consumer");
+    let mut partitions = TopicPartitionList::new();
+    partitions.add_partition(&place.topic, 0);
+    let stale = consumer
+        .committed_offsets(partitions, SOON)
+        .expect("the coordinator answers");
+    assert_eq!(stale.elements()[0].offset(), Offset::Offset(3));
+    delete_topic(&place.brokers, &place.topic).await;
+    create_topic_with(&place.brokers, &place.topic, 1, &[]).await;
+    place.publish(1, 4..=8).await;
+    consumer
+        .commit(&stale, CommitMode::Sync)
+        .expect("the coordinator accepts the offset");
+    let second = start!(build());
+    until_effects(&database.pool, 8).await;
+    second.stop().await;
+    assert_once_and_in_order(&database.pool, 1, 8).await;
 }

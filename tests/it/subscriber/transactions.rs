@@ -1,8 +1,13 @@
 //! The transaction of a handler: savepoints without an import, and the isolation level.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sqlx::Row as _;
+use sqlx::postgres::PgPoolOptions;
 use tidings::DomainEvent;
 use tidings::subscriber::{Event, HandlerError, Inbox, Isolation, Meta, Retry, Tx};
 
@@ -15,6 +20,11 @@ use crate::support::services::migrated_database;
 #[event(aggregate = "audit", id = "account")]
 struct Audited {
     account: String,
+}
+
+/// Polls a future once.
+async fn is_ready<F: Future>(mut future: Pin<&mut F>) -> bool {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await
 }
 
 fn quick(attempts: u32) -> Retry {
@@ -94,8 +104,13 @@ async fn a_transaction_whose_savepoint_could_not_begin_does_nothing_more() {
         mut tx: Tx,
     ) -> Result<(), HandlerError> {
         if meta.attempt() == 1 {
-            let _ = sqlx::query("select 1 / 0").execute(&mut *tx).await;
-            assert!(tx.savepoint().await.is_err(), "the transaction has failed");
+            if changed.account == "a0" {
+                let begins = std::pin::pin!(tx.savepoint());
+                assert!(!is_ready(begins).await, "it is cancelled");
+            } else {
+                let _ = sqlx::query("select 1 / 0").execute(&mut *tx).await;
+                assert!(tx.savepoint().await.is_err(), "the transaction has failed");
+            }
             if changed.version == 1 {
                 return Ok(());
             }
@@ -193,5 +208,33 @@ async fn handlers_run_in_the_isolation_level_that_the_inbox_says_and_conflicts_a
             .await
             .expect("the query succeeds");
         assert_eq!(after - before, 30, "{level} {batch}");
+    }
+}
+
+/// The pool has one connection, so each query would see a transaction that was left open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_begin_that_is_cancelled_leaves_no_transaction_open() {
+    let database = migrated_database().await;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with((*database.pool.connect_options()).clone())
+        .await
+        .expect("the database answers");
+    for polls in 1..=12 {
+        let mut begins = Box::pin(Tx::begin(&pool));
+        for _ in 0..polls {
+            if is_ready(begins.as_mut()).await {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        drop(begins);
+        // Outside of a transaction, a message of the simple protocol is one.
+        let row = sqlx::raw_sql("select statement_timestamp() = now()")
+            .fetch_one(&pool)
+            .await
+            .expect("the query succeeds");
+        let is_alone: bool = row.get(0);
+        assert!(is_alone, "the begin was cancelled after {polls} polls");
     }
 }

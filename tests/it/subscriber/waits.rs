@@ -94,7 +94,19 @@ async fn a_subscriber_refuses_a_database_without_tables_columns_or_rights_and_na
     }
     run(
         &migrated.pool,
-        "alter table tidings.subscriber_parked drop column attempts_before".into(),
+        format!("revoke select on tidings.subscriber_control from {role}"),
+    )
+    .await;
+    let text = refusal(&place, pool.clone()).await;
+    assert!(
+        text.contains(&format!(
+            "grant select on tidings.subscriber_control to \"{role}\""
+        )),
+        "{text}"
+    );
+    run(
+        &migrated.pool,
+        "alter table tidings.subscriber_parked drop column decided_by".into(),
     )
     .await;
     let text = refusal(&place, pool.clone()).await;

@@ -9,10 +9,10 @@ use std::io::{BufRead as _, BufReader};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::support::eventually::eventually_blocking;
 use crate::support::http::ask;
 use crate::support::services::skipped;
 
@@ -28,9 +28,6 @@ const FLAGS: [&str; 9] = [
     "--disable-component-update",
     "--disable-sync",
 ];
-
-/// Time limit for a condition of the page.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A browser with one page. The browser ends when this value is dropped.
 pub(crate) struct Browser {
@@ -63,7 +60,7 @@ pub(crate) fn is_installed() -> bool {
         return true;
     }
     skipped(
-        "the page of examples/shop is not tested without a browser",
+        "the pages of the console and of examples/shop are not tested without a browser",
         MISSING,
     );
     false
@@ -130,6 +127,38 @@ impl Browser {
         browser.session = format!("/session/{}", started["sessionId"].as_str().expect("an id"));
         browser.command("POST", "/url", &json!({ "url": url }));
         browser
+    }
+
+    /// Opens another address in the same browser.
+    pub(crate) fn go(&self, url: &str) {
+        self.command("POST", "/url", &json!({ "url": url }));
+    }
+
+    /// Selects the light or the dark colours.
+    pub(crate) fn colours(&self, scheme: &str) {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        self.command(
+            "POST",
+            "/goog/cdp/execute",
+            &json!({ "cmd": "Emulation.setEmulatedMedia", "params": { "features": features } }),
+        );
+    }
+
+    /// Presses the tab key.
+    pub(crate) fn tab(&self) {
+        self.keys("\u{e004}");
+    }
+
+    /// Presses one key per character. `\u{e007}` is the enter key.
+    pub(crate) fn keys(&self, keys: &str) {
+        let keys: Vec<Value> = keys
+            .chars()
+            .flat_map(|key| {
+                ["keyDown", "keyUp"].map(|kind| json!({ "type": kind, "value": key.to_string() }))
+            })
+            .collect();
+        let actions = json!([{ "type": "key", "id": "keyboard", "actions": keys }]);
+        self.command("POST", "/actions", &json!({ "actions": actions }));
     }
 
     /// Evaluates an expression in the page.
@@ -214,18 +243,10 @@ impl Browser {
     }
 
     fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let began = Instant::now();
-        while !holds() {
-            if began.elapsed() > PATIENCE {
-                panic!(
-                    "never: {what}, in\n{}",
-                    self.value("document.body.innerText")
-                        .as_str()
-                        .unwrap_or_default()
-                );
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        eventually_blocking(what, || {
+            let shown = || self.value("document.body.innerText");
+            holds().then_some(()).ok_or_else(shown)
+        });
     }
 
     fn command(&self, method: &str, path: &str, body: &Value) -> Value {

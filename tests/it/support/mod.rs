@@ -7,11 +7,14 @@
 //! | `place` | a topic, a group and a running subscriber |
 //! | `records` | a plain consumer of a topic |
 //! | `history` | writers, and the checker of a relay's records |
+//! | `eventually` | bounded waits |
+//! | `terminal` | commands on a terminal |
 //! | `shop` | services and sagas of a shop |
 //! | `worlds` | the in-memory bus and the real services behind one trait |
 //! | `browser`, `http` | clients of a page and of an HTTP server |
 
 pub(crate) mod browser;
+pub(crate) mod eventually;
 pub(crate) mod history;
 pub(crate) mod http;
 pub(crate) mod place;
@@ -19,4 +22,5 @@ pub(crate) mod records;
 pub(crate) mod running;
 pub(crate) mod services;
 pub(crate) mod shop;
+pub(crate) mod terminal;
 pub(crate) mod worlds;

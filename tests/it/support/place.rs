@@ -19,10 +19,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub(crate) use crate::support::eventually::{PATIENCE, until};
 use crate::support::records::create_topic;
-
-/// Time limit of a wait. It is long, so that only a hang fails the test and not a slow machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The event that the tests publish: the `version`th event of an account.
 #[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]
@@ -185,18 +183,14 @@ impl Running {
     }
 }
 
-/// Polls until `answer` returns a value.
-pub(crate) async fn until<T>(what: &str, answer: impl AsyncFn() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = answer().await {
-            return answer;
-        }
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{what}: not within {PATIENCE:?}"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
+/// Returns the reasons for which a subscriber refuses to run.
+pub(crate) async fn refused(
+    running: impl Future<Output = Result<(), tidings::subscriber::RunError>>,
+) -> String {
+    let ended = tokio::time::timeout(PATIENCE, running).await;
+    match ended.expect("it does not wait") {
+        Err(tidings::subscriber::RunError::Settings(reasons)) => reasons.join("; "),
+        other => panic!("expected a refusal: {other:?}"),
     }
 }
 

@@ -2,6 +2,11 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -13,12 +18,11 @@ use rdkafka::{
     },
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
-    message::Headers as _,
+    message::{Header, Headers as _, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer as _},
 };
 
-/// Time limit for records that must arrive. It is long, so that only a hang fails the test and not
-/// a slow machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+use super::eventually::{PATIENCE, until, until_blocking};
 
 /// One record as a consumer receives it.
 #[derive(Debug, Clone)]
@@ -77,18 +81,10 @@ impl Reader {
     }
 
     fn assign(&self) {
-        let until = Instant::now() + PATIENCE;
-        let partitions = loop {
-            match self.partitions() {
-                0 => assert!(
-                    Instant::now() < until,
-                    "topic {} does not appear",
-                    self.topic
-                ),
-                partitions => break partitions,
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
+        let appears = format!("topic {} appears", self.topic);
+        let partitions = until_blocking(&appears, || {
+            Some(self.partitions()).filter(|partitions| *partitions > 0)
+        });
         let mut list = TopicPartitionList::new();
         for partition in 0..partitions {
             list.add_partition_offset(
@@ -142,6 +138,16 @@ impl Reader {
 
     /// Reads until `distinct` different records (key and value) have arrived.
     pub(crate) fn until_distinct(&mut self, distinct: usize) -> &[Record] {
+        self.until_distinct_or(distinct, String::new)
+    }
+
+    /// Same as [`until_distinct`](Self::until_distinct). The panic shows the state of the program
+    /// that publishes, and whether another consumer finds the records.
+    pub(crate) fn until_distinct_or(
+        &mut self,
+        distinct: usize,
+        state: impl FnOnce() -> String,
+    ) -> &[Record] {
         let mut seen: HashSet<(Vec<u8>, Option<Vec<u8>>)> = HashSet::new();
         let mut at = 0;
         let mut last = Instant::now();
@@ -156,11 +162,17 @@ impl Reader {
             if self.read_one() {
                 last = Instant::now();
             }
-            assert!(
-                last.elapsed() < PATIENCE,
-                "{} of {distinct} events within {PATIENCE:?} of silence",
-                seen.len()
-            );
+            if last.elapsed() > PATIENCE {
+                let state = state();
+                let count = Self::new(&self.brokers, &self.topic)
+                    .read_to_the_end()
+                    .len();
+                panic!(
+                    "{} of {distinct} events within {PATIENCE:?} of silence; another consumer finds \
+                     {count} records; {state}",
+                    seen.len()
+                );
+            }
         }
     }
 
@@ -196,6 +208,87 @@ impl Reader {
         }
         &self.records
     }
+}
+
+/// Settings of a reader, as environment variables: the broker collects records for a second before
+/// it responds. A topic that is written without pause then never has an empty response, which would
+/// be its end.
+pub(crate) const NEVER_AT_THE_END: [(&str, &str); 2] = [
+    ("TIDINGS_KAFKA_PROPERTIES_FETCH_MIN_BYTES", "1000000"),
+    ("TIDINGS_KAFKA_PROPERTIES_FETCH_WAIT_MAX_MS", "1000"),
+];
+
+/// Programs that write to a topic without pause.
+pub(crate) struct Writing {
+    stop: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Writing {
+    /// Writes records that are no events to each partition of a topic with two programs.
+    pub(crate) fn start(brokers: &str, topic: &str) -> Self {
+        let partitions = Reader::new(brokers, topic).partitions();
+        let (stop, written) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let threads = (0..2 * partitions).map(|number| {
+            let producer: BaseProducer = ClientConfig::new()
+                .set("bootstrap.servers", brokers)
+                .set("linger.ms", "0")
+                .create()
+                .expect("a producer");
+            let (stop, written, topic) = (stop.clone(), written.clone(), topic.to_owned());
+            std::thread::spawn(move || {
+                let partition = i32::try_from(number % partitions).expect("a partition");
+                let until = Instant::now() + PATIENCE;
+                // A reader that waits for the writers to end then ends too, and fails its test.
+                while !stop.load(Ordering::Relaxed) && Instant::now() < until {
+                    let record = BaseRecord::to(&topic).key("k").payload("{}");
+                    let sent = producer.send(record.partition(partition));
+                    sent.map_err(|(error, _)| error).expect("queued");
+                    producer.flush(PATIENCE).expect("acknowledged");
+                    written.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        });
+        Self {
+            threads: threads.collect(),
+            stop,
+            written,
+        }
+    }
+
+    /// Waits until this number of further records is written.
+    pub(crate) async fn until_more(&self, count: u64) {
+        let before = self.written.load(Ordering::Relaxed);
+        until("more records are written", async || {
+            (self.written.load(Ordering::Relaxed) >= before + count).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends the writers. Panics if they have ended before.
+    pub(crate) fn stop(self) {
+        assert!(
+            self.threads.iter().all(|thread| !thread.is_finished()),
+            "the reader has waited for the writers"
+        );
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("the writer does not panic");
+        }
+    }
+}
+
+/// Returns the headers of a record to send.
+pub(crate) fn byte_headers(headers: &[(&str, &[u8])]) -> OwnedHeaders {
+    headers
+        .iter()
+        .fold(OwnedHeaders::new(), |all, (key, value)| {
+            all.insert(Header {
+                key,
+                value: Some(*value),
+            })
+        })
 }
 
 pub(crate) fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
@@ -248,11 +341,10 @@ pub(crate) async fn delete_topic(brokers: &str, topic: &str) {
         .await
         .expect("the broker answers");
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
-    let until = Instant::now() + PATIENCE;
-    while Reader::new(brokers, topic).partitions() > 0 {
-        assert!(Instant::now() < until, "topic {topic} still exists");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(&format!("topic {topic} is deleted"), async || {
+        (Reader::new(brokers, topic).partitions() == 0).then_some(())
+    })
+    .await;
 }
 
 /// Adds partitions to a topic without regard for the partitions of existing keys.

@@ -58,7 +58,7 @@ impl Place {
 
     /// Returns the options of a relay that creates its topic with four partitions.
     pub(crate) fn options(&self) -> RelayOptions {
-        let database = postgres::Settings::parse(&self.url).expect("a URL");
+        let database = postgres::DatabaseSettings::parse(&self.url).expect("a URL");
         let kafka = kafka::Settings {
             brokers: self.brokers.clone(),
             ..kafka::Settings::default()
@@ -133,11 +133,29 @@ impl Running {
             .expect("the relay ends without an error");
     }
 
+    /// Drains and ends the relay. Returns the text of its error, if any.
+    pub(crate) async fn stopped(self) -> Option<String> {
+        self.shutdown.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(120), self.task)
+            .await
+            .expect("the relay ends");
+        ended
+            .expect("the task does not panic")
+            .err()
+            .map(|error| error.to_string())
+    }
+
     /// Waits until everything committed is delivered, ends the relay, and checks all records of the
     /// topic.
     pub(crate) async fn verdict(self, pool: &PgPool, reader: &mut Reader) -> Verdict {
         let committed = committed(pool).await;
-        reader.until_distinct(expected(&committed));
+        reader.until_distinct_or(expected(&committed), || {
+            format!(
+                "{:?}\n{}",
+                self.observer.checks(),
+                self.observer.metrics_text()
+            )
+        });
         self.stop().await;
         judge(&committed, reader.read_to_the_end())
     }

@@ -56,6 +56,10 @@ pub(crate) fn reserving(name: &str) -> Saga<PlaceOrder> {
         .on::<StockReserved>(|s, _| s.reserved = true)
 }
 
+/// Time limit of the step `pay`. It is longer than a busy machine takes for a reply. A test whose
+/// service does not reply ends it with [`Shop::let_time_pass`].
+pub(crate) const PAY_WITHIN: Duration = Duration::from_secs(1_800);
+
 /// Returns the saga with the steps reserve, pay and confirm. The last digit of the order number
 /// selects the behaviour of the services.
 pub(crate) fn place_order() -> Saga<PlaceOrder> {
@@ -69,7 +73,7 @@ pub(crate) fn place_order() -> Saga<PlaceOrder> {
         .compensate(|s| ReturnPayment { order: s.order })
         .compensated_on::<PaymentReturned>(|_, _| ())
         .compensation_fails_on::<PaymentKept>(|_, _| "the bank keeps it".into())
-        .timeout(Duration::from_secs(5))
+        .timeout(PAY_WITHIN)
         .retry(Retry::exponential(
             2,
             Duration::from_millis(100)..Duration::from_millis(200),
@@ -184,7 +188,7 @@ impl Shop {
             create_topic(&brokers(), &shop.topic(aggregate), 2).await;
         }
         let mut options = RelayOptions::new(
-            postgres::Settings::parse(&shop.database.url).expect("a URL"),
+            postgres::DatabaseSettings::parse(&shop.database.url).expect("a URL"),
             settings,
         );
         options.name = format!("r{}", &shop.id);
@@ -268,6 +272,16 @@ impl Shop {
         )
     }
 
+    /// Waits until the saga of this order exists.
+    pub(crate) async fn until_started(&self, order: i64) -> SagaRun {
+        until(&format!("order {order} has a saga"), async || {
+            let key = order.to_string();
+            let found = self.sagas.find("place-order", &key).await;
+            found.expect("the saga can be read")
+        })
+        .await
+    }
+
     /// Waits until the saga of this order has ended.
     pub(crate) async fn until_ended(&self, order: i64) -> SagaRun {
         until(&format!("order {order} has ended"), async || {
@@ -292,6 +306,31 @@ impl Shop {
             (run.status == SagaStatus::Running && run.step.as_deref() == Some(step)).then_some(run)
         })
         .await
+    }
+
+    /// Ends the wait for the reply to this attempt of the step `pay`, as if its time limit had
+    /// passed.
+    pub(crate) async fn let_time_pass(&self, order: i64, attempt: usize) {
+        until(&format!("order {order} waits for its reply"), async || {
+            let run = self.until_at(order, "pay").await;
+            let sent = run
+                .commands
+                .iter()
+                .filter(|command| command.step == "pay" && !command.is_compensation);
+            // The time before the next attempt is shorter than the limit.
+            let waits = run
+                .due_at
+                .is_some_and(|due| due > run.updated_at + PAY_WITHIN / 2);
+            (waits && sent.count() == attempt).then_some(())
+        })
+        .await;
+        let due = "update tidings.saga set due_at = now(), \
+            progress = jsonb_set(progress, '{current,due}', to_jsonb(now())) where key = $1";
+        sqlx::query(due)
+            .bind(order.to_string())
+            .execute(&self.database.pool)
+            .await
+            .expect("the statement succeeds");
     }
 
     /// Returns the types of the events in the table `subscriber_parked`.

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use sqlx::PgPool;
 use tidings::event::Envelope;
 use tidings::relay::{Relay, RelayOptions};
-use tidings::subscriber::{InboxReady, StateReady, Statistics};
+use tidings::subscriber::{
+    Statistics,
+    typestate::{InboxReady, StateReady},
+};
 use tidings::testing::TestBus;
 use tidings::{Bus, DomainEvent, Outbox, Subscriber, kafka, postgres};
 use tokio::task::JoinHandle;
@@ -227,7 +230,7 @@ impl Real {
             real.topics.push(topic);
         }
         let mut options = RelayOptions::new(
-            postgres::Settings::parse(&real.database.url).expect("a URL"),
+            postgres::DatabaseSettings::parse(&real.database.url).expect("a URL"),
             settings,
         );
         options.name = format!("r{}", &real.id);

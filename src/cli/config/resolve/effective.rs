@@ -7,8 +7,9 @@ use crate::{
     cli::config::{key, value::Meant},
     kafka, postgres,
     relay::{
-        DebeziumOutbox, Delivery, EnvelopeFormat, OnUndeliverable, RelayOptions, RetentionOptions,
-        SourceKind, TopicLimits, TopicOptions, TopicRewrite, UndeliverableOptions,
+        DebeziumOutbox, DeliveryGuarantee, EnvelopeFormat, OnUndeliverable, RelayOptions,
+        RetentionOptions, SourceKind, TopicLimits, TopicOptions, TopicRewrite,
+        UndeliverableOptions,
     },
 };
 
@@ -27,7 +28,7 @@ pub(crate) struct Config {
     /// Every value, without secrets.
     pub(crate) entries: Vec<Entry>,
     /// The database of the outbox. `Some` if the command requires it.
-    pub(crate) database: Option<postgres::Settings>,
+    pub(crate) database: Option<postgres::DatabaseSettings>,
     /// The brokers. `Some` if the command requires them.
     pub(crate) kafka: Option<kafka::Settings>,
     /// The relay's name.
@@ -52,12 +53,12 @@ pub(crate) struct Config {
     pub(crate) log_format: LogFormat,
     /// Log filter.
     pub(crate) log_level: String,
-    topic_rewrite: Option<TopicRewrite>,
+    pub(crate) topic_rewrite: Option<TopicRewrite>,
     retention: RetentionOptions,
     source: SourceKind,
-    pub(crate) delivery: Delivery,
+    pub(crate) delivery: DeliveryGuarantee,
     envelope: EnvelopeFormat,
-    event_source: String,
+    pub(crate) event_source: String,
     undeliverable: UndeliverableOptions,
     in_flight_events_max: usize,
     in_flight_bytes_max: usize,
@@ -93,7 +94,7 @@ impl Resolved {
     /// Returns the configuration from the meanings of all keys.
     pub(super) fn config(
         &self,
-        database: Option<postgres::Settings>,
+        database: Option<postgres::DatabaseSettings>,
         kafka: Option<kafka::Settings>,
         (debezium, topic_rewrite): (Option<DebeziumOutbox>, Option<TopicRewrite>),
     ) -> Config {
@@ -132,9 +133,9 @@ impl Resolved {
                 _ => SourceKind::Auto,
             },
             delivery: if self.text(&key::DELIVERY) == "at-least-once" {
-                Delivery::AtLeastOnce
+                DeliveryGuarantee::AtLeastOnce
             } else {
-                Delivery::ExactlyOnce
+                DeliveryGuarantee::ExactlyOnce
             },
             envelope: match self.text(&key::ENVELOPE).as_str() {
                 "cloudevents-structured" => EnvelopeFormat::CloudEventsStructured,

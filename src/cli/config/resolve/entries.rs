@@ -23,7 +23,7 @@ pub(crate) struct Entry {
 
 impl Resolved {
     /// Returns every key and every property, without secrets.
-    pub(super) fn entries(&self, database: Option<&postgres::Settings>) -> Vec<Entry> {
+    pub(super) fn entries(&self, database: Option<&postgres::DatabaseSettings>) -> Vec<Entry> {
         let keys = KEYS.iter().map(|key| {
             let place = self
                 .written
@@ -33,7 +33,9 @@ impl Resolved {
                 .meant
                 .get(key.path)
                 .map(|meant| match (key.kind, meant) {
-                    (Kind::Url, _) => database.map_or("***".into(), postgres::Settings::redacted),
+                    (Kind::Url, _) => {
+                        database.map_or("***".into(), postgres::DatabaseSettings::redacted)
+                    }
                     (Kind::Duration(..), Meant::Number(number)) => value::show_duration(*number),
                     (Kind::Bytes(..), Meant::Number(number)) => value::show_bytes(*number),
                     (_, Meant::Number(number)) => number.to_string(),

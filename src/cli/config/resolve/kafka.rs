@@ -1,6 +1,6 @@
 //! Brokers and librdkafka properties of the configuration.
 
-use super::Resolved;
+use super::{Need, Resolved};
 use crate::{
     cli::config::{
         fault::Fault,
@@ -11,7 +11,7 @@ use crate::{
 
 impl Resolved {
     /// Returns the brokers and librdkafka's properties, and reports their faults.
-    pub(super) fn kafka(&mut self, needed: bool) -> Option<kafka::Settings> {
+    pub(super) fn kafka(&mut self, needed: Need) -> Option<kafka::Settings> {
         let properties = self
             .properties
             .iter()
@@ -42,11 +42,13 @@ impl Resolved {
                 remedy,
             });
         }
-        if !needed {
+        if needed == Need::Unused {
             return None;
         }
         if !self.meant.contains_key(key::BROKERS.path) {
-            self.missing(&key::BROKERS);
+            if needed == Need::Required {
+                self.missing(&key::BROKERS);
+            }
             return None;
         }
         if let Some(problem) = settings.brokers_fault() {

@@ -15,7 +15,64 @@ pub(super) struct TopicChanges {
     pub(super) now: i64,
 }
 
+/// A topic whose number of partitions is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Registered {
+    pub(crate) topic: String,
+    /// Number of partitions over which the relay distributes keys.
+    pub(crate) partitions: i32,
+    /// Remaining time for which a command holds the topic back.
+    pub(crate) held: Option<Duration>,
+}
+
 impl RelayStore {
+    /// Stores the numbers of partitions of topics to which this relay has sent nothing. If a
+    /// command is growing such a topic, this relay takes part in the hold and acknowledges it.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the database is unreachable.
+    pub(crate) async fn register_topics(
+        &mut self,
+        partitions: &HashMap<String, i32>,
+    ) -> Result<Vec<Registered>, Interruption> {
+        // The row lock makes this statement and the end of a growth exclude each other. The fixed
+        // order of the topics prevents deadlocks.
+        let sql = format!(
+            "insert into {schema}.relay_topic as t
+                 (relay, topic, partitions, published, hold, hold_until, hold_acknowledged)
+             select $1, topic, partitions, 0, hold, hold_until, hold is not null
+             from (select * from unnest($2::text[], $3::integer[]) as new (topic, partitions)
+                   order by topic) as new
+             left join lateral (
+                 select hold, hold_until from {schema}.relay_topic
+                 where topic = new.topic and hold is not null and hold_until > now()
+                 limit 1 for share
+             ) as growing on true
+             on conflict (relay, topic) do update set hold_acknowledged = t.hold is not null
+             returning topic, partitions, extract(epoch from hold_until - now())::float8",
+            schema = self.schema
+        );
+        let (topics, counts): (Vec<&str>, Vec<i32>) = partitions
+            .iter()
+            .map(|(topic, count)| (topic.as_str(), count))
+            .unzip();
+        let query = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(&self.name)
+            .bind(topics)
+            .bind(counts)
+            .fetch_all(&mut self.session);
+        let rows: Vec<(String, i32, Option<f64>)> = within("registering topics", query).await?;
+        let registered = rows
+            .into_iter()
+            .map(|(topic, partitions, held)| Registered {
+                topic,
+                partitions,
+                held: held.map(crate::postgres::seconds),
+            });
+        Ok(registered.collect())
+    }
+
     /// Returns `true` if a command has changed the relay's topics since this relay started.
     pub(crate) fn topics_have_changed(&self) -> bool {
         self.topics.now != self.topics.began

@@ -11,7 +11,8 @@
 //! Rows are deleted in batches, because dropping a partition would make publishers wait behind each
 //! other. Each batch stores the *floor*: events of transactions below it may be missing. A relay
 //! that would need one of them is refused at its start, and `tidings relay rewind` reports it to
-//! the operator.
+//! the operator. It also stores the time of the youngest deleted event, from which `tidings verify`
+//! concludes which records may have lost their row.
 //!
 //! Deletes and moves of a relay both lock the row of the table `retention`. A relay that is being
 //! moved is therefore either taken into account here, or its move sees the deletes.
@@ -20,6 +21,7 @@ mod horizon;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, types::Json};
 use tokio::time::Instant;
 
@@ -133,6 +135,8 @@ struct Batch {
     young: i64,
     deleted: i64,
     floor: Option<u64>,
+    /// The time of the youngest deleted event.
+    deleted_until: Option<DateTime<Utc>>,
 }
 
 impl Retention<'_> {
@@ -169,12 +173,13 @@ impl Retention<'_> {
         if let Some(floor) = batch.floor {
             let sql = format!(
                 "update \"{}\".retention set floor = greatest(floor, $1::text::xid8), deleted = \
-                 deleted + $2, deleted_at = now()",
+                 deleted + $2, deleted_at = now(), deleted_until = greatest(deleted_until, $3)",
                 self.options.schema
             );
             let stored = sqlx::query(AssertSqlSafe(sql))
                 .bind(floor.to_string())
                 .bind(batch.deleted)
+                .bind(batch.deleted_until)
                 .execute(&mut *session);
             within(doing, stored).await?;
         }
@@ -277,11 +282,12 @@ impl Retention<'_> {
                          select from \"{schema}\".parked p
                              where p.to_seq is not null and p.aggregatetype = o.aggregatetype
                              and p.aggregateid = o.aggregateid and o.seq between p.seq and p.to_seq)
-                 returning o.xid
+                 returning o.xid, o.occurred_at
              )
              select (select count(*) from looked), (select max(seq) from looked),
                     (select count(*) from looked where not old),
-                    (select count(*) from gone), (select max(xid)::text from gone)"
+                    (select count(*) from gone), (select max(xid)::text from gone),
+                    (select max(greatest(least(occurred_at, now()), to_timestamp(0))) from gone)"
         );
         let keep = self.options.retention.keep.min(KEEP_MAX).as_secs_f64();
         let query = sqlx::query(AssertSqlSafe(sql))
@@ -301,6 +307,7 @@ impl Retention<'_> {
                 young: row.try_get(2)?,
                 deleted: row.try_get(3)?,
                 floor,
+                deleted_until: row.try_get(5)?,
             })
         };
         read().map_err(Interruption::sql(doing))

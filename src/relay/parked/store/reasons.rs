@@ -3,10 +3,13 @@
 use sqlx::AssertSqlSafe;
 
 use super::{UNFOLDED_AT_ONCE, begin, column};
-use crate::relay::{
-    error::Interruption,
-    leadership::relay_store::{RelayStore, within},
-    parked::set::Aggregate,
+use crate::{
+    postgres::encodable::{bytes_of, encodable},
+    relay::{
+        error::Interruption,
+        leadership::relay_store::{RelayStore, within},
+        parked::set::Aggregate,
+    },
 };
 
 /// An event that waited for a topic and now waits for another reason.
@@ -59,14 +62,15 @@ pub(crate) async fn restate(
     let doing = "storing the reason why events wait for a topic";
     let (session, schema, name, _) = relay_store.parts();
     let sql = format!(
-        "update {schema}.parked set reason = $3 where relay = $1 and seq in (
+        "update {schema}.parked set reason = {} where relay = $1 and seq in (
              select seq from {schema}.parked where relay = $1 and waits_for = $2 order by seq
-                 limit {UNFOLDED_AT_ONCE})"
+                 limit {UNFOLDED_AT_ONCE})",
+        encodable("$3::bytea")
     );
     let update = sqlx::query(AssertSqlSafe(sql))
         .bind(name)
         .bind(topic)
-        .bind(reason)
+        .bind(bytes_of(reason))
         .execute(session);
     within(doing, update).await.map(|_| ())
 }
@@ -88,9 +92,10 @@ pub(crate) async fn failed(
     let sql = format!(
         "update {schema}.parked set action = nullif(action, 'retry'),
              tries = tries + (seq = $4)::int,
-             reason = case when seq = $4 then $5 else reason end
+             reason = case when seq = $4 then {} else reason end
          where relay = $1 and aggregatetype = $2 and aggregateid = $3 and waits_for is null
-             and (seq = $4 or action = 'retry')"
+             and (seq = $4 or action = 'retry')",
+        encodable("$5::bytea")
     );
     let mut tx = begin(session, schema, name, epoch).await?;
     let update = sqlx::query(AssertSqlSafe(sql))
@@ -98,7 +103,7 @@ pub(crate) async fn failed(
         .bind(&aggregate.kind)
         .bind(&aggregate.id)
         .bind(seq)
-        .bind(reason);
+        .bind(bytes_of(reason));
     within(doing, update.execute(&mut *tx)).await?;
     within(doing, tx.commit()).await
 }
@@ -115,16 +120,17 @@ pub(crate) async fn convert(
     let doing = "parking events that waited for a topic";
     let (session, schema, name, epoch) = relay_store.parts();
     let sql = format!(
-        "update {schema}.parked p set reason = c.reason, waits_for = c.waits_for,
+        "update {schema}.parked p set reason = {}, waits_for = c.waits_for,
              action = nullif(action, 'retry'), tries = tries + 1
-         from unnest($2::bigint[], $3::text[], $4::text[]) as c (seq, reason, waits_for)
-             where p.relay = $1 and p.seq = c.seq"
+         from unnest($2::bigint[], $3::bytea[], $4::text[]) as c (seq, reason, waits_for)
+             where p.relay = $1 and p.seq = c.seq",
+        encodable("c.reason")
     );
     let mut tx = begin(session, schema, name, epoch).await?;
     let update = sqlx::query(AssertSqlSafe(sql))
         .bind(name)
         .bind(column(converted, |one| one.seq))
-        .bind(column(converted, |one| one.reason.as_deref()))
+        .bind(column(converted, |one| one.reason.as_deref().map(bytes_of)))
         .bind(column(converted, |one| one.waits_for.as_deref()));
     within(doing, update.execute(&mut *tx)).await?;
     within(doing, tx.commit()).await

@@ -18,6 +18,8 @@ pub(crate) enum Backpressure {
     Full(usize),
     /// Its topic was not used before.
     NewTopic(String),
+    /// Its topic was looked up, and its number of partitions is not stored yet.
+    Unregistered(String),
     /// The size limit that its record exceeds was looked up some time ago.
     SizeLimit(String),
     /// Its partition has not acknowledged its first record yet.
@@ -47,6 +49,9 @@ impl Backpressure {
                               min.insync.replicas replicas are in sync"
                 .into(),
             Self::NewTopic(topic) | Self::UnusableTopic(topic) => format!("topic `{topic}`"),
+            Self::Unregistered(topic) => {
+                format!("the number of partitions of topic `{topic}` to be stored")
+            }
             Self::SizeLimit(topic) => {
                 format!("the look-up of the largest message that topic `{topic}` accepts")
             }
@@ -95,8 +100,10 @@ impl EventPublisher {
             }
             Backpressure::Committing => Box::pin(then_go_on(self.sink.admitted())),
             Backpressure::Unsettled => Box::pin(then_go_on(self.sink.settled())),
-            // The pipeline stores the parked events.
-            Backpressure::Parking => Box::pin(then_go_on(std::future::ready(()))),
+            // The pipeline stores the parked events, and the number of partitions.
+            Backpressure::Parking | Backpressure::Unregistered(_) => {
+                Box::pin(then_go_on(std::future::ready(())))
+            }
             Backpressure::Growing(topic) => {
                 tracing::info!(topic, "holds back events: the topic is being grown");
                 self.observer.note(

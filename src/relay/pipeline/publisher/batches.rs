@@ -86,6 +86,10 @@ impl EventPublisher {
         self.observe_cluster();
         self.look_after_topics();
         self.observer.in_flight(self.sink.acks().under_way().0);
+        // Before the durable batches are taken, because an error would drop them.
+        if self.isolation.acknowledged(self.sink.acks().floor()) {
+            return Err(Interruption::Isolated);
+        }
         let durable = self.sink.durable();
         if durable.is_none()
             && let Some(failure) = self.sink.failure()
@@ -94,9 +98,6 @@ impl EventPublisher {
         }
         if durable.is_some() && self.sink.is_settled() {
             self.isolation.durable();
-        }
-        if self.isolation.acknowledged(self.sink.acks().floor()) {
-            return Err(Interruption::Isolated);
         }
         Ok(durable.map(|durable| {
             let counts = durable

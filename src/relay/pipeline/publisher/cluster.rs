@@ -1,12 +1,11 @@
 //! Reachability of the Kafka cluster.
 
-use tokio::task::JoinHandle;
-
 use super::EventPublisher;
 use crate::relay::{
     error::Interruption,
     monitor::{metrics::Component, readiness::Cause},
 };
+use crate::task::OwnedTask;
 
 /// Number of requests to a cluster with the same clients before they are replaced. A request takes
 /// up to ten seconds.
@@ -52,14 +51,14 @@ impl EventPublisher {
             Cause::Cluster,
             format!("{reason}; events wait in the outbox"),
         );
-        if self.looking.as_ref().is_none_or(JoinHandle::is_finished) {
+        if self.looking.as_ref().is_none_or(OwnedTask::is_finished) {
             let (topics, topic) = (
                 self.topics.clone(),
                 self.routes.all().first().map(|route| route.topic.clone()),
             );
-            self.looking = Some(tokio::spawn(
-                async move { topics.look_for_cluster(topic).await },
-            ));
+            self.looking = Some(OwnedTask::spawn(async move {
+                topics.look_for_cluster(topic).await
+            }));
         }
     }
 }

@@ -5,18 +5,27 @@
 
 mod asker;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, time::Instant};
 
 use self::asker::Asker;
 pub(crate) use self::asker::Looked;
-use super::{EventPublisher, backpressure::Resolved, topic_faults::TopicFaults};
+use super::{
+    EventPublisher,
+    backpressure::{Backpressure, Resolved},
+    topic_faults::TopicFaults,
+};
 use crate::{
-    kafka::{TopicError, Topics},
+    kafka::{Outgoing, TopicError, Topics},
     relay::{
         RelayOptions,
+        leadership::relay_store::Registered,
         monitor::metrics::{Component, Reason, RelayMetrics},
+        routing::template::NotLookedUp,
     },
 };
 
@@ -35,6 +44,11 @@ pub(super) struct TopicLookup {
     standing: Option<Reason>,
     /// Answers of the look-ups in the background.
     looks: Option<mpsc::Receiver<Looked>>,
+    /// Partitions of the topics to which this relay publishes for the first time, until they are
+    /// stored.
+    pub(super) unregistered: HashMap<String, i32>,
+    /// The last events had new topics, so the next ones may have more.
+    meets_topics: bool,
 }
 
 impl TopicLookup {
@@ -45,6 +59,8 @@ impl TopicLookup {
             faults: TopicFaults::new(options.topic_limits.give_up_after),
             standing: None,
             looks: None,
+            unregistered: HashMap::new(),
+            meets_topics: true,
         }
     }
 
@@ -55,26 +71,31 @@ impl TopicLookup {
         observer: RelayMetrics,
     ) -> impl Future<Output = Resolved> + Send + use<> {
         let age = self.survey.as_ref().map(|(at, _)| at.elapsed());
-        let fresh = self
-            .survey
-            .as_ref()
-            .filter(|(at, _)| at.elapsed() < SURVEY.0);
-        let listed = fresh.and_then(|(_, all)| all.get(&topic).copied());
+        let listed = self.listed(&topic);
         let asker = self.asker.clone();
         async move {
             match listed {
-                Some(partitions) if asker.may_be_compacted => Resolved::Topic(Looked {
+                Some(partitions) => Resolved::Topic(Looked {
                     topic,
                     answer: Ok(partitions),
                     survey: None,
                 }),
-                _ => {
+                None => {
                     asker
                         .until_answered(topic, age.is_none_or(|age| age > SURVEY.1), observer)
                         .await
                 }
             }
         }
+    }
+
+    /// Returns the number of partitions of a topic if the last list answers the look-up.
+    fn listed(&self, topic: &str) -> Option<i32> {
+        let survey = self.survey.as_ref();
+        let (_, all) = survey.filter(|(at, _)| at.elapsed() < SURVEY.0)?;
+        // The list does not contain the clean-up policies.
+        let is_answer = self.asker.may_be_compacted;
+        all.get(topic).copied().filter(|_| is_answer)
     }
 
     /// Returns the answers that have arrived, and starts look-ups of the topics that are due.
@@ -94,6 +115,10 @@ impl TopicLookup {
         if !due.is_empty() {
             let (send, looks) = mpsc::channel(LOOKS_AT_A_TIME);
             let asker = self.asker.clone();
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "ends with the lookups, or once the channel is closed"
+            )]
             tokio::spawn(async move {
                 for topic in due {
                     let answer = asker.ask(&topic, false).await;
@@ -145,6 +170,48 @@ impl EventPublisher {
         // an outdated partition count.
         self.held
             .extend(topics.into_iter().map(|(topic, time)| (topic, now + time)));
+    }
+
+    /// Records that the number of partitions of a topic is stored, and whether a command holds the
+    /// topic back.
+    pub(crate) fn registered(&mut self, registered: Registered) {
+        let Registered {
+            topic,
+            partitions: stored,
+            held,
+        } = registered;
+        let Some(partitions) = self.lookup.unregistered.remove(&topic) else {
+            return;
+        };
+        self.pinned.insert(topic.clone(), stored);
+        self.hold_back(held.map(|time| (topic.clone(), time)).into_iter().collect());
+        self.learn_topic(&topic, partitions);
+    }
+
+    /// Returns `true` if the next events may have topics that were not used before.
+    pub(crate) fn meets_topics(&self) -> bool {
+        self.lookup.meets_topics
+    }
+
+    /// Returns the topic for whose look-up the event would wait.
+    pub(crate) fn new_topic(&mut self, event: &Outgoing<'_>) -> Option<String> {
+        let NotLookedUp(topic) = self.routes.find(event).err()?;
+        match self.unrouted(topic, true) {
+            Err(Backpressure::NewTopic(topic)) => Some(topic),
+            _ => None,
+        }
+    }
+
+    /// Adds those of the next topics that the last list of topics contains.
+    pub(crate) fn meet(&mut self, topics: &BTreeSet<String>) {
+        self.lookup.meets_topics = !topics.is_empty();
+        for topic in topics {
+            if self.routes.named(topic).is_none()
+                && let Some(partitions) = self.lookup.listed(topic)
+            {
+                self.learn_topic(topic, partitions);
+            }
+        }
     }
 
     /// Returns `true` if a topic is held back for longer than its time.
@@ -205,6 +272,7 @@ impl EventPublisher {
             answer,
             survey,
         } = looked;
+        self.lookup.meets_topics = true;
         if let Some(all) = survey {
             self.lookup.survey = Some((Instant::now(), all));
         }
@@ -232,9 +300,16 @@ impl EventPublisher {
         }
     }
 
+    /// Adds a topic to the routes if its number of partitions is stored. Otherwise the topic waits
+    /// for [`registered`](Self::registered).
     fn learn_topic(&mut self, topic: &str, partitions: i32) {
+        let Some(pinned) = self.pinned.get(topic).copied() else {
+            self.lookup
+                .unregistered
+                .insert(topic.to_owned(), partitions);
+            return;
+        };
         tracing::info!(topic, partitions, "publishes to a topic");
-        let pinned = self.pinned.get(topic).copied().unwrap_or(partitions);
         if pinned != partitions {
             tracing::warn!(
                 topic,

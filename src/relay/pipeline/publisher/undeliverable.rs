@@ -65,10 +65,7 @@ impl EventPublisher {
         if !self.parked.has_room() {
             return Err(Backpressure::Parking.into());
         }
-        let topic = self
-            .routes
-            .find(event)
-            .map_or_else(|name| name, |(_, route)| route.topic.clone());
+        let topic = self.routes.topic_of(event);
         let aggregate = Aggregate {
             kind: event.aggregate_type.to_owned(),
             id: event.aggregate_id.to_owned(),
@@ -166,10 +163,7 @@ impl EventPublisher {
 
     /// Returns the event's own topic and the topic of its dead letter.
     fn dead_letter_topics(&mut self, event: &Outgoing<'_>) -> (String, String) {
-        let original = self
-            .routes
-            .find(event)
-            .map_or_else(|name| name, |(_, route)| route.topic.clone());
+        let original = self.routes.topic_of(event);
         let topic = dead_letter_topic(&self.options.undeliverable.dead_letter_topic, &original);
         (original, topic)
     }

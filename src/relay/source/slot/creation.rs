@@ -12,6 +12,7 @@ use crate::{
         source::long_query::watched,
         startup::{names::LogNames, server::Server},
     },
+    task::OwnedTask,
 };
 
 /// Log line for each transaction that the creation of a slot waits for.
@@ -54,11 +55,12 @@ pub(crate) fn make(
 }
 
 /// Creates the slot together with a snapshot of the commits before it. Waits as [`make`] does.
+/// Dropping the task closes its connections.
 pub(crate) fn make_exporting(
     options: &RelayOptions,
     names: &LogNames,
     server: &Server,
-) -> JoinHandle<Result<Seam, Interruption>> {
+) -> OwnedTask<Result<Seam, Interruption>> {
     let failover = if server.version >= 170_000 {
         ", FAILOVER true"
     } else {
@@ -69,7 +71,7 @@ pub(crate) fn make_exporting(
         names.slot
     );
     let options = options.clone();
-    tokio::spawn(async move { export(&options, &create).await })
+    OwnedTask::spawn(async move { export(&options, &create).await })
 }
 
 async fn export(options: &RelayOptions, create: &str) -> Result<Seam, Interruption> {

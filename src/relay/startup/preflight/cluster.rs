@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 
 use super::{Conditions, Log};
 use crate::relay::{
-    Delivery, RelayOptions,
+    DeliveryGuarantee, RelayOptions,
     error::Interruption,
     leadership::relay_store,
     startup::{recovery, server},
@@ -22,7 +22,7 @@ pub(super) async fn probe(
     conditions: &mut Conditions,
 ) -> Result<(), Interruption> {
     let name = "positions";
-    if options.delivery == Delivery::AtLeastOnce {
+    if options.delivery == DeliveryGuarantee::AtLeastOnce {
         conditions.met(name, "stored in the database: delivery is at least once");
         return Ok(());
     }

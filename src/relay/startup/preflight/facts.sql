@@ -89,9 +89,10 @@ select
     has_table_privilege(outbox.oid, 'delete') as outbox_delete,
     pg_has_role(outbox.relowner, 'usage') as outbox_owned,
     has_database_privilege(current_database(), 'create') as database_create,
-    -- Columns that later migrations have added to the table `relay`.
-    2 = (select count(*) from pg_attribute a
-         where a.attrelid = relay.oid and a.attname in ('adopts', 'event_source')
+    -- Columns that later migrations have added to the tables `relay` and `retention`.
+    3 = (select count(*) from pg_attribute a
+         where (a.attrelid = relay.oid and a.attname in ('adopts', 'event_source')
+                 or a.attrelid = retention.oid and a.attname = 'deleted_until')
              and not a.attisdropped) as relay_is_current
 from pg_roles role
 left join pg_namespace namespace on namespace.nspname = $1

@@ -230,11 +230,8 @@ pub(crate) async fn examine(
 ///
 /// Returns an error that does not concern a condition, such as a lost connection.
 #[cfg(feature = "cli")]
-pub(crate) async fn examine_all(options: &RelayOptions) -> Result<Vec<Condition>, String> {
-    all(options)
-        .await
-        .map(|conditions| conditions.0)
-        .map_err(|error| error.full())
+pub(crate) async fn examine_all(options: &RelayOptions) -> Result<Vec<Condition>, Interruption> {
+    all(options).await.map(|conditions| conditions.0)
 }
 
 #[cfg(feature = "cli")]

@@ -69,7 +69,8 @@ fn sound() -> Facts {
 }
 
 fn options() -> RelayOptions {
-    let database = crate::postgres::Settings::parse("postgres://a@localhost/b").expect("a URL");
+    let database =
+        crate::postgres::DatabaseSettings::parse("postgres://a@localhost/b").expect("a URL");
     RelayOptions::new(database, crate::kafka::Settings::default())
 }
 

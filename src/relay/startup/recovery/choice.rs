@@ -1,7 +1,7 @@
 //! Choice between the position in Kafka and the position in Postgres. Pure.
 
 use crate::relay::{
-    Delivery, RelayOptions,
+    DeliveryGuarantee, RelayOptions,
     error::Interruption,
     leadership::relay_store::Saved,
     position::{Foreign, Identity, Position, Recorded},
@@ -31,7 +31,7 @@ pub(super) fn choose(
         return first_position(options, names, recorded, foreign);
     };
     // Only a position that came from the topic is evidence about the topic.
-    let from_topic = saved.number > 0 && options.delivery == Delivery::ExactlyOnce;
+    let from_topic = saved.number > 0 && options.delivery == DeliveryGuarantee::ExactlyOnce;
     if from_topic
         && saved
             .cluster
@@ -110,13 +110,14 @@ mod tests {
     use crate::relay::startup::names::KnownNames;
 
     fn options() -> RelayOptions {
-        let database = crate::postgres::Settings::parse("postgres://a@localhost/b").expect("a URL");
+        let database =
+            crate::postgres::DatabaseSettings::parse("postgres://a@localhost/b").expect("a URL");
         RelayOptions::new(database, crate::kafka::Settings::default())
     }
 
     fn at(log: u64) -> Position {
         Position {
-            log: crate::postgres::Lsn(log),
+            resume_lsn: crate::postgres::Lsn(log),
             ..Position::start()
         }
     }

@@ -1,8 +1,9 @@
 //! Fencing: the relay becomes the only producer with its transactional ids.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
-use futures_util::future::try_join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio_util::sync::CancellationToken;
 
 use super::Session;
 use crate::{
@@ -15,23 +16,45 @@ use crate::{
 const FENCE_TRIES: u32 = 3;
 
 /// Makes this relay the only producer with its transactional ids.
+///
+/// A call of the client cannot be cancelled. One that outlives its session would fence off the
+/// producers of the next session, so a failure is returned after the other calls have ended too.
 pub(super) async fn fence(
     session: &Session<'_>,
     producers: &[Arc<Producer>],
 ) -> Result<(), Interruption> {
+    let failed = CancellationToken::new();
     let ids = session.names.transactional_ids.iter();
-    try_join_all(
-        ids.zip(producers)
-            .map(|(id, producer)| fence_one(session, id, producer)),
-    )
-    .await?;
-    Ok(())
+    let calls = ids
+        .zip(producers)
+        .map(|(id, producer)| fence_one(session, id, producer, &failed));
+    first_failure_after_all(calls, &failed).await
 }
 
+/// Runs the calls until all of them have ended, and cancels `failed` once one has failed. Returns
+/// the first failure.
+async fn first_failure_after_all<E>(
+    calls: impl IntoIterator<Item = impl Future<Output = Result<(), E>>>,
+    failed: &CancellationToken,
+) -> Result<(), E> {
+    let mut calls: FuturesUnordered<_> = calls.into_iter().collect();
+    let mut first = Ok(());
+    while let Some(result) = calls.next().await {
+        if result.is_err() {
+            failed.cancel();
+        }
+        first = first.and(result);
+    }
+    first
+}
+
+/// Fences off the earlier producers with one id. Makes no further attempt once `failed` is
+/// cancelled.
 async fn fence_one(
     session: &Session<'_>,
     id: &str,
     producer: &Arc<Producer>,
+    failed: &CancellationToken,
 ) -> Result<(), Interruption> {
     let Session { observer, lost, .. } = session;
     let (mut asked, mut standing) = (0, None);
@@ -53,7 +76,7 @@ async fn fence_one(
                 tracing::warn!("{text}");
                 observer.pulse().moved();
                 standing.get_or_insert_with(|| observer.hold(Component::Kafka, text));
-                if asked == FENCE_TRIES {
+                if asked == FENCE_TRIES || failed.is_cancelled() {
                     return Err(Interruption::Kafka(text.into()));
                 }
             }
@@ -79,5 +102,31 @@ async fn fence_one(
             }
             Err(unanswered) => return Err(Interruption::Kafka(unanswered.to_string())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_returned_once_no_call_is_left_that_could_fence_off_the_next_session() {
+        let (failed, began) = (CancellationToken::new(), Instant::now());
+        let call = |seconds, result: Result<(), &'static str>| async move {
+            sleep(Duration::from_secs(seconds)).await;
+            result
+        };
+        let calls = [call(9, Err("late")), call(1, Err("early")), call(5, Ok(()))];
+        let result = first_failure_after_all(calls, &failed).await;
+        assert_eq!((result, began.elapsed().as_secs()), (Err("early"), 9));
+        assert!(failed.is_cancelled());
+        let calls = [call(1, Ok(())), call(2, Ok(()))];
+        let none = CancellationToken::new();
+        assert_eq!(first_failure_after_all(calls, &none).await, Ok(()));
+        assert!(!none.is_cancelled());
     }
 }

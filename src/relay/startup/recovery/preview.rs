@@ -35,7 +35,7 @@ pub(crate) async fn preview(
     let topics = std::slice::from_ref(&names.topic);
     let cluster = Cluster::ask(&options.kafka, topics, PREVIEW_TIMEOUT)
         .await
-        .map_err(Interruption::Kafka)?;
+        .map_err(|error| Interruption::Kafka(error.to_string()))?;
     let (recorded, foreign) = match cluster.topics.get(&names.topic) {
         Some(Topic::There { partitions: 1, .. }) => {
             let (seal, signs) = relay_store::known_seal(options, session).await?;

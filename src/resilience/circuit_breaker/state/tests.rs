@@ -27,8 +27,8 @@ fn five_failures_in_a_row_open_it_for_thirty_seconds_and_two_successes_close_it(
     assert_eq!(
         opened,
         Transition {
-            from: State::Closed,
-            to: State::Open,
+            from: CircuitState::Closed,
+            to: CircuitState::Open,
             cause: Cause::ConsecutiveFailures(5)
         }
     );
@@ -47,7 +47,7 @@ fn five_failures_in_a_row_open_it_for_thirty_seconds_and_two_successes_close_it(
     let closed = call(&mut machine, Outcome::Success, later).expect("the circuit closes");
     assert_eq!(
         (closed.to, closed.cause),
-        (State::Closed, Cause::ProbesSucceeded)
+        (CircuitState::Closed, Cause::ProbesSucceeded)
     );
 }
 
@@ -91,7 +91,7 @@ fn an_outcome_from_before_it_opened_changes_nothing() {
         None,
         "the outcome belongs to an earlier phase"
     );
-    assert_eq!(machine.state(), State::HalfOpen);
+    assert_eq!(machine.state(), CircuitState::HalfOpen);
     assert_eq!(
         machine
             .admit(now + 31 * SECOND)
@@ -102,7 +102,7 @@ fn an_outcome_from_before_it_opened_changes_nothing() {
         machine
             .complete(probe, Outcome::Failure, now + 32 * SECOND)
             .map(|it| it.to),
-        Some(State::Open)
+        Some(CircuitState::Open)
     );
 }
 
@@ -117,7 +117,7 @@ fn a_probe_that_is_dropped_makes_room_for_the_next() {
     for _ in 0..3 {
         assert_eq!(call(&mut machine, Outcome::Ignored, later), None);
     }
-    assert_eq!(machine.state(), State::HalfOpen);
+    assert_eq!(machine.state(), CircuitState::HalfOpen);
 }
 
 #[test]
@@ -142,11 +142,11 @@ fn zeroes_and_endless_times_are_bounded() {
     );
     assert_eq!(
         call(&mut machine, Outcome::Failure, now).map(|it| it.to),
-        Some(State::Open)
+        Some(CircuitState::Open)
     );
     assert_eq!(
         call(&mut machine, Outcome::Success, now + OPEN_MAX).map(|it| it.to),
-        Some(State::Closed)
+        Some(CircuitState::Closed)
     );
 }
 
@@ -203,7 +203,7 @@ fn policy() -> impl Strategy<Value = CircuitBreakerPolicy> {
 #[derive(Default)]
 struct Model {
     /// Beginning and state of each phase.
-    phases: Vec<(u64, State)>,
+    phases: Vec<(u64, CircuitState)>,
     /// Phase of each admitted call at its start, and its end: time and outcome.
     calls: Vec<(usize, Option<(u64, Outcome)>)>,
     /// The calls in the order of their ends.
@@ -211,16 +211,20 @@ struct Model {
 }
 
 impl Model {
-    fn state(&self) -> State {
+    fn state(&self) -> CircuitState {
         self.phases
             .last()
-            .map_or(State::Closed, |(_, state)| *state)
+            .map_or(CircuitState::Closed, |(_, state)| *state)
     }
 
     fn ask(&mut self, policy: &CircuitBreakerPolicy, now: u64) -> bool {
-        let (began, state) = self.phases.last().copied().unwrap_or((0, State::Closed));
-        if state == State::Open && now >= began + policy.open.as_millis() as u64 {
-            self.phases.push((now, State::HalfOpen));
+        let (began, state) = self
+            .phases
+            .last()
+            .copied()
+            .unwrap_or((0, CircuitState::Closed));
+        if state == CircuitState::Open && now >= began + policy.open.as_millis() as u64 {
+            self.phases.push((now, CircuitState::HalfOpen));
         }
         let phase = self.phases.len();
         let probes = self
@@ -229,9 +233,9 @@ impl Model {
             .filter(|(of, end)| *of == phase && end.is_none())
             .count();
         let passes = match self.state() {
-            State::Closed => true,
-            State::Open => false,
-            State::HalfOpen => probes < policy.probes as usize,
+            CircuitState::Closed => true,
+            CircuitState::Open => false,
+            CircuitState::HalfOpen => probes < policy.probes as usize,
         };
         if passes {
             self.calls.push((phase, None));
@@ -257,7 +261,7 @@ impl Model {
             .map(|(at, outcome)| ((at - began) / 200, outcome == Outcome::Failure))
             .collect();
         let next = match self.state() {
-            State::Closed if outcome == Outcome::Failure => {
+            CircuitState::Closed if outcome == Outcome::Failure => {
                 let in_a_row = of_phase
                     .iter()
                     .rev()
@@ -275,12 +279,12 @@ impl Model {
                     within.len() >= rate.calls_min as usize
                         && failures as f64 >= rate.rate * within.len() as f64
                 });
-                (by_row || by_rate).then_some(State::Open)
+                (by_row || by_rate).then_some(CircuitState::Open)
             }
-            State::HalfOpen if outcome == Outcome::Failure => Some(State::Open),
-            State::HalfOpen if outcome == Outcome::Success => {
-                (of_phase.len() >= policy.successes_to_close as usize).then_some(State::Closed)
-            }
+            CircuitState::HalfOpen if outcome == Outcome::Failure => Some(CircuitState::Open),
+            CircuitState::HalfOpen if outcome == Outcome::Success => (of_phase.len()
+                >= policy.successes_to_close as usize)
+                .then_some(CircuitState::Closed),
             _ => None,
         };
         self.phases.extend(next.map(|state| (now, state)));
@@ -343,6 +347,6 @@ proptest! {
         for _ in 0..policy.successes_to_close {
             call(&mut machine, Outcome::Success, now);
         }
-        prop_assert_eq!(machine.state(), State::Closed);
+        prop_assert_eq!(machine.state(), CircuitState::Closed);
     }
 }

@@ -71,11 +71,17 @@ impl Owner {
             if only.is_some_and(|only| !only.contains(partition)) {
                 continue;
             }
+            // An offset of the deleted topic means nothing in the new one.
+            if owned.topic.is_replaced() {
+                continue;
+            }
             let watermark = owned.progress.watermark();
             let Some(offset) = watermark.position() else {
                 continue;
             };
-            let metadata = watermark.finished_beyond().encode(offset);
+            let metadata = watermark
+                .finished_beyond()
+                .encode(offset, owned.topic_id.as_ref());
             drop(watermark);
             let is_changed = owned
                 .committed

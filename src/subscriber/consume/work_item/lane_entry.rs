@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::PartitionContext;
 use crate::{
     kafka::{Incoming, Message},
@@ -20,8 +22,9 @@ pub(crate) enum LaneEntry {
     Malformed(Ticket, Box<Incoming>, String),
     /// An event that has no handler here. Another member may handle it.
     Unhandled(Ticket, Arc<Message>),
-    /// The oldest event of a parked aggregate.
-    Parked(Box<[u8]>),
+    /// The oldest event of a parked aggregate. If the aggregate was woken early because an operator
+    /// has decided about one of its events, the time at which it is due.
+    Parked(Box<[u8]>, Option<Instant>),
 }
 
 impl LaneEntry {
@@ -32,7 +35,7 @@ impl LaneEntry {
                 message.size()
             }
             Self::Malformed(_, record, _) => record.size(),
-            Self::Parked(_) => 0,
+            Self::Parked(..) => 0,
         }
     }
 
@@ -41,7 +44,7 @@ impl LaneEntry {
             Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => {
                 message.as_it_came().key()
             }
-            Self::Malformed(..) | Self::Parked(_) => None,
+            Self::Malformed(..) | Self::Parked(..) => None,
         }
     }
 

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{PartitionContext, WorkOutcome};
 use crate::{
     kafka::{Incoming, Message},
@@ -11,11 +13,11 @@ use crate::{
     subscriber::{
         Escalation,
         attempt::{Settled, permit::HandlerPermit},
-        failure::parked::{Head, ParkedEvents, Setback, parked_key},
+        failure::parked::{Discarded, Head, Mark, ParkedEvents, Setback, parked_key},
         handler::CODE_PAUSE,
         offsets::watermark::Ticket,
         options::retry::Next,
-        telemetry::statistics::Count,
+        telemetry::statistics::{Count, shown_type},
     },
 };
 
@@ -84,10 +86,12 @@ impl PartitionContext {
         true
     }
 
-    /// Handles the oldest event of a parked aggregate.
+    /// Executes the decisions of operators about a parked aggregate, and handles its oldest event
+    /// unless that is `due` later.
     pub(super) async fn go_on_with(
         &self,
         key: Box<[u8]>,
+        due: Option<Instant>,
         permit: &mut HandlerPermit<'_>,
         ended: &mut WorkOutcome,
     ) {
@@ -99,7 +103,14 @@ impl PartitionContext {
                 ended.rejoined = Some(key);
                 return;
             }
-            Ok(Some(head)) => self.try_head(parked_events, &head, permit).await,
+            Ok(Some(head)) => {
+                let later = self.obey(parked_events, &key, &head, due).await;
+                match later {
+                    Ok(None) => self.try_head(parked_events, &head, permit).await,
+                    Ok(Some(later)) => Ok(later),
+                    Err(error) => Err(error),
+                }
+            }
             Err(error) => Err(error),
         };
         let pause = later.unwrap_or_else(|error| {
@@ -112,6 +123,59 @@ impl PartitionContext {
             DATABASE_PAUSE
         });
         ended.parked.push((key, pause));
+    }
+
+    /// Executes the decisions of operators. Returns the time until the aggregate is due, or `None`
+    /// if its oldest event must be tried now.
+    async fn obey(
+        &self,
+        parked_events: &ParkedEvents,
+        key: &[u8],
+        head: &Head,
+        due: Option<Instant>,
+    ) -> Result<Option<Duration>, sqlx::Error> {
+        if head.has_discards {
+            parked_events
+                .discard_marked(&self.partition, key, |event| {
+                    self.report_discarded(key, event);
+                })
+                .await?;
+        }
+        match head.mark {
+            // The next event of the aggregate is the oldest one now.
+            Some(Mark::Discard) => return Ok(Some(Duration::ZERO)),
+            Some(Mark::Retry) => {
+                parked_events.take_retry(head.seq).await?;
+                return Ok(None);
+            }
+            None => {}
+        }
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        Ok(left.filter(|left| !left.is_zero()))
+    }
+
+    fn report_discarded(&self, key: &[u8], event: &Discarded) {
+        let text = |bytes: &Option<Vec<u8>>| {
+            bytes
+                .as_deref()
+                .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+        };
+        let event_type = text(&event.event_type);
+        let kind = event_type.as_deref().unwrap_or_default();
+        self.runner.statistics.add(Count::Discarded, kind, 1);
+        tracing::warn!(
+            subscriber = self.runner.name,
+            event.id = text(&event.event_id),
+            event.r#type = shown_type(kind),
+            topic = &*self.partition.topic,
+            partition = self.partition.number,
+            offset = event.offset,
+            key = %String::from_utf8_lossy(key),
+            error = event.error,
+            by = event.decided_by,
+            "an operator has discarded a parked event: it is not handled, and the later events of \
+             its key continue"
+        );
     }
 
     /// Tries the oldest event once. Returns the time until the aggregate is due again.

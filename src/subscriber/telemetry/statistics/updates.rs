@@ -94,6 +94,11 @@ impl Statistics {
         self.set_state(state);
     }
 
+    /// Sets or clears the pause by an operator.
+    pub(crate) fn set_operator_pause(&self, pause: Option<String>) {
+        *self.operator_pause_locked() = pause;
+    }
+
     /// Counts records of a topic that were removed before they were read.
     pub(crate) fn add_removed(&self, topic: &str, records: u64) {
         *self

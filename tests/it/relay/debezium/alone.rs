@@ -5,6 +5,7 @@ use sqlx::PgPool;
 use tidings::relay::{ExistingRows, OutboxRows, SourceKind};
 
 use super::{TABLE, insert, options};
+use crate::support::eventually::until_number;
 use crate::support::records::Reader;
 use crate::support::running::{Place, Running};
 use crate::support::services::{TestDatabase, migrated_database};
@@ -54,6 +55,27 @@ async fn rows_that_are_there_come_first_then_the_log_and_a_restart_repeats_nothi
     reader.until_distinct(50);
     relay.stop().await;
     assert_eq!(values(&mut reader), numbers(0..50));
+}
+
+/// The creation of the slot waits for every open transaction of the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_ends_while_its_slot_is_created_leaves_no_session_behind() {
+    let (database, place) = database_with_table().await;
+    let mut open = database.pool.begin().await.expect("a transaction begins");
+    let insert = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) \
+        values ('order', 'a', 'T', '1')";
+    sqlx::query(insert)
+        .execute(&mut *open)
+        .await
+        .expect("the insert succeeds");
+    let relay = Running::start(options(&place));
+    // The session that logs the open transactions.
+    let watches = "select count(*) from pg_stat_activity
+        where datname = current_database() and application_name like '%relay watch%'";
+    until_number(&database.pool, "the creation waits", watches, |n| n == 1).await;
+    relay.stop().await;
+    until_number(&database.pool, "the session has ended", watches, |n| n == 0).await;
+    open.rollback().await.expect("the rollback succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]

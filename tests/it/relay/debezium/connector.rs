@@ -12,6 +12,8 @@ use std::{
 
 use dev_services::java::{self, Java};
 
+use crate::support::eventually::PATIENCE;
+
 const POM: &str = include_str!("../../../../benches/peers/debezium/pom.xml");
 const LOG: &str = "rootLogger.level=warn\nrootLogger.appenderRef.c.ref=c\nappender.c.type=Console\n\
     appender.c.name=c\n\
@@ -22,9 +24,6 @@ const LOG: &str = "rootLogger.level=warn\nrootLogger.appenderRef.c.ref=c\nappend
 /// test was killed.
 const KEEPER: &str = r#""$@" </dev/null >&2 & child=$!; echo $child
     read -r _; kill -KILL $child 2>/dev/null; wait"#;
-
-/// Time limit for a JVM on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An installation of Debezium: a Java runtime and the jars.
 pub(super) struct Debezium {

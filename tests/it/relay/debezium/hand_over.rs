@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tidings::relay::{HandOver, Offset, TopicRewrite};
 
 use super::{TABLE, connector::debezium, insert, options, recorded::wait_for_slots};
+use crate::support::eventually::until;
 use crate::support::records::{Reader, create_topic};
 use crate::support::running::{Place, Running};
 use crate::support::services::migrated_database;
@@ -243,7 +244,7 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
     relay.stop().await;
     // Hand the table back. A relay that stopped within a transaction is started again until its
     // position is between transactions.
-    loop {
+    until("the position is between transactions", async || {
         let whole = "select position -> 'partial' = 'null' from tidings.relay where name = $1";
         if sqlx::query_scalar::<_, bool>(whole)
             .bind(&place.name)
@@ -251,24 +252,27 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
             .await
             .expect("the query succeeds")
         {
-            break;
+            return Some(());
         }
         let relay = Running::start(options.clone());
         relay.says("stream", "streaming").await;
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         relay.stop().await;
-    }
+        None
+    })
+    .await;
     // The last confirmation may not have reached a busy server, but the relay's row contains it.
     // The server may also not have noticed that the relay has disconnected.
     let active = "select active from pg_replication_slots where slot_name = $1";
-    while sqlx::query_scalar::<_, bool>(active)
-        .bind(place.slot())
-        .fetch_one(&pool)
-        .await
-        .expect("the query succeeds")
-    {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    until("the server has noticed the disconnection", async || {
+        let is_active = sqlx::query_scalar::<_, bool>(active)
+            .bind(place.slot())
+            .fetch_one(&pool)
+            .await
+            .expect("the query succeeds");
+        (!is_active).then_some(())
+    })
+    .await;
     let advance = "select pg_replication_slot_advance($1, (position ->> 'log')::pg_lsn) \
         from tidings.relay where name = $2";
     sqlx::query(advance)
@@ -296,7 +300,8 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
         counts.push((aggregate, writer.await.expect("the task does not panic")));
     }
     let mut reader = place.reader();
-    reader.until_distinct(counts.iter().map(|(_, count)| *count as usize).sum());
+    let sum = counts.iter().map(|(_, count)| *count as usize).sum();
+    reader.until_distinct_or(sum, || worker.log());
     drop(worker);
     assert_once_in_order(&mut reader, &counts);
 }

@@ -13,6 +13,7 @@ use super::{
     records::read,
 };
 use crate::relay::debezium::options;
+use crate::support::eventually::eventually;
 use crate::support::records::create_topic;
 use crate::support::running::{Place, Running, new_topic};
 use crate::support::services::{TestDatabase, brokers, migrated_database};
@@ -200,17 +201,15 @@ pub(super) async fn wait_for_slots(
     slots: usize,
     log: impl Fn() -> String,
 ) {
-    for _ in 0..1200 {
+    eventually("the connectors stream", async || {
         let active = "select count(*) from pg_replication_slots where active \
             and database = current_database() and slot_name not like 'tidings%'";
         let active: i64 = sqlx::query_scalar(active)
             .fetch_one(&database.pool)
             .await
             .expect("the query succeeds");
-        if active == i64::try_from(slots).expect("the number fits") {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
-    panic!("the connectors do not stream:\n{}", log());
+        let all_stream = active == i64::try_from(slots).expect("the number fits");
+        all_stream.then_some(()).ok_or_else(&log)
+    })
+    .await;
 }

@@ -15,7 +15,7 @@ use super::super::{
 use crate::{
     kafka::{Creation, Directory, TopicError},
     relay::{
-        Delivery, RelayOptions, TopicOptions,
+        DeliveryGuarantee, RelayOptions, TopicOptions,
         monitor::metrics::{Component, Reason, RelayMetrics},
     },
 };
@@ -25,10 +25,10 @@ const OUTAGE_RETRY: Duration = Duration::from_secs(2);
 
 /// An answer about a topic.
 pub(crate) struct Looked {
-    pub(super) topic: String,
-    pub(super) answer: Result<i32, TopicError>,
+    pub(in crate::relay::pipeline::publisher) topic: String,
+    pub(in crate::relay::pipeline::publisher) answer: Result<i32, TopicError>,
     /// All topics, if a list was requested.
-    pub(super) survey: Option<HashMap<String, i32>>,
+    pub(in crate::relay::pipeline::publisher) survey: Option<HashMap<String, i32>>,
 }
 
 /// Looks up topics, and creates them if the options allow it.
@@ -49,7 +49,7 @@ impl Asker {
             create: options.topics.clone(),
             create_max_per_minute,
             budget: Arc::new(Mutex::new(CreationBudget::new(create_max_per_minute))),
-            may_be_compacted: options.delivery == Delivery::ExactlyOnce,
+            may_be_compacted: options.delivery == DeliveryGuarantee::ExactlyOnce,
         }
     }
 
