@@ -249,6 +249,10 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        // The log is removed with the folder, and it may explain why a test fails.
+        if std::thread::panicking() {
+            eprintln!("{}:\n{}", self.folder.join("log").display(), self.log_end());
+        }
         // A paused backend cannot exit with its postmaster, which waits 5 s before it kills the
         // backend.
         if self.paused {

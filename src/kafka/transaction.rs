@@ -27,6 +27,9 @@ const IN_FLIGHT_LOOKS: u32 = 2_000;
 pub(crate) enum FenceError {
     /// The cluster has not responded yet. Retry.
     NoAnswer,
+    /// The coordinator responds, but has not ended the transaction of an earlier producer yet.
+    /// Retry.
+    EarlierOpen,
     /// The cluster does not allow transactions that are as long as the producer's.
     TimeoutTooLong,
     /// A retry would not succeed.
@@ -108,6 +111,11 @@ impl Producer {
                     if cause.code() == RDKafkaErrorCode::InvalidTransactionTimeout =>
                 {
                     FenceError::TimeoutTooLong
+                }
+                KafkaError::Transaction(cause)
+                    if cause.code() == RDKafkaErrorCode::ConcurrentTransactions =>
+                {
+                    FenceError::EarlierOpen
                 }
                 KafkaError::Transaction(cause) if cause.is_retriable() => FenceError::NoAnswer,
                 _ => FenceError::Failed(failure("fencing off earlier producers", &error)),

@@ -7,7 +7,7 @@ use sqlx::PgPool;
 
 use super::operator::{delivered, published};
 use crate::support::history::{Verdict, caught_up, create_accounts, write_concurrently};
-use crate::support::records::{Reader, create_topic_with};
+use crate::support::records::{Reader, alter_topic, create_topic_with};
 use crate::support::running::Place;
 use crate::support::services::{migrated_database, own_kafka, skipped};
 
@@ -92,7 +92,19 @@ impl Skew {
         let options = KafkaOptions::new()
             .env("LD_PRELOAD", self.folder.join("clock.so"))
             .env("CLOCK_SKEW_FILE", self.folder.join("skew"));
-        own_kafka(options).await
+        let kafka = own_kafka(options).await;
+        // If the clock steps back while the coordinator records the end of a transaction, it refuses
+        // its own record as too new. That transaction then stays open until the broker restarts.
+        alter_topic(
+            &kafka.brokers(),
+            "__transaction_state",
+            &[
+                ("cleanup.policy", "compact"),
+                ("message.timestamp.after.max.ms", "9223372036854775807"),
+            ],
+        )
+        .await;
+        kafka
     }
 }
 

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use dev_services::{Kafka, KafkaOptions};
+use rdkafka::{
+    ClientConfig,
+    producer::{BaseProducer, BaseRecord, Producer as _},
+};
 use tidings::relay::OnUndeliverable;
 
-use crate::support::eventually::eventually;
+use crate::support::eventually::{PATIENCE, eventually};
 use crate::support::history::{
     Verdict, caught_up, committed, create_accounts, expected, judge, write_concurrently,
 };
-use crate::support::records::{Reader, create_topic, delete_topic};
+use crate::support::records::{Reader, alter_topic, create_topic, delete_topic};
 use crate::support::running::{Place, Running};
 use crate::support::services::{TestDatabase, migrated_database, own_kafka};
 
@@ -55,6 +59,47 @@ async fn a_transactional_id_that_the_broker_has_forgotten_costs_no_event_and_rep
     tokio::time::sleep(Duration::from_secs(8)).await;
     write_concurrently(&database.pool, 2, 4, 20).await;
     session_ends(&relay).await;
+    assert_eq!(
+        relay.verdict(&database.pool, &mut reader).await,
+        Verdict::default()
+    );
+}
+
+/// A topic that refuses even the markers of the broker keeps a transaction open. A broker whose
+/// clock is set back does the same, by chance.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_earlier_transaction_that_the_brokers_do_not_end_is_named_and_waited_for() {
+    let (mut kafka, database, place) = beside(KafkaOptions::new()).await;
+    let refusing = format!("{}-refusing", place.topic);
+    create_topic(&place.brokers, &refusing, 1).await;
+    let earlier: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &place.brokers)
+        .set(
+            "transactional.id",
+            format!("tidings.relay.{}.{}", place.name, place.mark),
+        )
+        .create()
+        .expect("a producer");
+    earlier.init_transactions(PATIENCE).expect("initialized");
+    earlier.begin_transaction().expect("begun");
+    let record = BaseRecord::to(&refusing).key("k").payload("{}");
+    let sent = earlier.send(record).map_err(|(error, _)| error);
+    sent.expect("queued");
+    earlier.flush(PATIENCE).expect("acknowledged");
+    let limit = "message.timestamp.before.max.ms";
+    alter_topic(&place.brokers, &refusing, &[(limit, "0")]).await;
+    earlier.commit_transaction(PATIENCE).expect("accepted");
+
+    let relay = place.start();
+    write_concurrently(&database.pool, 1, 4, 10).await;
+    relay
+        .says("kafka", "do not end an earlier transaction")
+        .await;
+    // The remedy of docs/operating.md.
+    alter_topic(&place.brokers, &refusing, &[(limit, "9223372036854775807")]).await;
+    kafka.stop().expect("the broker stops");
+    kafka.start_again().expect("the broker starts again");
+    let mut reader = place.reader();
     assert_eq!(
         relay.verdict(&database.pool, &mut reader).await,
         Verdict::default()

@@ -52,12 +52,17 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Reads all partitions of `topic` from the beginning.
+    /// Reads the committed records of all partitions of `topic` from the beginning.
     pub(crate) fn new(brokers: &str, topic: &str) -> Self {
+        Self::isolated(brokers, topic, "read_committed")
+    }
+
+    fn isolated(brokers: &str, topic: &str, isolation: &str) -> Self {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
             .set("group.id", "tests-never-commit")
             .set("enable.auto.commit", "false")
+            .set("isolation.level", isolation)
             .set("fetch.wait.max.ms", "10")
             .set("fetch.message.max.bytes", "10485760")
             .set("enable.partition.eof", "true")
@@ -142,7 +147,7 @@ impl Reader {
     }
 
     /// Same as [`until_distinct`](Self::until_distinct). The panic shows the state of the program
-    /// that publishes, and whether another consumer finds the records.
+    /// that publishes, and what another consumer finds.
     pub(crate) fn until_distinct_or(
         &mut self,
         distinct: usize,
@@ -164,13 +169,17 @@ impl Reader {
             }
             if last.elapsed() > PATIENCE {
                 let state = state();
-                let count = Self::new(&self.brokers, &self.topic)
-                    .read_to_the_end()
-                    .len();
+                let count = |isolation| {
+                    Self::isolated(&self.brokers, &self.topic, isolation)
+                        .to_the_end()
+                        .len()
+                };
                 panic!(
                     "{} of {distinct} events within {PATIENCE:?} of silence; another consumer finds \
-                     {count} records; {state}",
-                    seen.len()
+                     {} committed records and {} in all; {state}",
+                    seen.len(),
+                    count("read_committed"),
+                    count("read_uncommitted"),
                 );
             }
         }
@@ -193,6 +202,10 @@ impl Reader {
         // Start with a new consumer: it reports the end of a partition only once, and offsets do
         // not show the end, because transaction markers take offsets, too.
         *self = Self::new(&self.brokers, &self.topic);
+        self.to_the_end()
+    }
+
+    fn to_the_end(&mut self) -> &[Record] {
         let until = Instant::now() + PATIENCE;
         self.read_one();
         // Fetch the number of partitions once: a request costs a round trip, and there may be a

@@ -109,13 +109,32 @@ impl Place {
 pub(crate) struct Running {
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), RelayError>>,
-    pub(crate) observer: RelayMetrics,
+    pub(crate) observer: Observer,
+}
+
+/// What a relay reports. A test that fails shows it.
+pub(crate) struct Observer(RelayMetrics);
+
+impl std::ops::Deref for Observer {
+    type Target = RelayMetrics;
+
+    fn deref(&self) -> &RelayMetrics {
+        &self.0
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{:?}\n{}", self.checks(), self.metrics_text());
+        }
+    }
 }
 
 impl Running {
     pub(crate) fn start(options: RelayOptions) -> Self {
         let relay = Relay::new(options).expect("the options are valid");
-        let (shutdown, observer) = (CancellationToken::new(), relay.observer());
+        let (shutdown, observer) = (CancellationToken::new(), Observer(relay.observer()));
         let task = tokio::spawn(relay.run(shutdown.clone()));
         Self {
             shutdown,
@@ -149,13 +168,7 @@ impl Running {
     /// topic.
     pub(crate) async fn verdict(self, pool: &PgPool, reader: &mut Reader) -> Verdict {
         let committed = committed(pool).await;
-        reader.until_distinct_or(expected(&committed), || {
-            format!(
-                "{:?}\n{}",
-                self.observer.checks(),
-                self.observer.metrics_text()
-            )
-        });
+        reader.until_distinct(expected(&committed));
         self.stop().await;
         judge(&committed, reader.read_to_the_end())
     }

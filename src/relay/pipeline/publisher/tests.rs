@@ -195,3 +195,27 @@ async fn new_topics_of_the_next_events_are_met_together_if_a_list_has_them() {
     publisher.meet(&BTreeSet::new());
     assert!(!publisher.meets_topics());
 }
+
+/// Otherwise each page would ask Kafka about topics whose events are parked anyway.
+#[tokio::test]
+async fn no_further_topic_is_looked_up_once_the_relay_tracks_as_many_unusable_ones_as_it_may() {
+    let mut publisher = publisher();
+    let faults = &mut publisher.lookup.faults;
+    for n in (0..).take_while(|_| faults.has_room()) {
+        faults.found(&format!("unusable-{n}"), "does not exist".into());
+    }
+    let to = |topic| Outgoing {
+        topic: Some(topic),
+        ..row(1, "1").event
+    };
+    for topic in ["new", "unusable-7"] {
+        assert_eq!(publisher.new_topic(&to(topic)), None, "{topic}");
+    }
+    let Ok(Attempt::Impossible(reason)) = publisher.unrouted("new".into(), true) else {
+        panic!("its events are parked");
+    };
+    assert!(
+        reason.contains("the maximum number of unusable topics"),
+        "{reason}"
+    );
+}

@@ -71,13 +71,21 @@ async fn fence_one(
         };
         match fenced {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(FenceError::NoAnswer)) => {
-                let text = "the transaction coordinator does not answer; the relay waits for it";
+            Ok(Err(reason @ (FenceError::NoAnswer | FenceError::EarlierOpen))) => {
+                let text = match reason {
+                    FenceError::EarlierOpen => format!(
+                        "the brokers do not end an earlier transaction of transactional id `{id}`; \
+                         the relay waits for them, see docs/operating.md"
+                    ),
+                    _ => "the transaction coordinator does not answer; the relay waits for it"
+                        .to_owned(),
+                };
                 tracing::warn!("{text}");
                 observer.pulse().moved();
-                standing.get_or_insert_with(|| observer.hold(Component::Kafka, text));
+                // Replaced each time, because the reason may change.
+                drop(standing.replace(observer.hold(Component::Kafka, &text)));
                 if asked == FENCE_TRIES || failed.is_cancelled() {
-                    return Err(Interruption::Kafka(text.into()));
+                    return Err(Interruption::Kafka(text));
                 }
             }
             Ok(Err(FenceError::TimeoutTooLong)) => {
