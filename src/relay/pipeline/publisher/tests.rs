@@ -201,8 +201,10 @@ async fn new_topics_of_the_next_events_are_met_together_if_a_list_has_them() {
 async fn no_further_topic_is_looked_up_once_the_relay_tracks_as_many_unusable_ones_as_it_may() {
     let mut publisher = publisher();
     let faults = &mut publisher.lookup.faults;
-    for n in (0..).take_while(|_| faults.has_room()) {
-        faults.found(&format!("unusable-{n}"), "does not exist".into());
+    let mut names = (0..).map(|n| format!("unusable-{n}"));
+    while faults.has_room() {
+        let name = names.next().expect("endless");
+        faults.found(&name, "does not exist".into());
     }
     let to = |topic| Outgoing {
         topic: Some(topic),
