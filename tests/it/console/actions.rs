@@ -240,13 +240,13 @@ async fn dead_letters_are_replayed_to_their_subscriber_or_discarded() {
     };
     let of_a0 = replay("op=replay-letters")
         .into_iter()
-        .find(|link| link.contains("reason=") && link.contains("a0"))
+        .find(|link| link.contains("reason=") && link.contains("+a0"))
         .expect("a reason");
     carry_out(&console, &of_a0, 2);
     until_effects(&database.pool, 2).await;
     let of_a1 = replay("op=discard-letters")
         .into_iter()
-        .find(|link| link.contains("reason=") && link.contains("a1"))
+        .find(|link| link.contains("reason=") && link.contains("+a1"))
         .expect("a reason");
     carry_out(&console, &of_a1, 2);
     let all = replay("op=replay-letters")

@@ -7,8 +7,8 @@ use crate::support::records::{Reader, create_topic};
 use crate::support::services::{brokers, migrated_database};
 
 /// Letters of the topic. Each is acknowledged before the next one is sent, so their replay takes
-/// several seconds on any machine.
-const LETTERS: usize = 9_000;
+/// many seconds on any machine.
+const LETTERS: usize = 20_000;
 
 /// Returns the number of letters that a replay of all would affect.
 fn left(console: &Console, link: &str) -> usize {
@@ -39,7 +39,7 @@ async fn a_long_replay_shows_its_progress_blocks_no_page_and_survives_a_shutdown
         let confirmation = console.page(&all);
         let response = console.submit(&confirmation);
         assert_eq!(response.header("location"), Some("/console/actions"));
-        let running = console.until("/console/actions", " of 9,000 letters");
+        let running = console.until("/console/actions", " of 20,000 letters");
         assert!(running.contains(">running<"), "{running}");
         // A second one waits for the first instead of replaying the same letters.
         let second = console.submit(&confirmation);
