@@ -171,7 +171,7 @@ impl Reader {
                 let state = state();
                 let count = |isolation| {
                     Self::isolated(&self.brokers, &self.topic, isolation)
-                        .to_the_end()
+                        .read_on_to_the_end()
                         .len()
                 };
                 panic!(
@@ -202,10 +202,10 @@ impl Reader {
         // Start with a new consumer: it reports the end of a partition only once, and offsets do
         // not show the end, because transaction markers take offsets, too.
         *self = Self::new(&self.brokers, &self.topic);
-        self.to_the_end()
+        self.read_on_to_the_end()
     }
 
-    fn to_the_end(&mut self) -> &[Record] {
+    fn read_on_to_the_end(&mut self) -> &[Record] {
         let until = Instant::now() + PATIENCE;
         self.read_one();
         // Fetch the number of partitions once: a request costs a round trip, and there may be a
