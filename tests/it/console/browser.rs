@@ -155,7 +155,7 @@ async fn hostile_values_run_nothing_and_break_no_page() {
     }
     let database = migrated_database().await;
     rows(&database.pool, HOSTILE).await;
-    let letters = letter_topic().await;
+    let letters = letter_topic(&brokers()).await;
     letter(&letters, HOSTILE).await;
     tokio::task::spawn_blocking(move || {
         let console = Console::with_actions(&[&database.url], Some(&brokers()));

@@ -30,15 +30,15 @@ pub(super) struct Seeded {
 pub(super) async fn seeded(text: &str) -> Seeded {
     let database = migrated_database().await;
     rows(&database.pool, text).await;
-    let letters = letter_topic().await;
+    let letters = letter_topic(&brokers()).await;
     letter(&letters, text).await;
     Seeded { database, letters }
 }
 
 /// Creates a dead letter topic with two partitions.
-pub(super) async fn letter_topic() -> String {
+pub(super) async fn letter_topic(brokers: &str) -> String {
     let topic = format!("order.g-{}.dlt", uuid::Uuid::now_v7().simple());
-    create_topic(&brokers(), &topic, 2).await;
+    create_topic(brokers, &topic, 2).await;
     topic
 }
 
@@ -124,13 +124,13 @@ pub(super) async fn rows(pool: &PgPool, text: &str) {
 
 /// Sends a dead letter in which every text is `text`.
 pub(super) async fn letter(topic: &str, text: &str) {
-    letters(topic, text, 1).await;
+    letters(&brokers(), topic, text, 1).await;
 }
 
 /// Sends dead letters in which every text is `text`.
-pub(super) async fn letters(topic: &str, text: &str, count: usize) {
+pub(super) async fn letters(brokers: &str, topic: &str, text: &str, count: usize) {
     let producer: FutureProducer = ClientConfig::new()
-        .set("bootstrap.servers", brokers())
+        .set("bootstrap.servers", brokers)
         .create()
         .expect("a producer");
     let (partition, offset) = (0_i32.to_be_bytes(), 7_i64.to_be_bytes());
