@@ -93,8 +93,9 @@ impl Skew {
             .env("LD_PRELOAD", self.folder.join("clock.so"))
             .env("CLOCK_SKEW_FILE", self.folder.join("skew"));
         let kafka = own_kafka(options).await;
-        // If the clock steps back while the coordinator records the end of a transaction, it refuses
-        // its own record as too new. That transaction then stays open until the broker restarts.
+        // If the clock steps back while the coordinator records the end of a transaction, it
+        // refuses its own record as too new. That transaction then stays open until the broker
+        // restarts.
         alter_topic(
             &kafka.brokers(),
             "__transaction_state",
