@@ -10,7 +10,7 @@
 //! # Publish
 //!
 //! ```no_run
-//! # #[cfg(feature = "outbox")]
+//! # #[cfg(feature = "sqlx")]
 //! # mod shop {
 //! use serde::{Deserialize, Serialize};
 //! use sqlx::PgPool;
@@ -105,24 +105,27 @@
 //! | feature | provides | build requirements |
 //! |---|---|---|
 //! | none | [`event`], [`DomainEvent`](trait@event::DomainEvent) | Rust |
-//! | `outbox` | `outbox`, `postgres`, [`event`] | Rust and a C compiler, for TLS to Postgres |
+//! | `outbox` | `outbox`, which makes statements for any driver | Rust |
+//! | `sqlx` | `outbox` on sqlx, `postgres`, migrations | Rust and a C compiler, for TLS |
+//! | `tokio-postgres`, `diesel-async` | `outbox` on that driver | Rust |
+//! | `diesel`, `sea-orm` | `outbox` on that driver | those of the driver |
 //! | `kafka` | `kafka` | a C and C++ compiler and make, for librdkafka |
 //! | `resilience` (default) | `resilience` | Rust |
 //! | `health` | `health` | Rust |
 //! | `metrics` | metrics for `prometheus-client` (1) | Rust |
-//! | `relay` | `relay`, with `outbox` and `kafka` | those of `outbox` and `kafka` |
-//! | `subscriber` | `subscriber`, `saga`, `testing` (2) | those of `outbox` and `kafka` |
-//! | `cli` (default) | the binary, `admin` (3) | those of `outbox` and `kafka` |
+//! | `relay` | `relay`, with `sqlx` and `kafka` | those of `sqlx` and `kafka` |
+//! | `subscriber` | `subscriber`, `saga`, `testing` (2) | those of `sqlx` and `kafka` |
+//! | `cli` (default) | the binary, `admin` (3) | those of `sqlx` and `kafka` |
 //! | `try` (default) | `tidings try`; it includes `cli` | those of `cli` |
 //! | `kafka-tls` (default) | TLS and SASL/SCRAM to Kafka | OpenSSL's headers and pkg-config |
 //! | `kafka-tls-vendored` | the same, with OpenSSL built from source | Perl and make |
 //!
 //! 1. Metrics of `subscriber`, `saga` and `resilience`.
-//! 2. It includes `outbox` and `kafka`.
+//! 2. It includes `sqlx` and `kafka`.
 //! 3. It includes `relay`, `subscriber`, `health` and `metrics`.
 //!
 //! A service that only publishes needs
-//! `tidings = { version = "0.1", default-features = false, features = ["outbox"] }`.
+//! `tidings = { version = "0.1", default-features = false, features = ["sqlx"] }`.
 //!
 //! # Modules
 //!
@@ -198,7 +201,7 @@ pub use inspect::proof::history as verification;
 pub use event::DomainEvent;
 #[cfg(feature = "outbox")]
 pub use outbox::{Outbox, PublishError};
-#[cfg(feature = "outbox")]
+#[cfg(feature = "sqlx")]
 pub use postgres::{MigrateError, Migrations, migrate};
 #[cfg(feature = "subscriber")]
 pub use subscriber::{Bus, Subscriber, debug_handler};

@@ -130,7 +130,7 @@ fn payload(args: &PublishArgs) -> Result<String, Failure> {
 fn failure(error: &PublishError) -> Failure {
     let text = super::exit::with_causes(error);
     match error {
-        PublishError::Database(_) => Failure::Failed(text),
+        PublishError::Database { .. } => Failure::Failed(text),
         PublishError::MissingTable { .. } => Failure::Refused(text),
         _ => Failure::Options(text),
     }

@@ -61,13 +61,13 @@
 mod check;
 #[cfg(feature = "resilience")]
 mod circuit_breaker;
-#[cfg(feature = "outbox")]
+#[cfg(feature = "sqlx")]
 mod database;
 #[cfg(feature = "kafka")]
 mod kafka;
 #[cfg(feature = "relay")]
 mod relay;
-#[cfg(feature = "outbox")]
+#[cfg(feature = "sqlx")]
 mod relay_lag;
 mod report;
 mod router;
@@ -78,11 +78,11 @@ mod subscriber;
 pub use check::{Check, Checking, Status};
 #[cfg(feature = "resilience")]
 pub use circuit_breaker::CircuitBreakerCheck;
-#[cfg(feature = "outbox")]
+#[cfg(feature = "sqlx")]
 pub use database::DatabaseCheck;
 #[cfg(feature = "kafka")]
 pub use kafka::{KafkaCheck, KafkaCheckError};
-#[cfg(feature = "outbox")]
+#[cfg(feature = "sqlx")]
 pub use relay_lag::RelayLagCheck;
 pub use report::{Checked, Report};
 pub use run::Health;

@@ -12,11 +12,9 @@ use crate::postgres::begin;
 ///
 /// Returns an error if the table is missing, the role may not delete, or the query fails.
 pub(crate) async fn cancel_scheduled(database: &Database, id: Uuid) -> Result<bool, PublishError> {
-    let mut tx = begin(&database.pool)
-        .await
-        .map_err(PublishError::Database)?;
+    let mut tx = begin(&database.pool).await?;
     let outbox = Outbox::new().schema(&database.schema);
     let is_cancelled = outbox.cancel(&mut tx, id.into()).await?;
-    tx.commit().await.map_err(PublishError::Database)?;
+    tx.commit().await?;
     Ok(is_cancelled)
 }

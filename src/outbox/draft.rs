@@ -1,12 +1,12 @@
 //! Builder of an event before it is published: data and metadata.
 
-use std::{fmt::Display, time::Duration};
+use std::{borrow::Cow, fmt::Display, time::Duration};
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 
-use super::scheduled::{Due, Terms};
-use super::{Outbox, PublishError};
+use super::connection::{Connection, Operation, Planned};
+use super::scheduled::{Due, TABLE, Terms};
+use super::{Outbox, PublishError, Statement};
 use crate::event::{Envelope, EventId, headers};
 
 /// An event that is not published yet, from [`Outbox::event`] or [`Outbox::tombstone`].
@@ -37,7 +37,7 @@ use crate::event::{Envelope, EventId, headers};
 #[derive(Debug)]
 #[must_use = "nothing is published until `publish`, `publish_at` or `publish_after` is called"]
 pub struct Draft<'o> {
-    outbox: &'o Outbox,
+    outbox: Cow<'o, Outbox>,
     envelope: Result<Envelope, PublishError>,
     /// `occurred_at` was set explicitly.
     dated: bool,
@@ -47,12 +47,12 @@ impl Outbox {
     /// Starts the publication of an envelope, which may be scheduled.
     #[cfg(feature = "cli")]
     pub(crate) fn draft(&self, envelope: Envelope) -> Draft<'_> {
-        Draft::new(self, Ok(envelope))
+        Draft::new(Cow::Borrowed(self), Ok(envelope))
     }
 }
 
 impl<'o> Draft<'o> {
-    pub(super) fn new(outbox: &'o Outbox, envelope: Result<Envelope, PublishError>) -> Self {
+    pub(crate) fn new(outbox: Cow<'o, Outbox>, envelope: Result<Envelope, PublishError>) -> Self {
         Self {
             outbox,
             envelope,
@@ -139,8 +139,12 @@ impl<'o> Draft<'o> {
     /// # Cancel safety
     ///
     /// See [`Outbox::publish`].
-    pub async fn publish(self, conn: &mut PgConnection) -> Result<EventId, PublishError> {
-        self.outbox.publish_envelope(conn, &self.envelope?).await
+    pub fn publish<'c, C: Connection<'c>>(self, conn: C) -> C::Answer<EventId> {
+        let outbox = self.outbox;
+        conn.run(
+            self.envelope
+                .and_then(|envelope| outbox.insertion(&envelope, Statement::into_owned)),
+        )
     }
 
     /// Publishes the event at a later time. See [`Outbox::publish_at`].
@@ -152,12 +156,12 @@ impl<'o> Draft<'o> {
     /// # Cancel safety
     ///
     /// See [`Outbox::publish`].
-    pub async fn publish_at(
+    pub fn publish_at<'c, C: Connection<'c>>(
         self,
-        conn: &mut PgConnection,
+        conn: C,
         when: DateTime<Utc>,
-    ) -> Result<EventId, PublishError> {
-        self.schedule(conn, Due::At(when)).await
+    ) -> C::Answer<EventId> {
+        conn.run(self.schedule(Due::At(when)))
     }
 
     /// Publishes the event after a delay. See [`Outbox::publish_after`].
@@ -169,20 +173,25 @@ impl<'o> Draft<'o> {
     /// # Cancel safety
     ///
     /// See [`Outbox::publish`].
-    pub async fn publish_after(
+    pub fn publish_after<'c, C: Connection<'c>>(
         self,
-        conn: &mut PgConnection,
+        conn: C,
         delay: Duration,
-    ) -> Result<EventId, PublishError> {
-        self.schedule(conn, Due::After(delay)).await
+    ) -> C::Answer<EventId> {
+        conn.run(self.schedule(Due::After(delay)))
     }
 
-    async fn schedule(self, conn: &mut PgConnection, due: Due) -> Result<EventId, PublishError> {
+    fn schedule(self, due: Due) -> Planned<'static, EventId> {
         let envelope = self.envelope?;
         let occurred_at = self.dated.then_some(envelope.occurred_at);
-        self.outbox
-            .schedule(conn, &envelope, Terms { due, occurred_at })
-            .await
+        let terms = Terms { due, occurred_at };
+        let statement = self.outbox.schedule_statement(&envelope, terms)?;
+        Ok(Operation {
+            table: TABLE,
+            ..self
+                .outbox
+                .operation(Some(statement.into_owned()), envelope.id)?
+        })
     }
 
     fn with(mut self, change: impl FnOnce(&mut Envelope)) -> Self {

@@ -1,7 +1,9 @@
 //! Errors of publishing an event.
 
+use std::error::Error;
+
 use crate::event::{CodecError, EnvelopeError, InvalidEvent};
-use crate::postgres::{SchemaNameError, errors::cleaned};
+use crate::postgres::SchemaNameError;
 
 /// Reason why an event is not published.
 ///
@@ -85,20 +87,25 @@ pub enum PublishError {
     NoTransaction,
     /// The table does not exist.
     #[error(
-        "the table {schema}.{table} does not exist in this database: call `tidings::migrate` at \
-         start, or run `tidings migrate`"
+        "the table {table} does not exist in this database: call `tidings::migrate` at start, or \
+         run `tidings migrate`"
     )]
     MissingTable {
-        /// The schema of the outbox.
-        schema: String,
-        /// `outbox`, or `scheduled` for a scheduled event.
-        table: &'static str,
-        /// The error of Postgres.
-        source: sqlx::Error,
+        /// The name of the table with its schema: `tidings.outbox`, or `tidings.scheduled` for a
+        /// scheduled event.
+        table: String,
+        /// The error of the driver.
+        source: Box<dyn Error + Send + Sync>,
     },
     /// Postgres refused the statement, or the connection was lost.
     #[error("the event cannot be inserted into the outbox")]
-    Database(#[source] sqlx::Error),
+    Database {
+        /// SQLSTATE of the server's error, if the driver knows it. A transaction that failed with
+        /// `40001` or `40P01` can be repeated.
+        sqlstate: Option<String>,
+        /// The error of the driver, e.g. a `sqlx::Error`.
+        source: Box<dyn Error + Send + Sync>,
+    },
 }
 
 impl PublishError {
@@ -117,17 +124,39 @@ impl PublishError {
         }
     }
 
-    pub(super) fn database(schema: &str, table: &'static str, source: sqlx::Error) -> Self {
-        let source = cleaned(source);
+    pub(super) fn database(
+        table: String,
+        sqlstate: Option<String>,
+        source: Box<dyn Error + Send + Sync>,
+    ) -> Self {
         // undefined_table, or invalid_schema_name if the whole schema is missing.
-        let code = source.as_database_error().and_then(|error| error.code());
-        if matches!(code.as_deref(), Some("42P01" | "3F000")) {
-            return Self::MissingTable {
-                schema: schema.to_owned(),
-                table,
-                source,
-            };
+        match sqlstate.as_deref() {
+            Some("42P01" | "3F000") => Self::MissingTable { table, source },
+            _ => Self::Database { sqlstate, source },
         }
-        Self::Database(source)
+    }
+
+    /// Returns sqlx's error if a statement has failed.
+    #[cfg(feature = "subscriber")]
+    pub(crate) fn as_sqlx(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Database { source, .. } | Self::MissingTable { source, .. } => {
+                source.downcast_ref()
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(feature = "sqlx")]
+impl From<sqlx::Error> for PublishError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database {
+            sqlstate: error
+                .as_database_error()
+                .and_then(|error| error.code())
+                .map(Into::into),
+            source: crate::postgres::errors::cleaned(error).into(),
+        }
     }
 }

@@ -1,25 +1,27 @@
-//! SQL of publishers that inserts into the outbox. The relay's move of scheduled events is
-//! elsewhere.
+//! Statements of publishers: they insert into the outbox and the schedule. The relay's move of
+//! scheduled events is elsewhere.
 //!
 //! The statements run on the application's connections with the application's `search_path`.
-//! Functions are therefore qualified with their schema, and arguments have exactly the types of the
-//! parameters. Otherwise Postgres could choose a user-defined function that matches better.
+//! Functions are therefore qualified with their schema, arguments have exactly the types of the
+//! parameters, and no operator is used. Otherwise Postgres could choose a user-defined function
+//! that matches better.
 //!
-//! Each outbox has four statements: for one event or many, with or without the lock. Their text is
-//! constant, so each connection prepares them once.
+//! Each outbox has four statements for events: for one or many, with or without the lock. Their
+//! text is constant, so each connection prepares them once.
 //!
 //! The lock and the insert are one statement, and the lock is taken first. `seq` is assigned at the
 //! insert and thus under the lock, so the order of `seq` is the commit order within an aggregate.
 //! (A trigger would take the lock too late, because `seq` has already been assigned.)
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgArguments;
-use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres};
 
-use super::PublishError;
+use super::{
+    Parameter, Statement,
+    scheduled::{Due, Terms},
+};
 use crate::event::{Envelope, EventId, Headers};
 use crate::postgres::SchemaName;
 
@@ -39,6 +41,8 @@ pub(super) struct Statements {
     one_locked: Arc<str>,
     many: Arc<str>,
     many_locked: Arc<str>,
+    schedule: Arc<str>,
+    cancel: Arc<str>,
     prepared: bool,
 }
 
@@ -52,17 +56,22 @@ pub(super) enum Lock {
 impl Statements {
     pub(super) fn new(schema: SchemaName) -> Self {
         let insert = format!(r#"insert into "{schema}".outbox ({COLUMNS})"#);
-        // JSON is sent as text and cast, because sqlx's JSON encoding would not preserve it byte
-        // for byte.
+        // JSON is sent as text and cast, because the JSON encoding of drivers would not preserve it
+        // byte for byte.
         let one = "$1, $2, $3, $4, $5, $6::text::json, $7, $8::text::jsonb, $9, $10";
-        let many = "e.id, e.aggregatetype, e.aggregateid, e.type, e.version, e.payload::json, \
-                    e.payload_bytes, e.headers::jsonb, e.occurred_at, e.topic";
+        // Not every driver can send arrays that contain nulls, so three more say what is there.
+        let many = "e.id, e.aggregatetype, e.aggregateid, e.type, e.version, \
+                    case when e.has_json then e.payload::json end, \
+                    case when e.has_bytes then e.payload_bytes end, \
+                    e.headers::jsonb, e.occurred_at, case when e.has_topic then e.topic end";
         // The parser replaces an unqualified `unnest` of several arguments with `pg_catalog.unnest`
         // of each. `with ordinality … order by` assigns `seq` in the given order.
         let events = "unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[], \
-                      $6::text[], $7::bytea[], $8::text[], $9::timestamptz[], $10::text[]) \
+                      $6::text[], $7::bytea[], $8::text[], $9::timestamptz[], $10::text[], \
+                      $11::bool[], $12::bool[], $13::bool[]) \
                       with ordinality as e (id, aggregatetype, aggregateid, type, version, \
-                      payload, payload_bytes, headers, occurred_at, topic, position)";
+                      payload, payload_bytes, headers, occurred_at, topic, \
+                      has_json, has_bytes, has_topic, position)";
         let key = |ty: &str, id: &str| {
             format!(
                 "pg_catalog.hashtextextended({id}, \
@@ -91,6 +100,13 @@ impl Statements {
                  {events} order by e.position"
             )
             .into(),
+            schedule: format!(
+                r#"insert into "{schema}".scheduled ({COLUMNS}, due_at)
+                   values ({one}, coalesce($11, pg_catalog.clock_timestamp()
+                           + pg_catalog.make_interval(secs => $12)))"#
+            )
+            .into(),
+            cancel: format!(r#"delete from "{schema}".scheduled where id = $1"#).into(),
             schema,
             prepared: true,
         }
@@ -101,85 +117,107 @@ impl Statements {
         Self { prepared, ..self }
     }
 
-    /// Returns the schema, and whether statements stay prepared.
-    pub(super) fn schema_and_preparation(&self) -> (&SchemaName, bool) {
-        (&self.schema, self.prepared)
+    pub(super) fn schema(&self) -> &SchemaName {
+        &self.schema
     }
 
     /// Inserts one event.
-    pub(super) async fn insert(
+    pub(super) fn insert<'e>(
         &self,
-        conn: &mut PgConnection,
-        envelope: &Envelope,
+        envelope: &'e Envelope,
         defaults: &Headers,
         lock: Lock,
-    ) -> Result<EventId, PublishError> {
-        let sql = if lock == Lock::None {
-            &self.one
-        } else {
-            &self.one_locked
+    ) -> Statement<'e> {
+        let sql = match lock {
+            Lock::None => &self.one,
+            Lock::Aggregate => &self.one_locked,
         };
-        let query = sqlx::query(AssertSqlSafe(Arc::clone(sql))).persistent(self.prepared);
-        bind(query, envelope, defaults, Some(envelope.occurred_at))
-            .execute(conn)
-            .await
-            .map_err(|error| PublishError::database(self.schema.as_str(), "outbox", error))?;
-        Ok(envelope.id)
+        let values = values(envelope, defaults, Some(envelope.occurred_at));
+        Statement::new(sql, values, self.prepared)
     }
 
-    /// Inserts any number of events with one statement, in the given order.
-    pub(super) async fn insert_all(
+    /// Inserts any number of events in the given order.
+    pub(super) fn insert_all<'e>(
         &self,
-        conn: &mut PgConnection,
-        envelopes: &[Envelope],
+        envelopes: &'e [Envelope],
         defaults: &Headers,
         lock: Lock,
-    ) -> Result<Vec<EventId>, PublishError> {
-        if envelopes.is_empty() {
-            return Ok(Vec::new());
-        }
-        let sql = if lock == Lock::None {
-            &self.many
-        } else {
-            &self.many_locked
+    ) -> Statement<'e> {
+        let sql = match lock {
+            Lock::None => &self.many,
+            Lock::Aggregate => &self.many_locked,
         };
-        sqlx::query(AssertSqlSafe(Arc::clone(sql)))
-            .persistent(self.prepared)
-            .bind(column(envelopes, |e| e.id.as_uuid()))
-            .bind(column(envelopes, |e| &*e.aggregate_type))
-            .bind(column(envelopes, |e| e.aggregate_id.as_str()))
-            .bind(column(envelopes, |e| &*e.event_type))
-            .bind(column(envelopes, version))
-            .bind(column(envelopes, |e| e.payload.as_json()))
-            .bind(column(envelopes, payload_bytes))
-            .bind(column(envelopes, |e| headers_text(&e.headers, defaults)))
-            .bind(column(envelopes, |e| e.occurred_at))
-            .bind(column(envelopes, |e| e.topic.as_deref()))
-            .execute(conn)
-            .await
-            .map_err(|error| PublishError::database(self.schema.as_str(), "outbox", error))?;
-        Ok(column(envelopes, |e| e.id))
+        let texts = |text: fn(&'e Envelope) -> &'e str| {
+            Parameter::Texts(column(envelopes, |e| Cow::Borrowed(text(e))))
+        };
+        let has = |is_there: fn(&Envelope) -> bool| Parameter::Bools(column(envelopes, is_there));
+        let parameters = vec![
+            Parameter::Uuids(column(envelopes, |e| e.id.as_uuid())),
+            texts(|e| &e.aggregate_type),
+            texts(|e| e.aggregate_id.as_str()),
+            texts(|e| &e.event_type),
+            Parameter::Ints(column(envelopes, version)),
+            texts(|e| e.payload.as_json().unwrap_or_default()),
+            Parameter::ByteStrings(column(envelopes, |e| {
+                Cow::Borrowed(payload_bytes(e).unwrap_or_default())
+            })),
+            Parameter::Texts(column(envelopes, |e| {
+                headers_text(&e.headers, defaults).into()
+            })),
+            Parameter::Times(column(envelopes, |e| e.occurred_at)),
+            texts(|e| e.topic.as_deref().unwrap_or_default()),
+            has(|e| e.payload.as_json().is_some()),
+            has(|e| payload_bytes(e).is_some()),
+            has(|e| e.topic.is_some()),
+        ];
+        Statement::new(sql, parameters, self.prepared)
+    }
+
+    /// Inserts one scheduled event.
+    pub(super) fn schedule<'e>(
+        &self,
+        envelope: &'e Envelope,
+        defaults: &Headers,
+        terms: Terms,
+    ) -> Statement<'e> {
+        let (at, after) = match terms.due {
+            Due::At(when) => (Some(when), None),
+            Due::After(delay) => (None, Some(delay.as_secs_f64())),
+        };
+        let mut parameters = values(envelope, defaults, terms.occurred_at);
+        parameters.extend([Parameter::Time(at), Parameter::Float(after)]);
+        Statement::new(&self.schedule, parameters, self.prepared)
+    }
+
+    /// Deletes one scheduled event.
+    pub(super) fn cancel(&self, id: EventId) -> Statement<'static> {
+        Statement::new(
+            &self.cancel,
+            vec![Parameter::Uuid(id.as_uuid())],
+            self.prepared,
+        )
     }
 }
 
-/// Binds the values of [`COLUMNS`], in their order.
-pub(super) fn bind<'q>(
-    query: Query<'q, Postgres, PgArguments>,
-    envelope: &'q Envelope,
+/// Returns the values of [`COLUMNS`], in their order.
+fn values<'e>(
+    envelope: &'e Envelope,
     defaults: &Headers,
     occurred_at: Option<DateTime<Utc>>,
-) -> Query<'q, Postgres, PgArguments> {
-    query
-        .bind(envelope.id.as_uuid())
-        .bind(&*envelope.aggregate_type)
-        .bind(envelope.aggregate_id.as_str())
-        .bind(&*envelope.event_type)
-        .bind(version(envelope))
-        .bind(envelope.payload.as_json())
-        .bind(payload_bytes(envelope))
-        .bind(headers_text(&envelope.headers, defaults))
-        .bind(occurred_at)
-        .bind(envelope.topic.as_deref())
+) -> Vec<Parameter<'e>> {
+    let text = |text: &'e str| Parameter::Text(Some(text.into()));
+    vec![
+        Parameter::Uuid(envelope.id.as_uuid()),
+        text(&envelope.aggregate_type),
+        text(envelope.aggregate_id.as_str()),
+        text(&envelope.event_type),
+        Parameter::Int(version(envelope)),
+        Parameter::Text(envelope.payload.as_json().map(Cow::Borrowed)),
+        Parameter::Bytes(payload_bytes(envelope).map(Cow::Borrowed)),
+        Parameter::Text(Some(headers_text(&envelope.headers, defaults).into())),
+        Parameter::Time(occurred_at),
+        Parameter::Text(envelope.topic.as_deref().map(Cow::Borrowed)),
+    ]
 }
 
 fn column<'e, T>(envelopes: &'e [Envelope], value: impl Fn(&'e Envelope) -> T) -> Vec<T> {

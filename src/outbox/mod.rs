@@ -62,18 +62,25 @@
 //! oversized values. `docs/publishing.md` describes every column, the grants, and the lock to take
 //! from SQL.
 
+pub(crate) mod connection;
 mod draft;
+pub(crate) mod driver;
 mod error;
 mod insert;
 mod publish;
 #[cfg(feature = "subscriber")]
 mod read;
 mod scheduled;
+mod statement;
 
+pub use connection::Connection;
 pub use draft::Draft;
 pub use error::PublishError;
 #[cfg(feature = "relay")]
 pub(crate) use insert::COLUMNS;
 pub use publish::Outbox;
 #[cfg(feature = "subscriber")]
+pub(crate) use publish::seal;
+#[cfg(feature = "subscriber")]
 pub(crate) use read::{Seen, move_scheduled, published_since, scheduled};
+pub use statement::{Parameter, Statement};

@@ -1,15 +1,14 @@
 //! Public interface of the outbox.
 
 mod checks;
+mod plan;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use sqlx::PgConnection;
-
-use self::checks::check_aggregate_count;
+use super::connection::Connection;
 use super::insert::{Lock, Statements};
-use super::scheduled::{self, Terms};
-use super::{Draft, PublishError};
+use super::{Draft, PublishError, Statement};
 use crate::event::{AggregateId, DomainEvent, Envelope, EventId, Headers};
 use crate::postgres::{SchemaName, SchemaNameError};
 
@@ -186,12 +185,12 @@ impl Outbox {
     /// # Cancel safety
     ///
     /// If the future is dropped, the event may or may not be part of the transaction. Roll it back.
-    pub async fn publish<E: DomainEvent>(
+    pub fn publish<'c, E: DomainEvent, C: Connection<'c>>(
         &self,
-        conn: &mut PgConnection,
+        conn: C,
         event: &E,
-    ) -> Result<EventId, PublishError> {
-        self.publish_envelope(conn, &seal(event)?).await
+    ) -> C::Answer<EventId> {
+        self.event(event).publish(conn)
     }
 
     /// Publishes any number of events with one statement. Returns their ids in the given order,
@@ -208,21 +207,18 @@ impl Outbox {
     /// # Cancel safety
     ///
     /// See [`publish`](Self::publish).
-    pub async fn publish_all<'e, E: DomainEvent>(
+    pub fn publish_all<'c, 'e, E: DomainEvent, C: Connection<'c>>(
         &self,
-        conn: &mut PgConnection,
+        conn: C,
         events: impl IntoIterator<Item = &'e E>,
-    ) -> Result<Vec<EventId>, PublishError> {
-        let envelopes = events
-            .into_iter()
-            .map(seal)
-            .collect::<Result<Vec<_>, _>>()?;
-        self.publish_envelopes(conn, &envelopes).await
+    ) -> C::Answer<Vec<EventId>> {
+        let envelopes = events.into_iter().map(seal).collect::<Result<Vec<_>, _>>();
+        conn.run(envelopes.and_then(|envelopes| self.insertions(&envelopes, Statement::into_owned)))
     }
 
     /// Starts an event that needs more than its data: headers, a topic, or its own time.
     pub fn event<E: DomainEvent>(&self, event: &E) -> Draft<'_> {
-        Draft::new(self, seal(event))
+        Draft::new(Cow::Borrowed(self), seal(event))
     }
 
     /// Starts the tombstone of an aggregate of `E`. On a compacted topic, it deletes the records of
@@ -245,7 +241,7 @@ impl Outbox {
         let envelope = AggregateId::new(aggregate_id)
             .map(|id| Envelope::tombstone(E::AGGREGATE, id))
             .map_err(|source| PublishError::invalid(Envelope::TOMBSTONE, source));
-        Draft::new(self, envelope)
+        Draft::new(Cow::Borrowed(self), envelope)
     }
 
     /// Publishes an envelope: a payload that was encoded elsewhere, or names that are known only at
@@ -271,17 +267,12 @@ impl Outbox {
     /// outbox.publish_envelope(&mut tx, &envelope).await?;
     /// # Ok(()) }
     /// ```
-    pub async fn publish_envelope(
+    pub fn publish_envelope<'c, C: Connection<'c>>(
         &self,
-        conn: &mut PgConnection,
-        envelope: &Envelope,
-    ) -> Result<EventId, PublishError> {
-        let statements = self.statements.as_ref().map_err(Clone::clone)?;
-        self.check(envelope)?;
-        self.require_transaction(conn).await?;
-        statements
-            .insert(conn, envelope, &self.default_headers, self.lock)
-            .await
+        conn: C,
+        envelope: &'c Envelope,
+    ) -> C::Answer<EventId> {
+        conn.run(self.insertion(envelope, |statement| statement))
     }
 
     /// Publishes any number of envelopes with one statement. They may differ in type and headers.
@@ -293,55 +284,12 @@ impl Outbox {
     /// # Cancel safety
     ///
     /// See [`publish`](Self::publish).
-    pub async fn publish_envelopes(
+    pub fn publish_envelopes<'c, C: Connection<'c>>(
         &self,
-        conn: &mut PgConnection,
-        envelopes: &[Envelope],
-    ) -> Result<Vec<EventId>, PublishError> {
-        let statements = self.statements.as_ref().map_err(Clone::clone)?;
-        envelopes
-            .iter()
-            .try_for_each(|envelope| self.check(envelope))?;
-        let bytes = envelopes
-            .iter()
-            .map(|envelope| envelope.payload.len() + envelope.headers.byte_len())
-            .sum();
-        if bytes > Self::MAX_BATCH_BYTES {
-            return Err(PublishError::BatchTooLarge {
-                bytes,
-                max: Self::MAX_BATCH_BYTES,
-            });
-        }
-        if self.lock == Lock::Aggregate {
-            check_aggregate_count(envelopes)?;
-        }
-        if !envelopes.is_empty() {
-            self.require_transaction(conn).await?;
-        }
-        statements
-            .insert_all(conn, envelopes, &self.default_headers, self.lock)
-            .await
-    }
-
-    /// Stores an envelope for later publication.
-    pub(super) async fn schedule(
-        &self,
-        conn: &mut PgConnection,
-        envelope: &Envelope,
-        terms: Terms,
-    ) -> Result<EventId, PublishError> {
-        let place = self.schema_and_preparation()?;
-        self.check(envelope)?;
-        self.require_transaction(conn).await?;
-        scheduled::insert(conn, place, envelope, &self.default_headers, terms).await
-    }
-
-    pub(super) fn schema_and_preparation(&self) -> Result<(&SchemaName, bool), PublishError> {
-        Ok(self
-            .statements
-            .as_ref()
-            .map_err(Clone::clone)?
-            .schema_and_preparation())
+        conn: C,
+        envelopes: &'c [Envelope],
+    ) -> C::Answer<Vec<EventId>> {
+        conn.run(self.insertions(envelopes, |statement| statement))
     }
 }
 
@@ -353,6 +301,6 @@ impl Default for Outbox {
     }
 }
 
-fn seal<E: DomainEvent>(event: &E) -> Result<Envelope, PublishError> {
+pub(crate) fn seal<E: DomainEvent>(event: &E) -> Result<Envelope, PublishError> {
     Envelope::of(event).map_err(|error| PublishError::envelope(event.event_type(), error))
 }

@@ -1,15 +1,16 @@
-//! Scheduled events: the SQL of publishers that writes the table `scheduled`. A relay moves the
-//! events to the outbox when they are due.
+//! Scheduled events, which wait in the table `scheduled`. A relay moves them to the outbox when
+//! they are due.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::insert::{COLUMNS, bind};
-use super::{Outbox, PublishError};
-use crate::event::{DomainEvent, Envelope, EventId, Headers};
-use crate::postgres::SchemaName;
+use super::connection::{Connection, Operation};
+use super::{Outbox, PublishError, Statement};
+use crate::event::{DomainEvent, Envelope, EventId};
+
+/// The table of scheduled events.
+pub(super) const TABLE: &str = "scheduled";
 
 /// Due time of an event.
 #[derive(Clone, Copy, Debug)]
@@ -81,13 +82,13 @@ impl Outbox {
     /// # Ok(()) }
     /// ```
     #[doc(alias = "schedule")]
-    pub async fn publish_at<E: DomainEvent>(
+    pub fn publish_at<'c, E: DomainEvent, C: Connection<'c>>(
         &self,
-        conn: &mut PgConnection,
+        conn: C,
         event: &E,
         when: DateTime<Utc>,
-    ) -> Result<EventId, PublishError> {
-        self.event(event).publish_at(conn, when).await
+    ) -> C::Answer<EventId> {
+        self.event(event).publish_at(conn, when)
     }
 
     /// Publishes an event after a delay, which starts with this call and is measured by the
@@ -101,13 +102,13 @@ impl Outbox {
     ///
     /// See [`publish`](Self::publish).
     #[doc(alias = "delay")]
-    pub async fn publish_after<E: DomainEvent>(
+    pub fn publish_after<'c, E: DomainEvent, C: Connection<'c>>(
         &self,
-        conn: &mut PgConnection,
+        conn: C,
         event: &E,
         delay: Duration,
-    ) -> Result<EventId, PublishError> {
-        self.event(event).publish_after(conn, delay).await
+    ) -> C::Answer<EventId> {
+        self.event(event).publish_after(conn, delay)
     }
 
     /// Withdraws a scheduled event in the transaction of `conn`. If the transaction is rolled back,
@@ -125,49 +126,52 @@ impl Outbox {
     /// # Cancel safety
     ///
     /// If the future is dropped, the transaction may or may not cancel the event. Roll it back.
-    pub async fn cancel(&self, conn: &mut PgConnection, id: EventId) -> Result<bool, PublishError> {
-        let (schema, prepared) = self.schema_and_preparation()?;
-        self.require_transaction(conn).await?;
-        let sql = format!(r#"delete from "{schema}".scheduled where id = $1"#);
-        let deleted = sqlx::query(AssertSqlSafe(sql))
-            .persistent(prepared)
-            .bind(id.as_uuid())
-            .execute(conn)
-            .await;
-        let deleted =
-            deleted.map_err(|error| PublishError::database(schema.as_str(), "scheduled", error))?;
-        Ok(deleted.rows_affected() > 0)
+    pub fn cancel<'c, C: Connection<'c>>(&self, conn: C, id: EventId) -> C::Answer<bool> {
+        let is_cancelled = |_, rows| rows > 0;
+        conn.run(self.cancel_statement(id).and_then(|statement| {
+            Ok(Operation {
+                table: TABLE,
+                result: is_cancelled,
+                ..self.operation(Some(statement), false)?
+            })
+        }))
     }
-}
 
-/// Inserts one scheduled event.
-pub(super) async fn insert(
-    conn: &mut PgConnection,
-    (schema, prepared): (&SchemaName, bool),
-    envelope: &Envelope,
-    defaults: &Headers,
-    terms: Terms,
-) -> Result<EventId, PublishError> {
-    let sql = format!(
-        r#"insert into "{schema}".scheduled ({COLUMNS}, due_at)
-           values ($1, $2, $3, $4, $5, $6::text::json, $7, $8::text::jsonb, $9, $10,
-                   coalesce($11, pg_catalog.clock_timestamp()
-                       + pg_catalog.make_interval(secs => $12)))"#
-    );
-    let (at, after) = match terms.due {
-        Due::At(when) => (Some(when), None),
-        Due::After(delay) => (None, Some(delay.as_secs_f64())),
-    };
-    bind(
-        sqlx::query(AssertSqlSafe(sql)).persistent(prepared),
-        envelope,
-        defaults,
-        terms.occurred_at,
-    )
-    .bind(at)
-    .bind(after)
-    .execute(conn)
-    .await
-    .map_err(|error| PublishError::database(schema.as_str(), "scheduled", error))?;
-    Ok(envelope.id)
+    /// Returns the statement that inserts a scheduled event, for a driver that the crate does not
+    /// support. See [`statement`](Self::statement).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PublishError`] if the event could never be delivered.
+    pub fn statement_at<'e>(
+        &self,
+        envelope: &'e Envelope,
+        when: DateTime<Utc>,
+    ) -> Result<Statement<'e>, PublishError> {
+        let terms = Terms {
+            due: Due::At(when),
+            occurred_at: None,
+        };
+        self.schedule_statement(envelope, terms)
+    }
+
+    /// Returns the statement that withdraws a scheduled event, for a driver that the crate does not
+    /// support. No row means that the event is no longer scheduled.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PublishError::Schema`] if the schema name is invalid.
+    pub fn cancel_statement(&self, id: EventId) -> Result<Statement<'static>, PublishError> {
+        Ok(self.statements()?.cancel(id))
+    }
+
+    pub(super) fn schedule_statement<'e>(
+        &self,
+        envelope: &'e Envelope,
+        terms: Terms,
+    ) -> Result<Statement<'e>, PublishError> {
+        let statements = self.statements()?;
+        self.check(envelope)?;
+        Ok(statements.schedule(envelope, self.default_headers(), terms))
+    }
 }

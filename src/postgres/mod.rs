@@ -12,9 +12,9 @@
 //! | `errors`, `certificate` | texts and remedies |
 //! | `encodable` | text that the database may not be able to encode |
 
-#[cfg(any(feature = "relay", all(feature = "health", feature = "outbox")))]
+#[cfg(any(feature = "relay", all(feature = "health", feature = "sqlx")))]
 mod age;
-#[cfg(feature = "outbox")]
+#[cfg(feature = "sqlx")]
 mod begin;
 #[cfg(feature = "relay")]
 pub(crate) mod certificate;
@@ -22,13 +22,13 @@ pub(crate) mod certificate;
 mod copy;
 #[cfg(any(feature = "relay", feature = "subscriber"))]
 pub(crate) mod encodable;
-#[cfg(feature = "outbox")]
+#[cfg(feature = "sqlx")]
 pub(crate) mod errors;
 #[cfg(feature = "relay")]
 mod gateway;
 #[cfg(feature = "relay")]
 mod lsn;
-#[cfg(feature = "outbox")]
+#[cfg(feature = "sqlx")]
 mod migrate;
 #[cfg(feature = "relay")]
 pub(crate) mod replication;
@@ -41,9 +41,9 @@ pub(crate) mod session_fault;
 #[cfg(feature = "relay")]
 mod settings;
 
-#[cfg(any(feature = "relay", all(feature = "health", feature = "outbox")))]
+#[cfg(any(feature = "relay", all(feature = "health", feature = "sqlx")))]
 pub(crate) use age::seconds;
-#[cfg(feature = "outbox")]
+#[cfg(feature = "sqlx")]
 pub(crate) use begin::begin;
 #[cfg(feature = "cli")]
 pub(crate) use begin::begin_with;
@@ -51,7 +51,7 @@ pub(crate) use begin::begin_with;
 pub(crate) use copy::{CopyError, CopyRows, copy_header};
 #[cfg(feature = "relay")]
 pub use lsn::{Lsn, LsnError};
-#[cfg(feature = "outbox")]
+#[cfg(feature = "sqlx")]
 pub use migrate::{MigrateError, MigrationStep, Migrations, migrate};
 #[cfg(feature = "outbox")]
 pub use schema::{SchemaName, SchemaNameError};

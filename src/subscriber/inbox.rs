@@ -15,6 +15,7 @@ pub(crate) mod identity;
 mod options;
 pub(crate) mod pipelined_tx;
 mod sql_text;
+mod statements;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -36,6 +37,7 @@ use identity::{Identity, Unstorable};
 pub use options::{Inbox, Isolation};
 use pipelined_tx::{BegunTx, Form, TxLease, TxPipeline};
 use sql_text::{Arrays, Columns, Rows};
+pub use statements::{InboxRecord, InboxStatements};
 
 /// The statements that set the timeouts, before and after the insert.
 #[derive(Debug)]

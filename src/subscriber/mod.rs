@@ -88,7 +88,7 @@ pub use handler::{
 };
 pub(crate) use in_memory::inbox::MemoryInbox;
 pub(crate) use in_memory::{Ended, InMemory};
-pub use inbox::{Inbox, Isolation};
+pub use inbox::{Inbox, InboxRecord, InboxStatements, Isolation};
 pub(crate) use offsets::catch_up::CatchUp;
 pub use options::kill_switch::KillSwitch;
 pub use options::retry::Retry;

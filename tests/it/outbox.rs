@@ -280,11 +280,11 @@ async fn a_transaction_that_was_begun_by_sql_publishes_and_one_that_failed_says_
         .publish(&mut conn, &placed(1, 1))
         .await
         .expect_err("the transaction has failed");
-    let PublishError::Database(source) = &error else {
+    let PublishError::Database { sqlstate, source } = &error else {
         panic!("{error:?}")
     };
-    let code = source.as_database_error().and_then(|error| error.code());
-    assert_eq!(code.as_deref(), Some("25P02"), "{error:?}");
+    assert_eq!(sqlstate.as_deref(), Some("25P02"), "{error:?}");
+    assert!(source.is::<sqlx::Error>(), "{error:?}");
     sqlx::raw_sql("rollback")
         .execute(&mut *conn)
         .await
@@ -364,7 +364,7 @@ async fn a_batch_is_one_statement_and_keeps_its_order() {
     let mut conn = database.pool.acquire().await.expect("a connection");
     assert_eq!(
         Outbox::new()
-            .publish_all::<OrderPlaced>(&mut conn, [])
+            .publish_all::<OrderPlaced, _>(&mut conn, [])
             .await
             .expect("nothing is sent"),
         []

@@ -1,44 +1,11 @@
-//! Checks before anything is sent: the transaction, and the limits of an event and a batch.
+//! Checks before anything is sent: the limits of an event and a batch.
 
 use std::collections::HashSet;
 
-use sqlx::{Connection as _, Executor as _, PgConnection};
-
 use super::Outbox;
-use crate::{event::Envelope, outbox::PublishError, postgres::errors::cleaned};
-
-/// SQLSTATE of a savepoint outside a transaction.
-const NO_TRANSACTION: &str = "25P01";
+use crate::{event::Envelope, outbox::PublishError};
 
 impl Outbox {
-    /// Refuses a connection that is not in a transaction. sqlx tracks the transactions that it has
-    /// begun, so the check is free for them. To detect a transaction that was begun with SQL, this
-    /// sets a savepoint, which the server refuses outside a transaction. It has no other effect.
-    pub(in crate::outbox) async fn require_transaction(
-        &self,
-        conn: &mut PgConnection,
-    ) -> Result<(), PublishError> {
-        if self.autocommit || conn.is_in_transaction() {
-            return Ok(());
-        }
-        match conn
-            .execute("savepoint tidings_publish; release savepoint tidings_publish")
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(error)
-                if error
-                    .as_database_error()
-                    .and_then(|error| error.code())
-                    .as_deref()
-                    == Some(NO_TRANSACTION) =>
-            {
-                Err(PublishError::NoTransaction)
-            }
-            Err(error) => Err(PublishError::Database(cleaned(error))),
-        }
-    }
-
     /// Refuses an event that could never be delivered.
     pub(crate) fn check(&self, envelope: &Envelope) -> Result<(), PublishError> {
         let event_type = || envelope.event_type.clone().into_owned();

@@ -68,7 +68,7 @@ impl<'s, S> InTransaction<'s, S> {
         loop {
             self.execute(format!("savepoint {EVENT_SAVEPOINT}")).await?;
             let error = match self.tx()?.publish_as_it_is(&envelope).await {
-                Err(PublishError::Database(error)) if is_of_value(&error) => error,
+                Err(error) if error.as_sqlx().is_some_and(is_of_value) => error,
                 result => {
                     let sent = sent(result)?;
                     self.execute(format!("release savepoint {EVENT_SAVEPOINT}"))
@@ -96,7 +96,7 @@ fn sent(result: Result<EventId, PublishError>) -> Result<Result<(), Unpublishabl
     match result {
         Ok(_) => Ok(Ok(())),
         Err(
-            error @ (PublishError::Database(_)
+            error @ (PublishError::Database { .. }
             | PublishError::MissingTable { .. }
             | PublishError::Schema(_)),
         ) => Err(error.into()),

@@ -334,7 +334,7 @@ impl From<InvalidEvent> for HandlerError {
 impl From<PublishError> for HandlerError {
     fn from(error: PublishError) -> Self {
         let verdict = match &error {
-            PublishError::Database(source) => of_sqlx(source),
+            PublishError::Database { .. } => error.as_sqlx().map_or(Verdict::Retry, of_sqlx),
             // No event can be published until an operator has migrated the database. Then all of
             // them continue.
             PublishError::MissingTable { .. } | PublishError::Schema(_) => Verdict::Unavailable,
@@ -414,7 +414,7 @@ mod tests {
                 Verdict::Skip,
             ),
             (
-                HandlerError::from(PublishError::Database(sqlx::Error::Io(io()))),
+                HandlerError::from(PublishError::from(sqlx::Error::Io(io()))),
                 Verdict::Unavailable,
             ),
             (

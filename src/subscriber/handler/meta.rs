@@ -25,6 +25,10 @@ impl Meta {
         Self { message, attempt }
     }
 
+    pub(crate) fn message(&self) -> &Message {
+        &self.message
+    }
+
     /// Reads the metadata of a record, with attempt number 1.
     pub(crate) fn of_record(record: Incoming) -> Result<Self, Malformed> {
         Message::read(record, None)

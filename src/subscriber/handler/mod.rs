@@ -22,6 +22,7 @@ mod event;
 mod extract;
 mod meta;
 mod outcome;
+mod publisher;
 pub(crate) mod router;
 mod savepoint;
 mod state;

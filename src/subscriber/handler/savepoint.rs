@@ -4,10 +4,10 @@ use std::ops::{Deref, DerefMut};
 
 use sqlx::{PgConnection, PgTransaction};
 
-use super::tx::Publisher;
+use super::publisher::Publisher;
 use crate::{
     event::{DomainEvent, EventId},
-    outbox::PublishError,
+    outbox::{Draft, PublishError, driver},
 };
 
 /// A savepoint in a handler's transaction, created by [`Tx::savepoint`](super::Tx::savepoint). It
@@ -53,11 +53,33 @@ impl<'t> Savepoint<'t> {
     ///
     /// Returns [`PublishError`] if the event is invalid or cannot be stored.
     pub async fn publish<E: DomainEvent>(&mut self, event: &E) -> Result<EventId, PublishError> {
-        self.publisher.publish(&mut self.savepoint, event).await
+        self.event(event).publish(&mut self.savepoint).await
+    }
+
+    /// Publishes any number of events within the savepoint, as
+    /// [`Tx::publish_all`](super::Tx::publish_all) does.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PublishError`]. Publishes all events or none.
+    pub async fn publish_all<'e, E: DomainEvent>(
+        &mut self,
+        events: impl IntoIterator<Item = &'e E>,
+    ) -> Result<Vec<EventId>, PublishError> {
+        let publisher = self.publisher.clone();
+        publisher.publish_all(&mut self.savepoint, events).await
+    }
+
+    /// Starts an event, as [`Tx::event`](super::Tx::event) does. Pass the savepoint to
+    /// [`Draft::publish`].
+    pub fn event<E: DomainEvent>(&self, event: &E) -> Draft<'static> {
+        self.publisher.event(event)
     }
 }
 
 // === impl Savepoint ===
+
+driver::answers_with_a_future!(&'c mut Savepoint<'_>, savepoint => driver::sqlx::Sqlx(savepoint));
 
 impl Deref for Savepoint<'_> {
     type Target = PgConnection;

@@ -2,13 +2,14 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection, PgTransaction};
 
-use super::{HandlerError, Meta, Savepoint};
+use super::{HandlerError, Meta, Savepoint, publisher::Publisher};
 use crate::{
     event::{DomainEvent, Envelope, EventId, Headers},
-    outbox::{Outbox, PublishError},
+    outbox::{Draft, Outbox, PublishError, driver},
     postgres::{SchemaName, begin},
 };
 
@@ -214,8 +215,72 @@ impl Tx {
     ///
     /// Returns [`PublishError`] if the event is invalid or cannot be stored.
     pub async fn publish<E: DomainEvent>(&mut self, event: &E) -> Result<EventId, PublishError> {
+        self.event(event).publish(self).await
+    }
+
+    /// Publishes any number of events with one statement, in this order. See
+    /// [`publish`](Self::publish).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PublishError`]. Publishes all events or none.
+    pub async fn publish_all<'e, E: DomainEvent>(
+        &mut self,
+        events: impl IntoIterator<Item = &'e E>,
+    ) -> Result<Vec<EventId>, PublishError> {
         let publisher = self.publisher();
-        publisher.publish(self, event).await
+        publisher.publish_all(self, events).await
+    }
+
+    /// Starts an event that needs more than its data: headers, a topic, a time, or a later
+    /// publication. Its correlation, causation and trace headers are set from the handled event.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tidings::DomainEvent;
+    /// # use tidings::subscriber::{Event, HandlerError, Tx};
+    /// # #[derive(Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = "order", id = "order_id")]
+    /// # struct OrderPlaced { order_id: i64 }
+    /// # #[derive(Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = "order", id = "order_id")]
+    /// # struct PaymentOverdue { order_id: i64 }
+    /// async fn remind(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
+    ///     let overdue = PaymentOverdue { order_id: order.order_id };
+    ///     tx.event(&overdue)
+    ///         .header("tenant", "acme")
+    ///         .publish_after(&mut tx, Duration::from_secs(15 * 60))
+    ///         .await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn event<E: DomainEvent>(&self, event: &E) -> Draft<'static> {
+        self.publisher().event(event)
+    }
+
+    /// Publishes an event after a delay, with the handled event as its cause. See
+    /// [`Outbox::publish_after`].
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PublishError`] if the event is invalid or cannot be stored.
+    pub async fn publish_after<E: DomainEvent>(
+        &mut self,
+        event: &E,
+        delay: Duration,
+    ) -> Result<EventId, PublishError> {
+        self.event(event).publish_after(self, delay).await
+    }
+
+    /// Withdraws a scheduled event. See [`Outbox::cancel`].
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PublishError`] if the database refuses.
+    pub async fn cancel(&mut self, id: EventId) -> Result<bool, PublishError> {
+        let outbox = self.slot.outbox.clone();
+        outbox.cancel(self, id).await
     }
 
     /// Begins a savepoint. The changes made with it can be rolled back without the rest of the
@@ -261,43 +326,14 @@ impl Tx {
     }
 
     fn publisher(&self) -> Publisher {
-        Publisher {
-            outbox: self.slot.outbox.clone(),
-            carried: self.carried.clone(),
-            meta: self.meta.clone(),
-        }
-    }
-}
-
-/// Publishes events for a handler, with the handled event as their cause.
-#[derive(Clone, Debug)]
-pub(crate) struct Publisher {
-    outbox: Outbox,
-    carried: Headers,
-    meta: Option<Meta>,
-}
-
-impl Publisher {
-    pub(crate) async fn publish<E: DomainEvent>(
-        &self,
-        connection: &mut PgConnection,
-        event: &E,
-    ) -> Result<EventId, PublishError> {
-        let mut envelope = Envelope::of(event)
-            .map_err(|error| PublishError::envelope(event.event_type(), error))?;
-        for (name, value) in self.carried.iter() {
-            if envelope.headers.get(name).is_none() {
-                envelope.headers.insert(name, value);
-            }
-        }
-        if let Some(meta) = &self.meta {
-            meta.cause(&mut envelope);
-        }
-        self.outbox.publish_envelope(connection, &envelope).await
+        let outbox = self.slot.outbox.clone();
+        Publisher::new(outbox, self.carried.clone(), self.meta.clone())
     }
 }
 
 // === impl Tx ===
+
+driver::answers_with_a_future!(&'c mut Tx, tx => driver::sqlx::Sqlx(tx));
 
 impl Deref for Tx {
     type Target = PgConnection;

@@ -127,11 +127,31 @@ impl Writer {
             };
             let outbox = Outbox::new();
             let id = match random.below(self.types.load(Ordering::SeqCst) as u64) {
-                0 => outbox.publish(session, &Deposited::from(booking)).await?,
-                1 => outbox.publish(session, &Withdrawn::from(booking)).await?,
-                2 => outbox.publish(session, &Renamed::from(booking)).await?,
-                3 => outbox.publish(session, &Frozen::from(booking)).await?,
-                _ => outbox.publish(session, &Closed::from(booking)).await?,
+                0 => {
+                    outbox
+                        .publish(&mut *session, &Deposited::from(booking))
+                        .await?
+                }
+                1 => {
+                    outbox
+                        .publish(&mut *session, &Withdrawn::from(booking))
+                        .await?
+                }
+                2 => {
+                    outbox
+                        .publish(&mut *session, &Renamed::from(booking))
+                        .await?
+                }
+                3 => {
+                    outbox
+                        .publish(&mut *session, &Frozen::from(booking))
+                        .await?
+                }
+                _ => {
+                    outbox
+                        .publish(&mut *session, &Closed::from(booking))
+                        .await?
+                }
             };
             let insert = "insert into history values ($1, $2, $3, $4)";
             let insert = sqlx::query(insert)
@@ -171,7 +191,7 @@ impl Writer {
             refused_by: refused_by.to_owned(),
             fails: draw_fails(random),
         };
-        Outbox::new().publish(session, &order).await?;
+        Outbox::new().publish(&mut *session, &order).await?;
         Ok(())
     }
 }

@@ -301,10 +301,7 @@ async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
     let (role, _) = granted("publisher", &database, &place).await;
     let (pool, outbox) = (database.pool_as(&role).await, tidings::Outbox::new());
     let works = async || -> Result<bool, tidings::PublishError> {
-        let mut tx = pool
-            .begin()
-            .await
-            .map_err(tidings::PublishError::Database)?;
+        let mut tx = pool.begin().await?;
         let event = crate::support::history::Moved {
             account: "a".into(),
             version: 1,

@@ -22,6 +22,7 @@ mod redrive;
 mod refused_letters;
 mod sessions;
 mod standstill;
+mod statements;
 mod tombstones;
 mod topics;
 mod transactions;

@@ -1,0 +1,41 @@
+//! diesel-async.
+
+use diesel::result::Error;
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl as _, TransactionManager};
+
+use super::{
+    answers_with_a_future,
+    diesel_query::{query, sqlstate},
+};
+use crate::outbox::{Statement, connection::Driver};
+
+struct DieselAsync<'c>(&'c mut AsyncPgConnection);
+
+answers_with_a_future!(&'c mut AsyncPgConnection, connection => DieselAsync(connection));
+
+impl Driver for DieselAsync<'_> {
+    type Error = Error;
+
+    fn is_in_transaction(&mut self) -> Option<bool> {
+        type Manager = <AsyncPgConnection as AsyncConnection>::TransactionManager;
+        let status = Manager::transaction_manager_status_mut(self.0);
+        Some(
+            status
+                .transaction_depth()
+                .is_ok_and(|depth| depth.is_some()),
+        )
+    }
+
+    async fn batch(&mut self, _: &'static str) -> Result<(), Error> {
+        unreachable!("diesel-async knows its transactions")
+    }
+
+    async fn execute(&mut self, statement: Statement<'_>) -> Result<u64, Error> {
+        let rows = query(&statement).execute(self.0).await?;
+        Ok(u64::try_from(rows).unwrap_or(u64::MAX))
+    }
+
+    fn sqlstate(error: &Error, table: &str) -> Option<String> {
+        sqlstate(error, table)
+    }
+}
