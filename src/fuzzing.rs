@@ -15,9 +15,11 @@ pub fn pgoutput(bytes: &[u8]) {
     crate::relay::fuzz_row(bytes);
 }
 
-/// Decodes bytes as a binary COPY of the outbox.
+/// Decodes bytes as a binary COPY of the outbox, and as the rows of one. A fuzzer does not find the
+/// header by itself.
 pub fn copy(bytes: &[u8]) {
     crate::relay::fuzz_copy(bytes);
+    crate::relay::fuzz_copy(&[&*crate::postgres::copy_header(), bytes].concat());
 }
 
 /// Decodes bytes as a Kafka record. Each line of the form `name: value` is a header; the value
