@@ -11,6 +11,7 @@ mod health;
 mod migrate;
 mod outbox;
 mod publish_example;
+mod publishing_clients;
 mod quickstart_example;
 mod relay;
 mod saga;

@@ -1,7 +1,6 @@
 //! Events of others: CloudEvents of any SDK, Debezium's records, plain JSON; and what is no event.
 
 mod clients;
-mod tools;
 
 use std::sync::{Arc, Mutex};
 

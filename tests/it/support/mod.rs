@@ -11,12 +11,14 @@
 //! | `terminal` | commands on a terminal |
 //! | `shop` | services and sagas of a shop |
 //! | `worlds` | the in-memory bus and the real services behind one trait |
+//! | `languages` | programs in Java, Python, JavaScript and Go |
 //! | `browser`, `http` | clients of a page and of an HTTP server |
 
 pub(crate) mod browser;
 pub(crate) mod eventually;
 pub(crate) mod history;
 pub(crate) mod http;
+pub(crate) mod languages;
 pub(crate) mod place;
 pub(crate) mod records;
 pub(crate) mod running;

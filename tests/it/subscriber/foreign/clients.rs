@@ -9,8 +9,8 @@ use tidings::event::{Codec, CodecError, Payload};
 use tidings::subscriber::{Event, HandlerError, Meta, Retry, State};
 
 use super::super::place::{Place, start};
-use super::tools::{Producer, java, javascript, python};
 use crate::relay::records::{Reader, alter_topic};
+use crate::support::languages::{Program, Source};
 
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(
@@ -95,13 +95,13 @@ async fn noted(
 struct Sent(Place);
 
 impl Sent {
-    async fn by(producer: &Producer, more: &[&str]) -> Self {
+    async fn by(producer: &Program, more: &[&str]) -> Self {
         let place = Place::new(1).await;
         // The SDK for JavaScript gives records the time of their events, which may be older than
         // the broker keeps records.
         alter_topic(&place.brokers, &place.topic, &[("retention.ms", "-1")]).await;
         producer
-            .send(&[&[&*place.brokers, &*place.topic], more].concat())
+            .run(&[&[&*place.brokers, &*place.topic], more].concat())
             .await;
         Self(place)
     }
@@ -169,7 +169,12 @@ const NO_DATA: &str = "no data";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_the_sdk_for_java_are_handled_and_its_other_formats_are_named() {
-    let Some(producer) = java().await else { return };
+    let Some(producer) = Source::read("subscriber/foreign/java", "Producer.java")
+        .java()
+        .await
+    else {
+        return;
+    };
     let sent = Sent::by(&producer, &["cloudevents"]).await;
     let events = [
         format!(
@@ -187,7 +192,10 @@ async fn events_of_the_sdk_for_java_are_handled_and_its_other_formats_are_named(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_the_sdk_for_python_are_handled_and_its_other_formats_are_named() {
-    let Some(producer) = python().await else {
+    let Some(producer) = Source::read("subscriber/foreign/python", "producer.py")
+        .python()
+        .await
+    else {
         return;
     };
     let sent = Sent::by(&producer, &[]).await;
@@ -239,7 +247,10 @@ async fn events_of_the_sdk_for_python_are_handled_and_its_other_formats_are_name
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_the_sdk_for_javascript_are_handled_and_its_batches_are_named() {
-    let Some(producer) = javascript().await else {
+    let Some(producer) = Source::read("subscriber/foreign/javascript", "producer.js")
+        .javascript()
+        .await
+    else {
         return;
     };
     let sent = Sent::by(&producer, &[]).await;
@@ -259,7 +270,12 @@ async fn events_of_the_sdk_for_javascript_are_handled_and_its_batches_are_named(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_of_spring_kafka_are_handled_if_they_have_a_type_and_named_otherwise() {
-    let Some(producer) = java().await else { return };
+    let Some(producer) = Source::read("subscriber/foreign/java", "Producer.java")
+        .java()
+        .await
+    else {
+        return;
+    };
     let sent = Sent::by(&producer, &["spring"]).await;
     let topic = &sent.0.topic;
     const ID: &str = "0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e10";
