@@ -1,6 +1,7 @@
 //! `kill -9` at the two places where an effect could be lost or repeated.
 
 use super::process::{Process, slowly};
+use crate::support::eventually::until;
 use crate::support::place::{
     Place, assert_once_and_in_order, create_effects, effects, start, until_effects,
 };
@@ -18,6 +19,18 @@ async fn died_at(step: &str) -> u64 {
     Process::start_to_die_at(&place, &database, &format!("{step}:30"))
         .until_it_dies()
         .await;
+    // The server may still execute a commit that the member has sent.
+    until("the member's sessions have ended", async || {
+        let sessions: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity \
+             where datname = current_database() and backend_type = 'client backend'",
+        )
+        .fetch_one(&database.pool)
+        .await
+        .expect("the query succeeds");
+        (sessions <= i64::from(database.pool.size())).then_some(())
+    })
+    .await;
     let before = effects(&database.pool).await;
     // Of the thirty effects, those whose transactions are open are rolled back.
     assert!(

@@ -201,6 +201,13 @@ impl Worker {
         .await
     }
 
+    /// Returns the state of a connector and of its task.
+    pub(super) async fn status(&self, connector: &str) -> String {
+        let path = format!("/connectors/{connector}/status");
+        self.ask("GET", &path, |answer| answer.contains(" 200 "))
+            .await
+    }
+
     /// Deletes the offset of a stopped connector, so that it continues from the position of its
     /// slot.
     pub(super) async fn resume_from_the_slot(&self, connector: &str) {

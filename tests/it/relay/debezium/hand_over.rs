@@ -301,7 +301,35 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
     }
     let mut reader = place.reader();
     let sum = counts.iter().map(|(_, count)| *count as usize).sum();
-    reader.until_distinct_or(sum, || worker.log());
+    reader.until_distinct_or(sum, || {
+        let mut again = place.reader();
+        let state = async {
+            let slots: Vec<String> = sqlx::query_scalar(
+                "select s::text || ' now ' || pg_current_wal_lsn() from pg_replication_slots s",
+            )
+            .fetch_all(&pool)
+            .await
+            .expect("the query succeeds");
+            (worker.status("shop").await, slots)
+        };
+        let runtime = tokio::runtime::Handle::current();
+        let state = tokio::task::block_in_place(|| runtime.block_on(state));
+        let found: Vec<_> = sequences(&mut again)
+            .into_iter()
+            .map(|(aggregate, all)| {
+                let jumps = all.windows(2).filter(|pair| pair[1] != pair[0] + 1);
+                (
+                    aggregate,
+                    all.last().copied(),
+                    jumps.take(5).map(<[u32]>::to_vec).collect::<Vec<_>>(),
+                )
+            })
+            .collect();
+        format!(
+            "written {counts:?}, last and jumps {found:?}, {state:?}\n{}",
+            worker.log()
+        )
+    });
     drop(worker);
     assert_once_in_order(&mut reader, &counts);
 }
