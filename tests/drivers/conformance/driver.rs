@@ -18,7 +18,7 @@ use crate::suite::OrderPlaced;
 /// A call of the outbox. Each driver answers every call in its own way.
 pub(crate) enum Call<'a> {
     Publish(&'a Outbox, &'a OrderPlaced),
-    Draft(Draft<'a>),
+    Draft(Box<Draft<'a>>),
     Envelope(&'a Outbox, &'a Envelope),
     At(&'a Outbox, &'a OrderPlaced, DateTime<Utc>),
     After(&'a Outbox, &'a OrderPlaced, Duration),

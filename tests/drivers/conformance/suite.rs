@@ -139,9 +139,16 @@ pub(crate) async fn a_draft_sets_headers_topic_time_and_id<D: Driver>() {
         .occurred_at(then())
         .id(id);
     let mut tx = D::begin(&database.url).await;
-    assert_eq!(tx.call(Call::Draft(draft)).await.expect("published"), id);
+    assert_eq!(
+        tx.call(Call::Draft(Box::new(draft)))
+            .await
+            .expect("published"),
+        id
+    );
     let tombstone = outbox.tombstone::<OrderPlaced>("8");
-    tx.call(Call::Draft(tombstone)).await.expect("published");
+    tx.call(Call::Draft(Box::new(tombstone)))
+        .await
+        .expect("published");
     tx.end(true).await;
     let rows = database.rows("outbox").await;
     assert_eq!(rows[0].id, id.as_uuid());
@@ -230,7 +237,7 @@ pub(crate) async fn an_event_that_could_never_be_delivered_leaves_the_transactio
         "{error:?}"
     );
     let reserved = outbox.event(&placed(1)).header("ce_id", "mine");
-    let error = tx.call(Call::Draft(reserved)).await;
+    let error = tx.call(Call::Draft(Box::new(reserved))).await;
     assert!(
         matches!(error, Err(PublishError::Invalid { .. })),
         "{error:?}"
@@ -263,7 +270,7 @@ pub(crate) async fn errors_of_the_server_have_the_same_names<D: Driver>() {
         .await
         .expect("published");
     let again = outbox.event(&placed(1)).id(id);
-    let error = tx.call(Call::Draft(again)).await;
+    let error = tx.call(Call::Draft(Box::new(again))).await;
     let Err(PublishError::Database { sqlstate, .. }) = &error else {
         panic!("{error:?}");
     };

@@ -1,6 +1,6 @@
 //! Fuzz target: `tidings::fuzzing::framing` must return for any bytes.
 //!
-//! `cargo +nightly fuzz run --sanitizer none --fuzz-dir tests/fuzz framing -- -max_total_time=60`
+//! `cargo +nightly fuzz run --sanitizer none --fuzz-dir tests/fuzz framing`
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tidings::fuzzing::framing(bytes));
