@@ -16,6 +16,7 @@
 )]
 
 use std::error::Error;
+use std::sync::Arc;
 
 use super::{PublishError, Statement};
 
@@ -55,30 +56,19 @@ pub struct Operation<'e, T> {
     pub(super) statement: Option<Statement<'e>>,
     /// The connection does not have to be in a transaction.
     pub(super) autocommit: bool,
-    pub(super) schema: String,
-    pub(super) table: &'static str,
+    /// The name of the table with its schema, for errors.
+    pub(super) table: Arc<str>,
     pub(super) value: T,
     /// Derives the result from `value` and the number of rows.
     pub(super) result: fn(T, u64) -> T,
 }
 
-/// Sets a savepoint, which the server refuses outside a transaction. It has no other effect.
-const PROBE: &str = "savepoint tidings_publish; release savepoint tidings_publish";
-
-/// SQLSTATE of a savepoint outside a transaction.
-const NO_TRANSACTION: &str = "25P01";
-
 /// A driver. The functions of a blocking driver never wait.
 pub(crate) trait Driver: Send {
     type Error: Error + Send + Sync + 'static;
 
-    /// Returns whether the connection is in a transaction. Returns `None` if the driver does not
-    /// know, because the transaction may have been begun with SQL.
-    fn is_in_transaction(&mut self) -> Option<bool>;
-
-    /// Executes several statements without parameters. Called only if the driver does not know
-    /// whether the connection is in a transaction.
-    fn batch(&mut self, sql: &'static str) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    /// Returns `true` if the connection is in a transaction.
+    fn is_in_transaction(&mut self) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
     /// Executes a statement. Returns the number of its rows.
     fn execute(
@@ -105,23 +95,12 @@ pub(crate) async fn perform<D: Driver, T>(
     let Some(statement) = operation.statement else {
         return Ok(operation.value);
     };
-    let table = format!("{}.{}", operation.schema, operation.table);
+    let table = operation.table;
     let failed = |error: D::Error| {
         let sqlstate = D::sqlstate(&error, &table);
-        PublishError::database(table.clone(), sqlstate, D::cleaned(error).into())
+        PublishError::database(&table, sqlstate, D::cleaned(error).into())
     };
-    let is_allowed = operation.autocommit
-        || match driver.is_in_transaction() {
-            Some(known) => known,
-            None => match driver.batch(PROBE).await {
-                Ok(()) => true,
-                Err(error) => match D::sqlstate(&error, &table).as_deref() {
-                    Some(NO_TRANSACTION) => false,
-                    _ => return Err(failed(error)),
-                },
-            },
-        };
-    if !is_allowed {
+    if !operation.autocommit && !driver.is_in_transaction().await.map_err(failed)? {
         return Err(PublishError::NoTransaction);
     }
     let rows = driver.execute(statement).await.map_err(failed)?;

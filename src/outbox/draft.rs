@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Display, time::Duration};
 use chrono::{DateTime, Utc};
 
 use super::connection::{Connection, Operation, Planned};
-use super::scheduled::{Due, TABLE, Terms};
+use super::scheduled::{Due, Terms};
 use super::{Outbox, PublishError, Statement};
 use crate::event::{Envelope, EventId, headers};
 
@@ -187,7 +187,7 @@ impl<'o> Draft<'o> {
         let terms = Terms { due, occurred_at };
         let statement = self.outbox.schedule_statement(&envelope, terms)?;
         Ok(Operation {
-            table: TABLE,
+            table: self.outbox.statements()?.scheduled.clone(),
             ..self
                 .outbox
                 .operation(Some(statement.into_owned()), envelope.id)?

@@ -125,13 +125,16 @@ impl PublishError {
     }
 
     pub(super) fn database(
-        table: String,
+        table: &str,
         sqlstate: Option<String>,
         source: Box<dyn Error + Send + Sync>,
     ) -> Self {
         // undefined_table, or invalid_schema_name if the whole schema is missing.
         match sqlstate.as_deref() {
-            Some("42P01" | "3F000") => Self::MissingTable { table, source },
+            Some("42P01" | "3F000") => Self::MissingTable {
+                table: table.to_owned(),
+                source,
+            },
             _ => Self::Database { sqlstate, source },
         }
     }

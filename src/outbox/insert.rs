@@ -36,7 +36,9 @@ pub(crate) const COLUMNS: &str = "id, aggregatetype, aggregateid, type, version,
 /// The statements of one schema.
 #[derive(Clone, Debug)]
 pub(super) struct Statements {
-    schema: SchemaName,
+    /// Names of the tables, for errors.
+    pub(super) outbox: Arc<str>,
+    pub(super) scheduled: Arc<str>,
     one: Arc<str>,
     one_locked: Arc<str>,
     many: Arc<str>,
@@ -54,7 +56,7 @@ pub(super) enum Lock {
 }
 
 impl Statements {
-    pub(super) fn new(schema: SchemaName) -> Self {
+    pub(super) fn new(schema: &SchemaName) -> Self {
         let insert = format!(r#"insert into "{schema}".outbox ({COLUMNS})"#);
         // JSON is sent as text and cast, because the JSON encoding of drivers would not preserve it
         // byte for byte.
@@ -107,7 +109,8 @@ impl Statements {
             )
             .into(),
             cancel: format!(r#"delete from "{schema}".scheduled where id = $1"#).into(),
-            schema,
+            outbox: format!("{schema}.outbox").into(),
+            scheduled: format!("{schema}.scheduled").into(),
             prepared: true,
         }
     }
@@ -115,10 +118,6 @@ impl Statements {
     /// Sets whether the statements stay prepared.
     pub(super) fn prepared(self, prepared: bool) -> Self {
         Self { prepared, ..self }
-    }
-
-    pub(super) fn schema(&self) -> &SchemaName {
-        &self.schema
     }
 
     /// Inserts one event.

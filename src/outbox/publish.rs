@@ -72,7 +72,7 @@ impl Outbox {
     /// Creates an outbox for the schema `tidings`.
     pub fn new() -> Self {
         Self {
-            statements: Ok(Arc::new(Statements::new(SchemaName::default()))),
+            statements: Ok(Arc::new(Statements::new(&SchemaName::default()))),
             lock: Lock::None,
             prepared: true,
             max_event_bytes: Self::MAX_EVENT_BYTES_DEFAULT,
@@ -91,7 +91,7 @@ impl Outbox {
         self.statements = name
             .as_ref()
             .parse()
-            .map(|schema| Arc::new(Statements::new(schema).prepared(prepared)));
+            .map(|schema| Arc::new(Statements::new(&schema).prepared(prepared)));
         self
     }
 

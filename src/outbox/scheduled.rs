@@ -9,9 +9,6 @@ use super::connection::{Connection, Operation};
 use super::{Outbox, PublishError, Statement};
 use crate::event::{DomainEvent, Envelope, EventId};
 
-/// The table of scheduled events.
-pub(super) const TABLE: &str = "scheduled";
-
 /// Due time of an event.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Due {
@@ -130,7 +127,7 @@ impl Outbox {
         let is_cancelled = |_, rows| rows > 0;
         conn.run(self.cancel_statement(id).and_then(|statement| {
             Ok(Operation {
-                table: TABLE,
+                table: self.statements()?.scheduled.clone(),
                 result: is_cancelled,
                 ..self.operation(Some(statement), false)?
             })

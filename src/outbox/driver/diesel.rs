@@ -7,7 +7,7 @@ use std::{
 
 use diesel::{PgConnection, RunQueryDsl as _, connection::TransactionManager, result::Error};
 
-use super::diesel_query::{query, sqlstate};
+use super::diesel_query::{is_open, query, sqlstate};
 use crate::outbox::{
     Connection, PublishError, Statement,
     connection::{Driver, Planned, perform, sealed::Sealed},
@@ -32,18 +32,9 @@ impl<'c> Connection<'c> for &'c mut PgConnection {
 impl Driver for Diesel<'_> {
     type Error = Error;
 
-    fn is_in_transaction(&mut self) -> Option<bool> {
+    async fn is_in_transaction(&mut self) -> Result<bool, Error> {
         type Manager = <PgConnection as diesel::Connection>::TransactionManager;
-        let status = Manager::transaction_manager_status_mut(self.0);
-        Some(
-            status
-                .transaction_depth()
-                .is_ok_and(|depth| depth.is_some()),
-        )
-    }
-
-    async fn batch(&mut self, _: &'static str) -> Result<(), Error> {
-        unreachable!("diesel knows its transactions")
+        Ok(is_open(Manager::transaction_manager_status_mut(self.0)))
     }
 
     async fn execute(&mut self, statement: Statement<'_>) -> Result<u64, Error> {

@@ -5,7 +5,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl as _, Transac
 
 use super::{
     answers_with_a_future,
-    diesel_query::{query, sqlstate},
+    diesel_query::{is_open, query, sqlstate},
 };
 use crate::outbox::{Statement, connection::Driver};
 
@@ -16,18 +16,9 @@ answers_with_a_future!(&'c mut AsyncPgConnection, connection => DieselAsync(conn
 impl Driver for DieselAsync<'_> {
     type Error = Error;
 
-    fn is_in_transaction(&mut self) -> Option<bool> {
+    async fn is_in_transaction(&mut self) -> Result<bool, Error> {
         type Manager = <AsyncPgConnection as AsyncConnection>::TransactionManager;
-        let status = Manager::transaction_manager_status_mut(self.0);
-        Some(
-            status
-                .transaction_depth()
-                .is_ok_and(|depth| depth.is_some()),
-        )
-    }
-
-    async fn batch(&mut self, _: &'static str) -> Result<(), Error> {
-        unreachable!("diesel-async knows its transactions")
+        Ok(is_open(Manager::transaction_manager_status_mut(self.0)))
     }
 
     async fn execute(&mut self, statement: Statement<'_>) -> Result<u64, Error> {

@@ -1,6 +1,7 @@
 //! Queries and errors of diesel, which diesel-async shares.
 
 use diesel::{
+    connection::TransactionManagerStatus,
     pg::Pg,
     query_builder::{BoxedSqlQuery, SqlQuery},
     result::{DatabaseErrorKind, Error},
@@ -36,6 +37,13 @@ pub(super) fn query<'s>(statement: &'s Statement<'_>) -> BoxedSqlQuery<'s, Pg, S
             Parameter::Times(times) => query.bind::<Array<Timestamptz>, _>(times),
         };
     statement.parameters().iter().fold(query, bind)
+}
+
+/// Returns `true` if diesel has begun a transaction. It does not know those that SQL has begun.
+pub(super) fn is_open(status: &TransactionManagerStatus) -> bool {
+    status
+        .transaction_depth()
+        .is_ok_and(|depth| depth.is_some())
 }
 
 /// Returns the SQLSTATE of an error. diesel replaces it by a kind, and not every code has one. A

@@ -21,6 +21,22 @@ pub(crate) mod sqlx;
 #[cfg(feature = "tokio-postgres")]
 mod tokio_postgres;
 
+/// Sets a savepoint, which the server refuses outside a transaction. It has no other effect. For
+/// drivers that do not know a transaction that was begun with SQL.
+#[cfg(any(feature = "sqlx", feature = "tokio-postgres"))]
+const PROBE: &str = "savepoint tidings_publish; release savepoint tidings_publish";
+
+/// Returns the answer that the result of [`PROBE`] means.
+#[cfg(any(feature = "sqlx", feature = "tokio-postgres"))]
+fn probed<D: super::connection::Driver>(result: Result<(), D::Error>) -> Result<bool, D::Error> {
+    match result {
+        Ok(()) => Ok(true),
+        // A savepoint outside a transaction.
+        Err(error) if D::sqlstate(&error, "").as_deref() == Some("25P01") => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// The answer of an asynchronous driver.
 #[cfg(any(
     feature = "diesel-async",

@@ -12,12 +12,8 @@ answers_with_a_future!(&'c DatabaseTransaction, transaction => SeaOrm(transactio
 impl Driver for SeaOrm<'_> {
     type Error = DbErr;
 
-    fn is_in_transaction(&mut self) -> Option<bool> {
-        Some(true)
-    }
-
-    async fn batch(&mut self, sql: &'static str) -> Result<(), DbErr> {
-        self.0.execute_unprepared(sql).await.map(drop)
+    async fn is_in_transaction(&mut self) -> Result<bool, DbErr> {
+        Ok(true)
     }
 
     async fn execute(&mut self, statement: Statement<'_>) -> Result<u64, DbErr> {

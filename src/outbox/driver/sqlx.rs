@@ -5,7 +5,7 @@ use sqlx::{
     pool::PoolConnection,
 };
 
-use super::answers_with_a_future;
+use super::{PROBE, answers_with_a_future, probed};
 use crate::outbox::{Parameter, Statement, connection::Driver};
 use crate::postgres::errors::cleaned;
 
@@ -19,13 +19,12 @@ answers_with_a_future!(&'c mut PoolConnection<Postgres>, connection => Sqlx(conn
 impl Driver for Sqlx<'_> {
     type Error = sqlx::Error;
 
-    fn is_in_transaction(&mut self) -> Option<bool> {
+    async fn is_in_transaction(&mut self) -> Result<bool, sqlx::Error> {
         // sqlx knows the transactions that it has begun.
-        self.0.is_in_transaction().then_some(true)
-    }
-
-    async fn batch(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
-        self.0.execute(sql).await.map(drop)
+        if self.0.is_in_transaction() {
+            return Ok(true);
+        }
+        probed::<Self>(self.0.execute(PROBE).await.map(drop))
     }
 
     async fn execute(&mut self, statement: Statement<'_>) -> Result<u64, sqlx::Error> {

@@ -6,33 +6,32 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use super::answers_with_a_future;
+use super::{PROBE, answers_with_a_future, probed};
 use crate::outbox::{Parameter, Statement, connection::Driver};
 
 struct TokioPostgres<'c> {
     client: &'c Client,
-    /// `None` for a client, on which a transaction may have been begun with SQL.
-    is_in_transaction: Option<bool>,
+    /// `false` for a client, on which a transaction may have been begun with SQL.
+    is_transaction: bool,
 }
 
 answers_with_a_future!(&'c Client, client => TokioPostgres {
     client,
-    is_in_transaction: None,
+    is_transaction: false,
 });
 answers_with_a_future!(&'c Transaction<'_>, transaction => TokioPostgres {
     client: transaction.client(),
-    is_in_transaction: Some(true),
+    is_transaction: true,
 });
 
 impl Driver for TokioPostgres<'_> {
     type Error = Error;
 
-    fn is_in_transaction(&mut self) -> Option<bool> {
-        self.is_in_transaction
-    }
-
-    async fn batch(&mut self, sql: &'static str) -> Result<(), Error> {
-        self.client.batch_execute(sql).await
+    async fn is_in_transaction(&mut self) -> Result<bool, Error> {
+        if self.is_transaction {
+            return Ok(true);
+        }
+        probed::<Self>(self.client.batch_execute(PROBE).await)
     }
 
     async fn execute(&mut self, statement: Statement<'_>) -> Result<u64, Error> {

@@ -115,8 +115,7 @@ impl Outbox {
         Ok(Operation {
             statement,
             autocommit: self.autocommit,
-            schema: self.statements()?.schema().to_string(),
-            table: "outbox",
+            table: self.statements()?.outbox.clone(),
             value,
             result: |value, _| value,
         })

@@ -12,7 +12,7 @@ use crate::support::services::{database, migrated_database};
 const V1: &str = r#"{"account":"a","version":1}"#;
 
 /// Returns the headers of a CloudEvent of the type that the tests handle.
-fn event<'a>(id: &'a str, source: &'a str) -> [(&'static str, &'a str); 4] {
+pub(super) fn event<'a>(id: &'a str, source: &'a str) -> [(&'static str, &'a str); 4] {
     [
         ("ce_specversion", "1.0"),
         ("ce_type", "Changed"),
@@ -22,7 +22,7 @@ fn event<'a>(id: &'a str, source: &'a str) -> [(&'static str, &'a str); 4] {
 }
 
 /// Returns a place with another topic for the same group.
-async fn beside(place: &Place) -> Place {
+pub(super) async fn beside(place: &Place) -> Place {
     let topic = format!("{}-beside", place.topic);
     create_topic(&place.brokers, &topic, 1).await;
     Place {

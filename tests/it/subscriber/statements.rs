@@ -6,8 +6,9 @@ use tidings::{
     subscriber::{Event, HandlerError, InboxStatements, Meta, Retry, State},
 };
 
+use super::identity::{beside, event};
 use crate::support::place::{Changed, Place, create_effects, effects, start, until_effects};
-use crate::support::records::{Reader, create_topic};
+use crate::support::records::Reader;
 use crate::support::services::migrated_database;
 
 #[derive(Clone)]
@@ -53,26 +54,11 @@ async fn once(
     Ok(())
 }
 
-fn event(id: &str) -> [(&'static str, &str); 4] {
-    [
-        ("ce_specversion", "1.0"),
-        ("ce_type", "Changed"),
-        ("ce_source", "/shop"),
-        ("ce_id", id),
-    ]
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_with_its_own_driver_records_events_and_takes_effect_once() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
     create_effects(&database.pool).await;
-    let other = Place {
-        bus: place.bus.clone(),
-        brokers: place.brokers.clone(),
-        topic: format!("{}-beside", place.topic),
-        group: place.group.clone(),
-    };
-    create_topic(&place.brokers, &other.topic, 1).await;
+    let other = beside(&place).await;
     let own = Database {
         pool: database.pool.clone(),
         inbox: InboxStatements::new(place.group.as_str()),
@@ -89,15 +75,15 @@ async fn a_handler_with_its_own_driver_records_events_and_takes_effect_once() {
         r#"{"account":"a","version":1}"#,
         r#"{"account":"a","version":2}"#,
     );
-    place.send_raw("a", Some(v1), &event("1")).await;
+    place.send_raw("a", Some(v1), &event("1", "/shop")).await;
     until_effects(&database.pool, 1).await;
     // The same event again; another one with its id in another topic, twice; then a forged one.
-    place.send_raw("a", Some(v1), &event("1")).await;
-    other.send_raw("a", Some(v2), &event("1")).await;
+    place.send_raw("a", Some(v1), &event("1", "/shop")).await;
+    other.send_raw("a", Some(v2), &event("1", "/shop")).await;
     until_effects(&database.pool, 2).await;
-    other.send_raw("a", Some(v2), &event("1")).await;
-    place.send_raw("a", Some(v2), &event("1")).await;
-    place.send_raw("a", Some(v1), &event("2")).await;
+    other.send_raw("a", Some(v2), &event("1", "/shop")).await;
+    place.send_raw("a", Some(v2), &event("1", "/shop")).await;
+    place.send_raw("a", Some(v1), &event("2", "/shop")).await;
     until_effects(&database.pool, 3).await;
     running
         .until("all have ended", |seen| seen.handled() == 5)
@@ -136,7 +122,11 @@ async fn an_event_whose_id_another_member_has_just_recorded_is_tried_again_and_n
     };
     let mut first = database.pool.begin().await.expect("begun");
     place
-        .send_raw("a", Some(r#"{"account":"a","version":1}"#), &event("1"))
+        .send_raw(
+            "a",
+            Some(r#"{"account":"a","version":1}"#),
+            &event("1", "/shop"),
+        )
         .await;
     sqlx::query(
         "insert into tidings.inbox (consumer, source, event_id, topic) \
