@@ -34,6 +34,13 @@ use super::{PublishError, Statement};
 /// it would run the statement on some other connection, outside the caller's transaction.
 ///
 /// A driver that is not in the table executes a [`Statement`] by itself.
+#[diagnostic::on_unimplemented(
+    message = "an event cannot be published on `{Self}`",
+    label = "not a connection in a transaction of the caller",
+    note = "begin a transaction and give it by reference: `&mut transaction` of sqlx; a pool would \
+            run the statement outside of it",
+    note = "each driver has a feature: `sqlx`, `tokio-postgres`, `diesel`, `diesel-async`, `sea-orm`"
+)]
 pub trait Connection<'c>: Sized + sealed::Sealed {
     /// The answer of a call: a future of the result, or with diesel the result itself.
     type Answer<T: Send + 'c>;
