@@ -8,6 +8,7 @@ mod output;
 mod overview;
 mod path;
 mod setup;
+mod silent;
 mod signals;
 mod streams;
 mod trial;
