@@ -16,12 +16,20 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("Run", RUN),
     (
         "Look",
-        &["status", "where", "tail", "verify", "subscribers"],
+        &["status", "where", "tail", "verify", "subscribers", "health"],
     ),
     ("Repair", &["parked", "dead-letters", "sagas", "topics"]),
     (
         "Set up",
-        &["init", "migrate", "check", "config", "completions", "man"],
+        &[
+            "init",
+            "migrate",
+            "grants",
+            "check",
+            "config",
+            "completions",
+            "man",
+        ],
     ),
 ];
 
@@ -31,7 +39,7 @@ const RUN: &[&str] = &["try", "relay", "console", "publish"];
 const RUN: &[&str] = &["relay", "console", "publish"];
 
 /// Settings that the help without a command lists.
-const ROOT: &[&str] = &["database.url", "kafka.brokers", "log.level"];
+const ROOT: &[&str] = &["database.url", "kafka.brokers"];
 const DATABASE: &[&str] = &["schema", "database.url"];
 const RELAY: &[&str] = &["name", "schema", "database.url"];
 const BOTH: &[&str] = &["schema", "database.url", "kafka.brokers", PROPERTY_FLAG];
@@ -220,6 +228,37 @@ const EXAMPLES: &[(&str, &str)] = &[
         "  tidings sagas abort 0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e10",
     ),
     (
+        "health",
+        "  tidings health
+  tidings health --live --listen 127.0.0.1:9464",
+    ),
+    (
+        "grants",
+        "  tidings grants relay order payment --role relay
+  tidings grants subscriber order --group inventory --role inventory
+  tidings grants publisher --role app --only postgres   # for psql",
+    ),
+    ("grants migrator", "  tidings grants migrator --role owner"),
+    (
+        "grants publisher",
+        "  tidings grants publisher --role app --scheduling
+  tidings grants publisher --role app --only postgres   # for psql",
+    ),
+    (
+        "grants relay",
+        "  tidings grants relay order payment
+  tidings grants relay shop.* --role relay_shop --principal User:relay-shop",
+    ),
+    (
+        "grants subscriber",
+        "  tidings grants subscriber order --group inventory --role inventory
+  tidings grants subscriber order --group orders --role app --sagas",
+    ),
+    (
+        "grants operator",
+        "  tidings grants operator order --group inventory",
+    ),
+    (
         "init",
         "  tidings init
   tidings init /etc/tidings.toml",
@@ -343,16 +382,36 @@ pub(super) fn applies(path: &str, id: &str) -> bool {
                 || id == "admin.listen"
                 || path == "verify" && id.starts_with("routing.");
         }
+        "health" => return id == "admin.listen",
         "publish" => DATABASE,
         "try" => &["database.url", "kafka.brokers", PROPERTY_FLAG],
         _ => match path.split(' ').next().unwrap_or_default() {
             "parked" => RELAY,
+            "grants" => return grants_use(path, id),
             "subscribers" | "sagas" => DATABASE,
             "dead-letters" => &["kafka.brokers", "kafka.max_message_bytes", PROPERTY_FLAG],
             _ => BOTH,
         },
     };
     used.contains(&id) || id.starts_with("log.")
+}
+
+/// Returns `true` if the rights of a role depend on a setting, or the command prints it.
+fn grants_use(path: &str, id: &str) -> bool {
+    let of_relay = [
+        "name",
+        "source",
+        "delivery",
+        "outbox.table",
+        "outbox.publication",
+        "topics.create",
+        "routing.topic",
+        "undeliverable.policy",
+        "undeliverable.dead_letter_topic",
+        "retention.enabled",
+    ];
+    let of_all = ["schema", "database.url", "kafka.brokers"];
+    of_all.contains(&id) || path == "grants relay" && of_relay.contains(&id)
 }
 
 /// Formats the groups, one line per command.

@@ -7,6 +7,7 @@
 mod chaos;
 mod cli;
 mod console;
+mod grants;
 mod health;
 mod migrate;
 mod outbox;
