@@ -7,6 +7,7 @@
 mod chaos;
 mod cli;
 mod console;
+mod deploy;
 mod grants;
 mod health;
 mod migrate;
