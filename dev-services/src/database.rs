@@ -62,8 +62,8 @@ impl Drop for Database {
     }
 }
 
-/// Executes statements in one session. The client blocks in a way that a runtime refuses, so it runs
-/// on a thread of its own.
+/// Executes statements in one session, on a thread of its own, because the client blocks in a way
+/// that a runtime refuses.
 fn execute(url: String, statements: Vec<String>) -> Result<(), Error> {
     let executing = thread::spawn(move || {
         let mut client = Client::connect(&url, NoTls)?;

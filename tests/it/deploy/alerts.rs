@@ -56,7 +56,8 @@ fn the_alerts_fire_as_their_tests_say() {
 fn each_alert_has_a_test() {
     let tests = text("deploy/prometheus/tidings.test.yml");
     for (alert, ..) in alerts() {
-        let fires = tests.split(&format!("alertname: {alert}\n")).skip(1);
+        let name = format!("alertname: {alert}\n");
+        let fires = tests.split(&name).skip(1);
         let fires = fires.filter(|rest| rest.trim_start().starts_with("exp_alerts:\n"));
         assert!(fires.count() > 0, "{alert} never fires in a test");
     }

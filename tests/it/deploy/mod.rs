@@ -6,6 +6,7 @@ mod compose;
 mod image;
 mod kubernetes;
 mod metrics;
+mod package;
 mod probe;
 mod selectors;
 mod systemd;

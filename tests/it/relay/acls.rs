@@ -1,4 +1,4 @@
-//! The Kafka rights that `tidings grants relay` prints are sufficient, and each of them is required.
+//! The Kafka rights that `tidings grants relay` prints are sufficient, and each of them is needed.
 
 use dev_services::{Acl, AclOperation, AclResource, Kafka};
 use tidings::relay::{DeliveryGuarantee, OnUndeliverable, RelayOptions};
@@ -137,12 +137,13 @@ async fn a_relay_needs_the_right_to_create_each_topic_that_does_not_exist() {
     // The position topic and the topic of the events.
     assert_eq!(creates.len(), 2, "{creates:?}");
     creates.iter().for_each(|acl| guarded.forbid(acl));
-    let relay = Running::start(guarded.options.clone());
-    relay.says("kafka", "tidings.position.").await;
+    let refusal = Running::start(guarded.options.clone()).refusal().await;
+    assert!(refusal.contains("tidings.position."), "{refusal}");
     let (position, events): (Vec<&Acl>, Vec<&Acl>) = creates
         .iter()
         .partition(|acl| acl.name.starts_with("tidings.position."));
     position.iter().for_each(|acl| guarded.allow(acl));
+    let relay = Running::start(guarded.options.clone());
     relay.says("kafka", &guarded.place.topic).await;
     events.iter().for_each(|acl| guarded.allow(acl));
     guarded.place.reader().until_distinct(1);
