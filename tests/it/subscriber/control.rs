@@ -473,6 +473,13 @@ async fn an_operator_without_the_right_to_resume_is_told_the_grant() {
     let database = migrated_database().await;
     let rights = Rights::of(&database, &["operator"]);
     rights.grant(&database.pool).await;
+    run(
+        &database.pool,
+        "insert into tidings.subscriber_parked (consumer, topic, partition, record_offset, \
+         record_timestamp, key) values ('stock', 'order', 0, 1, 0, '7')"
+            .into(),
+    )
+    .await;
     let url = rights.url(&database);
     let (code, _, error) = subscribers(&url, &["pause", "stock"]);
     assert_eq!(code, 0, "{error}");
