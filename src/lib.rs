@@ -149,6 +149,8 @@
 // `cli/output.rs` and `cli/stderr.rs` write without panics and delays. No other module writes to
 // the standard streams.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
+// Labels of features on docs.rs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // The runtime of a test owns its tasks, and ends with the test.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 

@@ -3,6 +3,7 @@ mod cluster;
 mod jars;
 mod node;
 mod probe;
+mod topic;
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,6 +20,7 @@ use self::node::Node;
 
 pub use self::acl::{Acl, AclOperation, AclResource};
 pub use self::cluster::KafkaCluster;
+pub use self::topic::Topic;
 
 const SERVICE: &str = "Kafka";
 const START_LIMIT: Duration = Duration::from_secs(60);

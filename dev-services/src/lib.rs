@@ -1,9 +1,18 @@
-//! A real Postgres and a real Kafka, started for the quickstart, the tests and the benchmarks.
+//! A real Postgres and a real Kafka for tests: one server of each per process, and one database and
+//! one topic per test.
 //!
 //! ```no_run
-//! let services = dev_services::Services::start()?;
-//! println!("{} {}", services.database_url(), services.brokers());
-//! # Ok::<(), dev_services::Error>(())
+//! use tidings_testing::Services;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let services = Services::shared()?; // starts once per process
+//! # #[cfg(feature = "databases")]
+//! let database = services.database()?; // dropped at the end of the test
+//! let topic = services.topic(3)?; // deleted at the end of the test
+//! # #[cfg(feature = "databases")]
+//! println!("{} {} {}", database.url(), services.brokers(), topic.name());
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! The source of each service is the first of these that is available:
@@ -23,17 +32,21 @@
 //! [`Postgres::standby`] can take over from its primary. A [`Proxy`] is a connection that can be
 //! cut.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // The functions block: their callers run them on threads of their own.
 #![allow(clippy::disallowed_methods)]
 
 mod cache;
 mod choice;
 mod compose;
+#[cfg(feature = "databases")]
+mod database;
 mod error;
 pub mod java;
 mod kafka;
 mod keeper;
 mod maven;
+mod names;
 mod port;
 mod postgres;
 mod process;
@@ -42,8 +55,10 @@ mod proxy;
 mod services;
 mod user;
 
+#[cfg(feature = "databases")]
+pub use database::Database;
 pub use error::Error;
-pub use kafka::{Acl, AclOperation, AclResource, Kafka, KafkaCluster, KafkaOptions};
+pub use kafka::{Acl, AclOperation, AclResource, Kafka, KafkaCluster, KafkaOptions, Topic};
 pub use postgres::{Postgres, PostgresOptions};
 pub use proxy::Proxy;
 pub use services::Services;

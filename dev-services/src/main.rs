@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::process::{Command, ExitCode};
 
-use dev_services::{Error, Services};
+use tidings_testing::{Error, Services};
 
 const HELP: &str = "\
 Starts a real Postgres and a real Kafka, and removes them when it ends.

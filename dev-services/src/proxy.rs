@@ -18,9 +18,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Forwards connections to a server. Closes all of them on drop.
 ///
 /// ```no_run
-/// # fn main() -> Result<(), dev_services::Error> {
-/// # let server = dev_services::Postgres::start(dev_services::PostgresOptions::new())?;
-/// let wire = dev_services::Proxy::to(server.address())?;
+/// # fn main() -> Result<(), tidings_testing::Error> {
+/// # let server = tidings_testing::Postgres::start(tidings_testing::PostgresOptions::new())?;
+/// let wire = tidings_testing::Proxy::to(server.address())?;
 /// // … a program connects to wire.address() …
 /// wire.stall(); // no data arrives, and no connection is closed
 /// wire.resume();

@@ -1,5 +1,6 @@
 use std::cell::OnceCell;
 use std::env;
+use std::sync::OnceLock;
 use std::thread;
 
 use crate::choice::{Choice, choose};
@@ -19,6 +20,17 @@ pub struct Services {
 }
 
 impl Services {
+    /// Returns the services of this process. The first call starts them, as [`start`](Self::start)
+    /// does. They end with the process.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the first call.
+    pub fn shared() -> Result<&'static Self, &'static Error> {
+        static SHARED: OnceLock<Result<Services, Error>> = OnceLock::new();
+        SHARED.get_or_init(Self::start).as_ref()
+    }
+
     /// Starts the services that the environment does not provide, concurrently. Returns when all of
     /// them respond.
     ///

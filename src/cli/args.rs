@@ -11,6 +11,8 @@ use super::config::parse_duration;
 use super::confirm::Confirm;
 use super::console::{ConsoleArgs, RelayConsoleArgs};
 use super::dead_letters::DeadLettersCommand;
+use super::grants::GrantsCommand;
+use super::health::HealthArgs;
 use super::parked::ParkedCommand;
 use super::path::WhereArgs;
 use super::publish::PublishArgs;
@@ -91,6 +93,11 @@ pub(super) enum Command {
     Sagas(SagasCommand),
     /// Serve a web page that shows the state and offers actions
     Console(ConsoleArgs),
+    /// Check that the relay on this machine is ready, for probes
+    Health(HealthArgs),
+    /// Print the SQL and the Kafka ACLs that a role needs
+    #[command(subcommand)]
+    Grants(GrantsCommand),
     /// Write a configuration file with every setting and its default
     Init(InitArgs),
     /// Print the JSON Schema of the configuration file

@@ -181,7 +181,7 @@ mod tests {
     ];
 
     /// Commands that read, run a service, add something, or repeat an attempt that failed.
-    const UNCONFIRMED: [&str; 31] = [
+    const UNCONFIRMED: [&str; 37] = [
         "try",
         "migrate",
         "relay",
@@ -209,6 +209,12 @@ mod tests {
         "sagas list",
         "sagas show",
         "sagas retry",
+        "health",
+        "grants migrator",
+        "grants publisher",
+        "grants relay",
+        "grants subscriber",
+        "grants operator",
         "init",
         "config schema",
         "completions",

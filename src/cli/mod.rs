@@ -5,8 +5,9 @@
 //! ```
 //!
 //! The commands are `migrate`, `relay`, `topics`, `check`, `status`, `where`, `verify`, `tail`,
-//! `publish`, `parked`, `dead-letters`, `subscribers`, `sagas`, `console`, `init`, `config`,
-//! `completions` and `man`, and `try` with the feature `try`. Without one, the state is printed.
+//! `publish`, `parked`, `dead-letters`, `subscribers`, `sagas`, `console`, `health`, `grants`,
+//! `init`, `config`, `completions` and `man`, and `try` with the feature `try`. Without one, the
+//! state is printed.
 //! Results go to stdout, everything else to stderr.
 
 mod args;
@@ -18,6 +19,8 @@ mod console;
 mod database;
 mod dead_letters;
 mod exit;
+mod grants;
+mod health;
 mod help;
 mod logging;
 mod migrate;
@@ -51,6 +54,7 @@ use args::{Cli, Command, RelayArgs, Settings};
 use config::{Config, Faults, Need, Needs};
 use confirm::Use;
 use exit::Failure;
+use grants::GrantsCommand;
 use status::overview;
 use subscribers::SubscribersCommand;
 use time_limit::{reported, within, within_of_brokers};
@@ -128,6 +132,11 @@ fn needs(command: Option<&Command>) -> Needs {
             brokers: Need::Optional,
         },
         Some(Command::Console(args)) => args.needs(),
+        Some(Command::Grants(_)) => GrantsCommand::NEEDS,
+        Some(Command::Health(_)) => Needs {
+            database: Need::Unused,
+            brokers: Need::Unused,
+        },
         #[cfg(feature = "try")]
         Some(Command::Try(_)) => trial::TryArgs::NEEDS,
         Some(Command::Tail(args)) => Needs {
@@ -215,6 +224,8 @@ async fn once(cli: &Cli, config: &Config) -> Result<ExitCode, Failure> {
             .await
         }
         Command::Console(args) => console::run(config, &cli.settings, args).await,
+        Command::Health(args) => health::run(config, args).await,
+        Command::Grants(command) => grants::run(config, command),
         #[cfg(feature = "try")]
         Command::Try(args) => trial::run(config, args).await,
         Command::Check(args) => check::run(config, args.json).await,

@@ -16,6 +16,7 @@
 //! | `parked_by_subscribers` | which events wait in a subscriber, and why? |
 //! | `json` | JSON with line breaks |
 //! | `content` | what are the payload and the headers of an event? |
+//! | `grants` | which rights does each role need in Postgres and Kafka? |
 //! | `scheduled` | which events are published later? |
 //! | `dead_letters` | which events did subscribers give up? |
 //! | `sagas` | which sagas run, wait or have failed? |
@@ -29,6 +30,7 @@ pub(crate) mod aggregate;
 pub(crate) mod content;
 pub(crate) mod dead_letters;
 pub(crate) mod events;
+pub(crate) mod grants;
 pub(crate) mod json;
 pub(crate) mod parked;
 pub(crate) mod parked_by_subscribers;

@@ -52,14 +52,14 @@ fn ended(mut command: Command) -> (i32, String, String) {
 }
 
 /// A relay in a separate process, with the admin address from its first log line.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     stderr: BufReader<ChildStderr>,
     admin: String,
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command
             .stderr(Stdio::piped())
             .spawn()
@@ -82,13 +82,18 @@ impl Running {
         }
     }
 
-    fn get(&self, path: &str) -> String {
+    /// Returns the address of the admin server.
+    pub(crate) fn admin(&self) -> &str {
+        &self.admin
+    }
+
+    pub(crate) fn get(&self, path: &str) -> String {
         get(&self.admin, path).expect("the admin server answers")
     }
 
     /// Sends the signal and waits for the end of the process. Returns its exit code and the rest of
     /// its log.
-    fn stop(mut self, name: &str) -> (i32, String) {
+    pub(crate) fn stop(mut self, name: &str) -> (i32, String) {
         signal(&self.child, name);
         let mut rest = String::new();
         self.stderr
@@ -106,7 +111,7 @@ impl Running {
 }
 
 /// Requests `path` from an admin server. Returns `None` if the server does not answer.
-fn get(admin: &str, path: &str) -> Option<String> {
+pub(crate) fn get(admin: &str, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(admin).ok()?;
     write!(
         stream,

@@ -7,6 +7,8 @@
 mod chaos;
 mod cli;
 mod console;
+mod deploy;
+mod grants;
 mod health;
 mod migrate;
 mod outbox;

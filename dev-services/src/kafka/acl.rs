@@ -16,15 +16,19 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Resource types with their protocol numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AclResource {
     /// A topic.
     Topic = 2,
+    /// A consumer group.
+    Group = 3,
     /// A transactional id.
     TransactionalId = 5,
 }
 
 /// Operations with their protocol numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AclOperation {
     /// Every operation.
     All = 2,
@@ -34,6 +38,10 @@ pub enum AclOperation {
     Write = 4,
     /// Create.
     Create = 5,
+    /// Describe. Read and write include it.
+    Describe = 8,
+    /// Read the settings of a topic or a broker.
+    DescribeConfigs = 10,
 }
 
 /// An entry that allows or denies a principal an operation on a resource, from any host.

@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use dev_services::{Kafka, KafkaCluster, KafkaOptions};
+use tidings_testing::{Kafka, KafkaCluster, KafkaOptions};
 
 use crate::wire;
 

@@ -6,5 +6,7 @@
 mod cluster;
 mod owner;
 mod pair;
+#[cfg(feature = "databases")]
+mod per_test;
 mod private;
 mod wire;

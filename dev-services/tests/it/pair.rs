@@ -1,6 +1,6 @@
 //! Tests of a primary and its standby.
 
-use dev_services::{Postgres, PostgresOptions};
+use tidings_testing::{Postgres, PostgresOptions};
 
 use crate::wire;
 

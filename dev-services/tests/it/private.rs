@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dev_services::{Kafka, KafkaOptions, Postgres, PostgresOptions};
+use tidings_testing::{Kafka, KafkaOptions, Postgres, PostgresOptions};
 
 use crate::wire;
 

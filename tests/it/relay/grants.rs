@@ -1,102 +1,44 @@
-//! The grants documented in docs/managed-postgres.md are sufficient, and each of them is required.
+//! The grants that `tidings grants` prints are sufficient, and each of them is required.
 
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{Connection as _, PgPool};
 use tidings::{
     postgres,
     relay::{DebeziumOutbox, DeliveryGuarantee, OnUndeliverable, SourceKind},
 };
 
 use crate::support::records::create_topic;
+use crate::support::rights::{Rights, revoke_defaults, run};
 use crate::support::running::{Place, Running};
 use crate::support::services::{TestDatabase, migrated_database};
 
-/// Creates a role for one test and executes the documented statements of the block that begins with
-/// `-- title`. Returns the role and the statements.
-async fn granted(title: &str, database: &TestDatabase, place: &Place) -> (String, Vec<String>) {
-    let role = format!("r{}", uuid::Uuid::now_v7().simple());
-    let named = |statement: String| {
-        statement.replace(
-            "publication tidings ",
-            &format!("publication {} ", place.slot()),
-        )
-    };
-    let all: Vec<String> = statements_for(title, &role, database)
-        .into_iter()
-        .map(named)
-        .collect();
-    for sql in &all {
-        run(&database.pool, sql.clone()).await;
-    }
-    (role, all)
-}
-
-/// Returns the statements of the documented block that begins with `-- title`, with this role and
-/// database.
-pub(crate) fn statements_for(title: &str, role: &str, database: &TestDatabase) -> Vec<String> {
-    let page = include_str!("../../../docs/managed-postgres.md");
-    let block = page
-        .split("```sql\n")
-        .skip(1)
-        .find(|block| block.starts_with(&format!("-- {title}")))
-        .expect("the page has the block");
-    let block = block.split("```").next().expect("the process ends");
-    let lines: Vec<&str> = block
-        .lines()
-        .filter(|line| !line.starts_with("--"))
-        .map(|line| line.split("  --").next().unwrap_or_default())
-        .collect();
-    let named = |text: &str| {
-        let text = text.replace("'…'", "'secret'");
-        // Replace whole words, because the page uses `app` and `relay` as names of roles and also
-        // of a table.
-        let text = text.replace(
-            "database shop",
-            &format!("database \"{}\"", name_of(database)),
-        );
-        let text = text
-            .replace("role app ", &format!("role {role} "))
-            .replace("role relay ", &format!("role {role} "));
-        text.replace(" to app", &format!(" to {role}"))
-            .replace(" to relay", &format!(" to {role}"))
-            .trim()
-            .to_owned()
-    };
-    lines
-        .join("\n")
-        .split(';')
-        .map(named)
-        .filter(|statement| !statement.is_empty())
-        .collect()
-}
-
-fn name_of(database: &TestDatabase) -> &str {
-    database.url.rsplit('/').next().expect("a name")
-}
-
-pub(crate) async fn run(pool: &PgPool, sql: String) {
-    sqlx::raw_sql(AssertSqlSafe(sql.clone()))
-        .execute(pool)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error}"));
-}
-
-fn as_role(database: &TestDatabase, role: &str) -> String {
-    let mut url: url::Url = database.url.parse().expect("a URL");
-    url.set_username(role).expect("a name");
-    url.set_password(Some("secret")).expect("a password");
-    url.to_string()
+/// Returns the rights of this place's relay.
+fn rights_of(database: &TestDatabase, place: &Place, settings: &[&str]) -> Rights {
+    let relay = ["relay", &place.topic, "--name", &place.name];
+    Rights::of(database, &[&relay[..], settings].concat())
 }
 
 async fn relay_as(
     database: &TestDatabase,
     place: &Place,
-    role: &str,
+    rights: &Rights,
     source: SourceKind,
 ) -> Running {
     let mut options = place.options();
-    options.database = postgres::DatabaseSettings::parse(&as_role(database, role)).expect("a URL");
+    options.database = postgres::DatabaseSettings::parse(&rights.url(database)).expect("a URL");
     options.source = source;
     Running::start(options)
+}
+
+/// Returns the text of `tidings check` for a relay with these rights.
+fn checked(database: &TestDatabase, place: &Place, rights: &Rights) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_tidings"))
+        .args(["check", "--name", &place.name, "--topic", &place.topic])
+        .env_clear()
+        .env("DATABASE_URL", rights.url(database))
+        .env("KAFKA_BROKERS", &place.brokers)
+        .output()
+        .expect("the binary runs");
+    String::from_utf8(output.stdout).expect("UTF-8")
 }
 
 async fn insert(pool: &PgPool, n: u32) {
@@ -107,22 +49,15 @@ async fn insert(pool: &PgPool, n: u32) {
     run(pool, sql).await;
 }
 
-async fn each_grant_is_needed_and_all_are_enough(title: &str, source: SourceKind) {
+async fn each_grant_is_needed_and_all_are_enough(source: SourceKind, word: &str) {
     let database = migrated_database().await;
-    // Revoke the default privileges of `public`.
-    run(
-        &database.pool,
-        format!(
-            "revoke all on database \"{}\" from public",
-            name_of(&database)
-        ),
-    )
-    .await;
+    revoke_defaults(&database).await;
     let place = Place::new(&database);
     create_topic(&place.brokers, &place.topic, 1).await;
-    let (role, all) = granted(title, &database, &place).await;
+    let rights = rights_of(&database, &place, &["--source", word]);
+    rights.grant(&database.pool).await;
     insert(&database.pool, 1).await;
-    let relay = relay_as(&database, &place, &role, source).await;
+    let relay = relay_as(&database, &place, &rights, source).await;
     let mut reader = place.reader();
     reader.until_distinct(1);
     if source == SourceKind::Wal {
@@ -131,47 +66,43 @@ async fn each_grant_is_needed_and_all_are_enough(title: &str, source: SourceKind
     insert(&database.pool, 2).await;
     reader.until_distinct(2);
     relay.stop().await;
-    for grant in all.iter().filter(|sql| sql.starts_with("grant")) {
-        run(
-            &database.pool,
-            grant
-                .replacen("grant", "revoke", 1)
-                .replace(" to ", " from "),
-        )
-        .await;
-        let refusal = relay_as(&database, &place, &role, source)
-            .await
-            .refusal()
-            .await;
-        assert!(
-            refusal.contains("permission denied") && refusal.contains("tidings check"),
-            "without {grant}: {refusal}"
-        );
-        run(&database.pool, grant.clone()).await;
+    for right in &rights.sql {
+        right.revoke(&database.pool).await;
+        if right.privilege == "delete" && right.object == "tidings.outbox" {
+            // The relay publishes without it, and warns that it cannot delete published events.
+            let text = checked(&database, &place, &rights);
+            assert!(
+                text.contains("published events cannot be deleted"),
+                "{text}"
+            );
+        } else {
+            let relay = relay_as(&database, &place, &rights, source).await;
+            let refusal = relay.refusal().await;
+            assert!(
+                refusal.contains("permission denied") && refusal.contains("tidings check"),
+                "without {right:?}: {refusal}"
+            );
+        }
+        right.grant(&database.pool).await;
     }
     if source == SourceKind::Wal {
+        let role = &rights.role;
         run(&database.pool, format!("alter role {role} noreplication")).await;
-        let refusal = relay_as(&database, &place, &role, source)
-            .await
-            .refusal()
-            .await;
+        let relay = relay_as(&database, &place, &rights, source).await;
+        let refusal = relay.refusal().await;
         assert!(refusal.contains("REPLICATION"), "{refusal}");
     }
-    run(
-        &database.pool,
-        format!("drop owned by {role}; drop role {role}"),
-    )
-    .await;
+    rights.drop_role(&database.pool).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_polls_needs_exactly_the_documented_grants() {
-    each_grant_is_needed_and_all_are_enough("relay, poll", SourceKind::Poll).await;
+    each_grant_is_needed_and_all_are_enough(SourceKind::Poll, "poll").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_streams_needs_exactly_the_documented_grants() {
-    each_grant_is_needed_and_all_are_enough("relay, wal", SourceKind::Wal).await;
+    each_grant_is_needed_and_all_are_enough(SourceKind::Wal, "wal").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,22 +110,15 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     let database = migrated_database().await;
     let table = "create table public.outboxevent (id uuid primary key default gen_random_uuid(), \
         aggregatetype text, aggregateid text, type text, payload text)";
-    // Revoke the default privileges of `public`.
-    run(
-        &database.pool,
-        format!(
-            "revoke all on database \"{}\" from public; revoke all on schema public \
-            from public; {table}",
-            name_of(&database)
-        ),
-    )
-    .await;
+    revoke_defaults(&database).await;
+    run(&database.pool, table.to_owned()).await;
     let place = Place::new(&database);
     create_topic(&place.brokers, &place.topic, 1).await;
-    let (role, all) = granted("relay, debezium", &database, &place).await;
+    let rights = rights_of(&database, &place, &["--outbox-table", "public.outboxevent"]);
+    rights.grant(&database.pool).await;
     let mut options = place.options();
-    options.database =
-        postgres::DatabaseSettings::parse(&as_role(&database, &role)).expect("a URL");
+    let url = rights.url(&database);
+    options.database = postgres::DatabaseSettings::parse(&url).expect("a URL");
     options.debezium = Some(DebeziumOutbox::new("public", "outboxevent"));
     options.undeliverable.policy = OnUndeliverable::Stop;
     // Positions are in the database alone, so a relay whose row is deleted makes a first start.
@@ -214,72 +138,52 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     insert(2).await;
     reader.until_distinct(2);
     relay.stop().await;
-    for grant in all.iter().filter(|sql| sql.starts_with("grant")) {
+    for right in &rights.sql {
         // The walsender of the relay may still be running.
         let begins = "delete from tidings.relay; select pg_terminate_backend(active_pid, 5000), \
             pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name";
         run(&database.pool, format!("{begins} = '{}'", place.slot())).await;
-        run(
-            &database.pool,
-            grant
-                .replacen("grant", "revoke", 1)
-                .replace(" to ", " from "),
-        )
-        .await;
+        right.revoke(&database.pool).await;
         let refusal = Running::start(options.clone()).refusal().await;
         assert!(
             refusal.contains("permission denied"),
-            "without {grant}: {refusal}"
+            "without {right:?}: {refusal}"
         );
-        run(&database.pool, grant.clone()).await;
+        right.grant(&database.pool).await;
     }
-    run(
-        &database.pool,
-        format!("drop owned by {role}; drop role {role}"),
-    )
-    .await;
+    rights.drop_role(&database.pool).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publisher_needs_exactly_the_documented_grants() {
     let database = migrated_database().await;
-    let place = Place::new(&database);
-    let (role, all) = granted("publisher", &database, &place).await;
-    let pool = database.pool_as(&role).await;
-    let event = tidings::Outbox::new();
-    for (grant, works) in all
-        .iter()
-        .filter(|sql| sql.starts_with("grant") && !sql.contains("connect"))
-        .map(|sql| (Some(sql), false))
-        .chain([(None, true)])
-    {
-        if let Some(grant) = grant {
-            run(
-                &database.pool,
-                grant
-                    .replacen("grant", "revoke", 1)
-                    .replace(" to ", " from "),
-            )
-            .await;
-        }
-        let mut tx = pool.begin().await.expect("a transaction begins");
-        let published = event
-            .publish(
-                &mut tx,
-                &crate::support::history::Moved {
-                    account: "a".into(),
-                    version: 1,
-                },
-            )
-            .await;
-        assert_eq!(published.is_ok(), works, "{grant:?}: {published:?}");
-        drop(tx);
-        if let Some(grant) = grant {
-            run(&database.pool, grant.clone()).await;
-        }
+    revoke_defaults(&database).await;
+    let rights = Rights::of(&database, &["publisher"]);
+    rights.grant(&database.pool).await;
+    let outbox = tidings::Outbox::new();
+    let event = crate::support::history::Moved {
+        account: "a".into(),
+        version: 1,
+    };
+    let works = async || {
+        // A new connection each time, because `connect` is examined only at its start.
+        let mut conn = sqlx::PgConnection::connect(&rights.url(&database)).await?;
+        let mut tx = conn.begin().await?;
+        outbox.publish(&mut tx, &event).await?;
+        tx.rollback().await?;
+        Ok::<(), tidings::PublishError>(())
+    };
+    works().await.expect("all grants together are sufficient");
+    for right in &rights.sql {
+        right.revoke(&database.pool).await;
+        let published = works().await;
+        assert!(published.is_err(), "without {right:?}");
+        right.grant(&database.pool).await;
     }
+    works().await.expect("each grant is given back");
     // Nothing more is granted: the role can forge neither order nor completeness, and it can read
     // nothing.
+    let pool = database.pool_as(&rights.role).await;
     for forbidden in [
         "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) \
          overriding system value values ('a', 'b', 'c', 1)",
@@ -292,14 +196,16 @@ async fn a_publisher_needs_exactly_the_documented_grants() {
         );
     }
     drop(pool);
+    rights.drop_role(&database.pool).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
     let database = migrated_database().await;
-    let place = Place::new(&database);
-    let (role, _) = granted("publisher", &database, &place).await;
-    let (pool, outbox) = (database.pool_as(&role).await, tidings::Outbox::new());
+    let plain = Rights::of(&database, &["publisher"]);
+    let rights = Rights::of_role(&database, &plain.role, &["publisher", "--scheduling"]);
+    rights.grant(&database.pool).await;
+    let (pool, outbox) = (database.pool_as(&rights.role).await, tidings::Outbox::new());
     let works = async || -> Result<bool, tidings::PublishError> {
         let mut tx = pool.begin().await?;
         let event = crate::support::history::Moved {
@@ -311,22 +217,17 @@ async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
             .await?;
         outbox.cancel(&mut tx, id).await
     };
-    let grants = statements_for("scheduler", &role, &database);
-    for sql in &grants {
-        assert!(works().await.is_err(), "before {sql}");
-        run(&database.pool, sql.clone()).await;
-    }
     assert!(works().await.expect("all grants together are sufficient"));
-    for grant in &grants {
-        run(
-            &database.pool,
-            grant
-                .replacen("grant", "revoke", 1)
-                .replace(" to ", " from "),
-        )
-        .await;
-        assert!(works().await.is_err(), "without {grant}");
-        run(&database.pool, grant.clone()).await;
+    let added: Vec<_> = rights
+        .sql
+        .iter()
+        .filter(|right| !plain.sql.contains(right))
+        .collect();
+    assert_eq!(added.len(), 3, "{added:?}");
+    for right in added {
+        right.revoke(&database.pool).await;
+        assert!(works().await.is_err(), "without {right:?}");
+        right.grant(&database.pool).await;
     }
     assert!(
         sqlx::raw_sql("select payload from tidings.scheduled")
@@ -335,4 +236,22 @@ async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
             .is_err(),
         "nothing more is granted: scheduled events cannot be read"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_migrates_at_its_start_needs_one_more_grant() {
+    let database = migrated_database().await;
+    let plain = Rights::of(&database, &["publisher"]);
+    let rights = Rights::of_role(&database, &plain.role, &["publisher", "--migrates"]);
+    rights.grant(&database.pool).await;
+    let pool = database.pool_as(&rights.role).await;
+    tidings::migrate(&pool).await.expect("nothing is missing");
+    let added: Vec<_> = rights
+        .sql
+        .iter()
+        .filter(|right| !plain.sql.contains(right))
+        .collect();
+    assert_eq!(added.len(), 1, "{added:?}");
+    added[0].revoke(&database.pool).await;
+    assert!(tidings::migrate(&pool).await.is_err(), "{added:?}");
 }

@@ -17,11 +17,11 @@ use tidings::{
     relay::{CheckState, RelayOptions, SourceKind},
 };
 
-use super::grants::run;
 use crate::support::eventually::{PATIENCE, eventually};
 use crate::support::history::{
     Verdict, caught_up, create_accounts, with_accounts, write_concurrently,
 };
+use crate::support::rights::run;
 use crate::support::running::{Place, Running};
 use crate::support::services::{
     TestDatabase, migrated_database, migrated_database_on, own_kafka, own_postgres,

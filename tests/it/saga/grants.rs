@@ -1,14 +1,13 @@
-//! The grants for a service with sagas in docs/managed-postgres.md are sufficient, and each of them
-//! is required.
+//! The grants that `tidings grants subscriber --sagas` prints are sufficient for a service with
+//! sagas, and each of them is required.
 
 use std::time::Duration;
 
 use tidings::saga::{Saga, SagaStatus};
 use tidings::subscriber::{HandlerError, Tx};
-use uuid::Uuid;
 
 use super::local::{Number, Service, effect};
-use crate::relay::grants::{run, statements_for};
+use crate::support::rights::{Rights, run};
 use crate::support::shop::ReserveStock;
 
 /// Returns a saga with every feature: local and remote steps, compensation, locks, a published end
@@ -41,12 +40,10 @@ fn all_of_it() -> Saga<Number> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
     let mut service = Service::open().await;
-    let role = format!("r{}", Uuid::now_v7().simple());
-    let all = ["publisher", "subscriber", "saga"]
-        .map(|title| statements_for(title, &role, &service.database));
-    for sql in all.concat() {
-        run(&service.database.pool, sql).await;
-    }
+    let arguments = ["subscriber", "order", "--group", "service", "--sagas"];
+    let rights = Rights::of(&service.database, &arguments);
+    rights.grant(&service.database.pool).await;
+    let role = rights.role.clone();
     run(
         &service.database.pool,
         format!("grant insert on effect to {role}"),
@@ -86,73 +83,59 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
 
     // Without one of these rights, a saga that the owner starts does not continue or is not
     // deleted.
-    let [.., grants] = all;
-    for grant in grants {
-        for right in ["select", "insert", "update", "delete"] {
-            if !grant.contains(right) {
-                continue;
+    for right in &rights.sql {
+        let Some(table) = right.object.strip_prefix("tidings.saga") else {
+            continue;
+        };
+        let (pool_of_owner, privilege) = (&service.database.pool, right.privilege.as_str());
+        right.revoke(pool_of_owner).await;
+        let refused = match privilege {
+            // Without the right to register, a service does not start.
+            _ if table == "_code" => {
+                let bus = tidings::Bus::new(tidings::kafka::Settings {
+                    brokers: "127.0.0.1:1".into(),
+                    ..Default::default()
+                });
+                let running = bus
+                    .subscriber::<()>("service")
+                    .saga(saga.clone())
+                    .inbox(pool.clone());
+                let ended = tokio::time::timeout(
+                    crate::support::place::PATIENCE,
+                    running.run(Default::default()),
+                )
+                .await;
+                matches!(
+                    ended.expect("it does not run"),
+                    Err(tidings::subscriber::RunError::Settings(_))
+                )
             }
-            let table = grant
-                .split(" on ")
-                .nth(1)
-                .and_then(|rest| rest.split(" to ").next())
-                .expect("a table");
-            run(
-                &service.database.pool,
-                format!("revoke {right} on {table} from {role}"),
-            )
-            .await;
-            let refused = match right {
-                // Without the right to register, a service does not start.
-                _ if table.ends_with("saga_code") => {
-                    let bus = tidings::Bus::new(tidings::kafka::Settings {
-                        brokers: "127.0.0.1:1".into(),
-                        ..Default::default()
-                    });
-                    let running = bus
-                        .subscriber::<()>("service")
-                        .saga(saga.clone())
-                        .inbox(pool.clone());
-                    let ended = tokio::time::timeout(
-                        crate::support::place::PATIENCE,
-                        running.run(Default::default()),
-                    )
-                    .await;
-                    matches!(
-                        ended.expect("it does not run"),
-                        Err(tidings::subscriber::RunError::Settings(_))
-                    )
-                }
-                "insert" => started(4).await.is_err(),
-                _ => {
-                    let id = service.start(&saga, 4).await;
-                    service.run_on(&saga, pool.clone());
-                    tokio::time::sleep(Duration::from_secs(2)).await;
-                    service.stop().await;
-                    // The next service that starts deletes the ended saga.
-                    service.run_on(&saga, pool.clone());
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    service.stop().await;
-                    service
-                        .sagas
-                        .get(id)
-                        .await
-                        .expect("the saga can be read")
-                        .is_some_and(|run| right == "delete" || run.status != SagaStatus::Completed)
-                }
-            };
-            assert!(refused, "without {right} on {table}");
-            run(
-                &service.database.pool,
-                format!("grant {right} on {table} to {role}; truncate tidings.saga cascade"),
-            )
-            .await;
-        }
+            "insert" => started(4).await.is_err(),
+            _ => {
+                let id = service.start(&saga, 4).await;
+                service.run_on(&saga, pool.clone());
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                service.stop().await;
+                // The next service that starts deletes the ended saga.
+                service.run_on(&saga, pool.clone());
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                service.stop().await;
+                service
+                    .sagas
+                    .get(id)
+                    .await
+                    .expect("the saga can be read")
+                    .is_some_and(|run| privilege == "delete" || run.status != SagaStatus::Completed)
+            }
+        };
+        assert!(refused, "without {right:?}");
+        right.grant(&service.database.pool).await;
+        run(
+            &service.database.pool,
+            "truncate tidings.saga cascade".into(),
+        )
+        .await;
     }
     drop(pool);
-    run(
-        &service.database.pool,
-        format!("drop owned by {role}; drop role {role}"),
-    )
-    .await;
+    rights.drop_role(&service.database.pool).await;
 }

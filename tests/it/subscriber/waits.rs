@@ -11,14 +11,13 @@ use tidings::health::{Check, Status, SubscriberCheck};
 use tidings::subscriber::{Escalation, Inbox, Retry, RunError, SubscriberState};
 use tokio_util::sync::CancellationToken;
 use tower::timeout::TimeoutLayer;
-use uuid::Uuid;
 
 use super::members::{ACCOUNTS, Load, enable_broker_side_groups};
 use super::process::{Process, slowly};
-use crate::relay::grants::{run, statements_for};
 use crate::support::place::{
     Place, assert_once_and_in_order, count, create_effects, start, until, until_effects,
 };
+use crate::support::rights::{Rights, run};
 use crate::support::services::{
     database, migrated_database, migrated_database_on, own_kafka, own_postgres,
 };
@@ -62,13 +61,12 @@ async fn a_subscriber_refuses_a_database_without_tables_columns_or_rights_and_na
         text.contains("`elsewhere`") && text.contains("Inbox::schema"),
         "{text}"
     );
-    let role = format!("r{}", Uuid::now_v7().simple());
-    for sql in ["publisher", "subscriber"]
-        .map(|title| statements_for(title, &role, &migrated))
-        .concat()
-    {
-        run(&migrated.pool, sql).await;
-    }
+    let rights = Rights::of(
+        &migrated,
+        &["subscriber", &place.topic, "--group", &place.group],
+    );
+    rights.grant(&migrated.pool).await;
+    let role = rights.role.clone();
     let pool = migrated.pool_as(&role).await;
     for table in [
         "inbox",

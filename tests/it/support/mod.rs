@@ -6,6 +6,7 @@
 //! | `running` | a relay in this process or as the binary |
 //! | `place` | a topic, a group and a running subscriber |
 //! | `records` | a plain consumer of a topic |
+//! | `rights` | the rights of a role, and a broker that enforces them |
 //! | `history` | writers, and the checker of a relay's records |
 //! | `eventually` | bounded waits |
 //! | `terminal` | commands on a terminal |
@@ -21,6 +22,7 @@ pub(crate) mod http;
 pub(crate) mod languages;
 pub(crate) mod place;
 pub(crate) mod records;
+pub(crate) mod rights;
 pub(crate) mod running;
 pub(crate) mod services;
 pub(crate) mod shop;

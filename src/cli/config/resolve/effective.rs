@@ -54,12 +54,12 @@ pub(crate) struct Config {
     /// Log filter.
     pub(crate) log_level: String,
     pub(crate) topic_rewrite: Option<TopicRewrite>,
-    retention: RetentionOptions,
-    source: SourceKind,
+    pub(crate) retention: RetentionOptions,
+    pub(crate) source: SourceKind,
     pub(crate) delivery: DeliveryGuarantee,
     envelope: EnvelopeFormat,
     pub(crate) event_source: String,
-    undeliverable: UndeliverableOptions,
+    pub(crate) undeliverable: UndeliverableOptions,
     in_flight_events_max: usize,
     in_flight_bytes_max: usize,
 }
