@@ -24,6 +24,7 @@ use super::{
     telemetry::statistics::Statistics,
 };
 use crate::event::DomainEvent;
+use crate::trace::TraceRelation;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Wrap = Box<dyn FnOnce(HandlerService) -> HandlerService + Send>;
@@ -267,6 +268,13 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     /// before subscribers.
     pub fn wait_for_newer_code(mut self) -> Self {
         self.parts.options.wait_for_newer_code = true;
+        self
+    }
+
+    /// Sets how the spans of handlers are related to the span that published the event. Has an
+    /// effect with the feature `otel`.
+    pub fn trace(mut self, relation: TraceRelation) -> Self {
+        self.parts.options.trace = relation;
         self
     }
 

@@ -74,6 +74,7 @@ mod telemetry;
 type ByType<T> =
     std::collections::HashMap<std::borrow::Cow<'static, str>, T, foldhash::fast::RandomState>;
 
+pub use crate::trace::TraceRelation;
 pub(crate) use attempt::pause::Pause;
 pub use builder::Subscriber;
 pub use bus::{Bus, BusError};

@@ -6,6 +6,7 @@ pub(crate) mod retry;
 use std::time::Duration;
 
 use super::{KillSwitch, Retry};
+use crate::trace::TraceRelation;
 
 /// The set of events that are handled one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub(crate) struct Options {
     /// Pause at an event of a newer version than this code supports, instead of making it a dead
     /// letter.
     pub(crate) wait_for_newer_code: bool,
+    /// The relation between the span of an attempt and the publisher's.
+    pub(crate) trace: TraceRelation,
     /// Maximum number of handlers that run at once, over all partitions. With an inbox, each of
     /// them holds a connection.
     pub(crate) concurrency: Option<usize>,
@@ -132,6 +135,7 @@ impl Default for Options {
             escalation: None,
             kill_switch: Some(KillSwitch::default()),
             wait_for_newer_code: false,
+            trace: TraceRelation::Child,
             concurrency: None,
             batch: 1,
             buffer: Self::BUFFER,

@@ -20,3 +20,4 @@ mod shop_page;
 mod subscriber;
 mod support;
 mod testing;
+mod traces;

@@ -30,6 +30,8 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 
 use super::clock::{Clock, Stamping};
+#[cfg(feature = "otel")]
+use crate::trace::SendSpans;
 use crate::{
     kafka::{EnvelopeWriter, Outgoing, Record, SendError, Topics, Transactional, partition_of},
     relay::{
@@ -81,6 +83,8 @@ pub(crate) struct EventPublisher {
     looking: Option<OwnedTask<()>>,
     clock: Clock,
     stamping: Stamping,
+    #[cfg(feature = "otel")]
+    spans: Option<SendSpans>,
 }
 
 impl EventPublisher {
@@ -123,6 +127,8 @@ impl EventPublisher {
             looking: None,
             clock,
             stamping,
+            #[cfg(feature = "otel")]
+            spans: options.trace.then(SendSpans::new),
         })
     }
 
@@ -178,14 +184,15 @@ impl EventPublisher {
         if let Some(fault) = &row.fault {
             return self.undeliverable(seq, event, fault.to_string(), 0, queues);
         }
-        match self.send(seq, event, queues)? {
+        match self.send(seq, row, queues)? {
             Attempt::Sent(tag) => Ok(Delivery::Sent(tag)),
             Attempt::TopicWaits(topic) => Ok(Delivery::TopicWaits(topic)),
             Attempt::Impossible(reason) => self.undeliverable(seq, event, reason, 0, queues),
         }
     }
 
-    fn send(&mut self, seq: i64, event: &Outgoing<'_>, queues: bool) -> Result<Attempt, Unsent> {
+    fn send(&mut self, seq: i64, row: &Row<'_>, queues: bool) -> Result<Attempt, Unsent> {
+        let event = &row.event;
         let (at, route) = match self.routes.find(event) {
             Ok(found) => found,
             Err(NotLookedUp(topic)) => return Ok(self.unrouted(topic, queues)?),
@@ -239,6 +246,10 @@ impl EventPublisher {
         match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES) {
             Ok(Sent::Tag(tag)) => {
                 route.sent(partition, turn, tag);
+                #[cfg(feature = "otel")]
+                if let Some(spans) = &self.spans {
+                    spans.sent(event, &route.topic, partition, row.committed_at);
+                }
                 self.count(at);
                 if !self.isolation.is_idle() {
                     self.isolation.sent(seq, tag);

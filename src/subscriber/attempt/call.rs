@@ -21,6 +21,7 @@ use crate::{
             router::{Handled, Work},
         },
     },
+    trace,
 };
 
 /// An attempt that has begun. A panic counts as a failed attempt.
@@ -148,8 +149,9 @@ impl Runner {
     fn span(&self, delivery: &Delivery) -> Span {
         let event = delivery.first();
         let record = event.as_it_came();
-        tracing::info_span!(
+        let span = tracing::info_span!(
             "handle",
+            otel.name = tracing::field::Empty,
             otel.kind = "consumer",
             subscriber = self.name,
             event.id = &*event.id(),
@@ -163,7 +165,9 @@ impl Runner {
             traceparent = event.header("traceparent"),
             otel.status_code = tracing::field::Empty,
             error = tracing::field::Empty,
-        )
+        );
+        trace::follow(&span, delivery, &self.name, self.options.trace);
+        span
     }
 }
 
@@ -176,6 +180,18 @@ fn mark_failed(span: &Span, error: &HandlerError) {
     {
         span.record("otel.status_code", "ERROR");
         span.record("error", error.chain());
+        trace::fail(span, kind_of(error.verdict()));
+    }
+}
+
+/// Returns the kind of error for the attribute `error.type`.
+fn kind_of(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Retry => "retry",
+        Verdict::DeadLetter => "dead_letter",
+        Verdict::Unavailable => "unavailable",
+        Verdict::Skip => "skip",
+        Verdict::Snooze(_) => "snooze",
     }
 }
 
