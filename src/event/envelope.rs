@@ -140,8 +140,8 @@ impl Envelope {
     }
 
     /// Marks this event as caused by another. It gets the correlation id of `cause`, or the id of
-    /// `cause` if that has none. The trace context and the baggage are inherited, and the id of `cause` becomes the
-    /// causation id.
+    /// `cause` if that has none. The trace context and the baggage are inherited, and the id of
+    /// `cause` becomes the causation id.
     ///
     /// ```
     /// use tidings::event::{AggregateId, Envelope, Payload};

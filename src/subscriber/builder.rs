@@ -19,12 +19,11 @@ use super::{
         NoInbox, NoState, Plain, StateReady, erase,
         router::{Handled, HandlerService},
     },
-    options::Options,
+    options::{Options, TraceRelation},
     run::{Plan, RunError},
     telemetry::statistics::Statistics,
 };
 use crate::event::DomainEvent;
-use crate::trace::TraceRelation;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Wrap = Box<dyn FnOnce(HandlerService) -> HandlerService + Send>;
@@ -271,8 +270,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         self
     }
 
-    /// Sets how the spans of handlers are related to the span that published the event. Has an
-    /// effect with the feature `otel`.
+    /// Relates the spans of handlers to those of publishers. Has an effect with the feature `otel`.
     pub fn trace(mut self, relation: TraceRelation) -> Self {
         self.parts.options.trace = relation;
         self

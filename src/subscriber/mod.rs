@@ -74,7 +74,6 @@ mod telemetry;
 type ByType<T> =
     std::collections::HashMap<std::borrow::Cow<'static, str>, T, foldhash::fast::RandomState>;
 
-pub use crate::trace::TraceRelation;
 pub(crate) use attempt::pause::Pause;
 pub use builder::Subscriber;
 pub use bus::{Bus, BusError};
@@ -93,7 +92,7 @@ pub use inbox::{Inbox, InboxRecord, InboxStatements, Isolation};
 pub(crate) use offsets::catch_up::CatchUp;
 pub use options::kill_switch::KillSwitch;
 pub use options::retry::Retry;
-pub use options::{Escalation, Order};
+pub use options::{Escalation, Order, TraceRelation};
 pub use run::RunError;
 pub(crate) use telemetry::counters::Times;
 #[cfg(feature = "metrics")]

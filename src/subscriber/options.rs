@@ -6,7 +6,6 @@ pub(crate) mod retry;
 use std::time::Duration;
 
 use super::{KillSwitch, Retry};
-use crate::trace::TraceRelation;
 
 /// The set of events that are handled one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +61,18 @@ impl Escalation {
     pub fn retry_topics(delays: impl IntoIterator<Item = Duration>) -> Self {
         Self::RetryTopics(delays.into_iter().collect())
     }
+}
+
+/// The relation between the span of a handler and the span that published the event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TraceRelation {
+    /// The handler's span is a child: a request and all its effects are one trace.
+    #[default]
+    Child,
+    /// The handler's span begins a trace of its own that links to the publisher's span. Choose it
+    /// if one request causes thousands of events, which makes a single trace unreadable.
+    Link,
 }
 
 /// All numeric settings and choices of a subscriber.

@@ -2,11 +2,12 @@
 
 use std::str::FromStr as _;
 
-use opentelemetry::Context;
-use opentelemetry::baggage::BaggageExt as _;
+#[cfg(feature = "subscriber")]
+use opentelemetry::baggage::{BaggageMetadata, KeyValueMetadata};
 use opentelemetry::trace::{
     SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
 };
+use opentelemetry::{Context, baggage::BaggageExt as _};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
@@ -18,6 +19,10 @@ const TRACESTATE_BYTES_MAX: usize = 2_048;
 
 /// Maximum length of a `baggage` in bytes, from W3C Baggage.
 const BAGGAGE_BYTES_MAX: usize = 8_192;
+
+/// Maximum number of entries of a `baggage` that are read.
+#[cfg(feature = "subscriber")]
+const BAGGAGE_ENTRIES_MAX: usize = 64;
 
 /// Sets the trace headers of an event from the current span, unless it has a `traceparent`.
 /// Parts that no event may have are left out: an event never becomes invalid through its trace.
@@ -76,7 +81,7 @@ fn traceparent(span: &SpanContext) -> String {
 
 /// Reads a `traceparent` and a `tracestate`. Returns `None` for a text that is no trace context,
 /// because a foreign system may send anything.
-pub(super) fn parsed(traceparent: &str, tracestate: Option<&str>) -> Option<SpanContext> {
+pub(crate) fn parsed(traceparent: &str, tracestate: Option<&str>) -> Option<SpanContext> {
     let hex = |text: &str, digits: usize| {
         let is_hex = text
             .bytes()
@@ -103,117 +108,43 @@ pub(super) fn parsed(traceparent: &str, tracestate: Option<&str>) -> Option<Span
     (is_readable && context.is_valid()).then_some(context)
 }
 
+/// Makes a span a child of the span in these headers, unless a span is current.
 #[cfg(feature = "subscriber")]
-mod received {
-    use opentelemetry::KeyValue;
-    use opentelemetry::baggage::{BaggageMetadata, KeyValueMetadata};
-    use percent_encoding::percent_decode_str;
-
-    use super::*;
-    use crate::subscriber::Delivery;
-    use crate::trace::TraceRelation;
-
-    /// Maximum number of entries of a `baggage` that are read.
-    const BAGGAGE_ENTRIES_MAX: usize = 64;
-
-    /// Connects the span of an attempt with the spans that published its events, and sets its
-    /// attributes. Does nothing if the span is disabled.
-    pub(crate) fn follow(span: &Span, delivery: &Delivery, group: &str, relation: TraceRelation) {
-        if span.is_disabled() {
-            return;
-        }
-        let first = delivery.first();
-        let record = first.as_it_came();
-        span.record("otel.name", format!("process {}", record.topic));
-        let publisher = of_event(|name| first.header(name));
-        match (publisher, relation) {
-            // Events of a batch have different publishers, and a span has one parent.
-            (Some(publisher), TraceRelation::Child) if delivery.len() == 1 => {
-                let context = Context::new().with_remote_span_context(publisher);
-                let context = match first.header(headers::BAGGAGE) {
-                    Some(text) => context.with_baggage(baggage(text)),
-                    None => context,
-                };
-                // Fails without a layer of OpenTelemetry, which then takes no span at all.
-                let _ = span.set_parent(context);
-            }
-            _ => {
-                for message in delivery.messages() {
-                    if let Some(publisher) = of_event(|name| message.header(name)) {
-                        span.add_link(publisher);
-                    }
-                }
-            }
-        }
-        for (name, value) in [
-            ("messaging.system", "kafka"),
-            ("messaging.operation.name", "process"),
-            ("messaging.operation.type", "process"),
-            ("messaging.consumer.group.name", group),
-            ("messaging.destination.name", &record.topic),
-            ("messaging.message.id", &first.id()),
-        ] {
-            span.set_attribute(name, value.to_owned());
-        }
-        span.set_attribute(
-            "messaging.destination.partition.id",
-            record.partition.to_string(),
-        );
-        span.set_attribute("messaging.kafka.offset", record.offset);
-        if delivery.len() > 1 {
-            let events = i64::try_from(delivery.len()).unwrap_or(i64::MAX);
-            span.set_attribute("messaging.batch.message_count", events);
-        }
+pub(crate) fn continue_trace(span: &Span, traceparent: Option<&str>, tracestate: Option<&str>) {
+    if span.is_disabled() || current().span().span_context().is_valid() {
+        return;
     }
-
-    /// Makes a span a child of the span in these headers, unless a span is current.
-    pub(crate) fn continue_trace(span: &Span, traceparent: Option<&str>, tracestate: Option<&str>) {
-        if span.is_disabled() || current().span().span_context().is_valid() {
-            return;
-        }
-        if let Some(parent) = traceparent.and_then(|text| parsed(text, tracestate)) {
-            let _ = span.set_parent(Context::new().with_remote_span_context(parent));
-        }
-    }
-
-    /// Sets the kind of error of a failed span.
-    pub(crate) fn fail(span: &Span, kind: &'static str) {
-        span.set_attribute("error.type", kind);
-    }
-
-    fn of_event<'m>(header: impl Fn(&'static str) -> Option<&'m str>) -> Option<SpanContext> {
-        let traceparent = header(headers::TRACEPARENT).or_else(|| header("ce_traceparent"))?;
-        let tracestate = header(headers::TRACESTATE).or_else(|| header("ce_tracestate"));
-        parsed(traceparent, tracestate)
-    }
-
-    /// Reads W3C Baggage. Entries that are not well-formed are left out.
-    fn baggage(text: &str) -> Vec<KeyValueMetadata> {
-        if text.len() > BAGGAGE_BYTES_MAX {
-            return Vec::new();
-        }
-        let entry = |entry: &str| {
-            let (pair, metadata) = entry.split_once(';').unwrap_or((entry, ""));
-            let (key, value) = pair.split_once('=')?;
-            let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
-            let metadata = BaggageMetadata::from(metadata.trim());
-            let KeyValue { key, value, .. } =
-                KeyValue::new(key.trim().to_owned(), value.into_owned());
-            Some(KeyValueMetadata::new(
-                key,
-                value.as_str().into_owned(),
-                metadata,
-            ))
-        };
-        text.split(',')
-            .take(BAGGAGE_ENTRIES_MAX)
-            .filter_map(entry)
-            .collect()
+    if let Some(parent) = traceparent.and_then(|text| parsed(text, tracestate)) {
+        let _ = span.set_parent(Context::new().with_remote_span_context(parent));
     }
 }
 
+/// Reads W3C Baggage. Entries that are not well-formed are left out.
 #[cfg(feature = "subscriber")]
-pub(crate) use received::{continue_trace, fail, follow};
+pub(crate) fn baggage(text: &str) -> Vec<KeyValueMetadata> {
+    if text.len() > BAGGAGE_BYTES_MAX {
+        return Vec::new();
+    }
+    let entry = |entry: &str| {
+        let (pair, metadata) = entry.split_once(';').unwrap_or((entry, ""));
+        let (key, value) = pair.split_once('=')?;
+        let value = percent_encoding::percent_decode_str(value.trim())
+            .decode_utf8()
+            .ok()?;
+        let metadata = BaggageMetadata::from(metadata.trim());
+        let opentelemetry::KeyValue { key, value, .. } =
+            opentelemetry::KeyValue::new(key.trim().to_owned(), value.into_owned());
+        Some(KeyValueMetadata::new(
+            key,
+            value.as_str().into_owned(),
+            metadata,
+        ))
+    };
+    text.split(',')
+        .take(BAGGAGE_ENTRIES_MAX)
+        .filter_map(entry)
+        .collect()
+}
 
 #[cfg(test)]
 mod tests {

@@ -11,36 +11,24 @@
 //! the event is created. Without the feature `otel` there is no such context, and the events that a
 //! handler publishes keep the context of the handled event.
 //!
+//! The spans themselves are in `subscriber/attempt/spans.rs`, `saga/drive.rs` and
+//! `relay/pipeline/publisher/spans.rs`.
+//!
 //! Formats: W3C Trace Context and W3C Baggage. Names of spans and attributes follow OpenTelemetry's
 //! semantic conventions for messaging, version 1.37.
 
 #[cfg(feature = "otel")]
 mod context;
-#[cfg(all(feature = "otel", feature = "relay"))]
-mod send;
 #[cfg(not(feature = "otel"))]
 mod without;
 
 #[cfg(feature = "otel")]
 pub(crate) use context::inject;
+#[cfg(all(feature = "otel", any(feature = "relay", feature = "subscriber")))]
+pub(crate) use context::parsed;
 #[cfg(all(feature = "otel", feature = "subscriber"))]
-pub(crate) use context::{continue_trace, fail, follow};
-#[cfg(all(feature = "otel", feature = "relay"))]
-pub(crate) use send::SendSpans;
+pub(crate) use context::{baggage, continue_trace};
+#[cfg(all(not(feature = "otel"), feature = "subscriber"))]
+pub(crate) use without::continue_trace;
 #[cfg(not(feature = "otel"))]
 pub(crate) use without::inject;
-#[cfg(all(not(feature = "otel"), feature = "subscriber"))]
-pub(crate) use without::{continue_trace, fail, follow};
-
-/// The relation between the span of a handler and the span that published the event.
-#[cfg(feature = "subscriber")]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TraceRelation {
-    /// The handler's span is a child: a request and all its effects are one trace.
-    #[default]
-    Child,
-    /// The handler's span begins a trace of its own that links to the publisher's span. Choose it
-    /// if one request causes so many events that a single trace becomes unreadable.
-    Link,
-}

@@ -5,16 +5,4 @@ use crate::event::Headers;
 pub(crate) fn inject(_: &mut Headers) {}
 
 #[cfg(feature = "subscriber")]
-pub(crate) fn follow(
-    _: &tracing::Span,
-    _: &crate::subscriber::Delivery,
-    _: &str,
-    _: super::TraceRelation,
-) {
-}
-
-#[cfg(feature = "subscriber")]
 pub(crate) fn continue_trace(_: &tracing::Span, _: Option<&str>, _: Option<&str>) {}
-
-#[cfg(feature = "subscriber")]
-pub(crate) fn fail(_: &tracing::Span, _: &'static str) {}

@@ -9,6 +9,7 @@
 //! | `topic_faults` | unusable topics |
 //! | `undeliverable` | parking, dead letters, or a stop |
 //! | `size_limit`, `batch_isolation` | records that a broker would refuse, or has refused |
+//! | `spans` | a span for each sampled event |
 //! | `cluster` | reachability of the Kafka cluster |
 //! | `batches` | ends of batches, and their durability |
 
@@ -19,6 +20,11 @@ mod cluster;
 mod creation_budget;
 mod outcome;
 mod size_limit;
+#[cfg(feature = "otel")]
+mod spans;
+#[cfg(not(feature = "otel"))]
+#[path = "publisher/no_spans.rs"]
+mod spans;
 #[cfg(test)]
 mod tests;
 mod topic_faults;
@@ -30,8 +36,6 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 
 use super::clock::{Clock, Stamping};
-#[cfg(feature = "otel")]
-use crate::trace::SendSpans;
 use crate::{
     kafka::{EnvelopeWriter, Outgoing, Record, SendError, Topics, Transactional, partition_of},
     relay::{
@@ -55,6 +59,7 @@ use outcome::Attempt;
 pub(crate) use outcome::{Delivery, Published, Unsent};
 pub(crate) use size_limit::SizeLimit;
 use size_limit::{Compression, Weight};
+use spans::SendSpans;
 pub(crate) use topic_faults::TopicFaults;
 use topic_lookup::TopicLookup;
 
@@ -83,8 +88,7 @@ pub(crate) struct EventPublisher {
     looking: Option<OwnedTask<()>>,
     clock: Clock,
     stamping: Stamping,
-    #[cfg(feature = "otel")]
-    spans: Option<SendSpans>,
+    spans: SendSpans,
 }
 
 impl EventPublisher {
@@ -127,8 +131,7 @@ impl EventPublisher {
             looking: None,
             clock,
             stamping,
-            #[cfg(feature = "otel")]
-            spans: options.trace.then(SendSpans::new),
+            spans: SendSpans::new(options.trace),
         })
     }
 
@@ -246,10 +249,7 @@ impl EventPublisher {
         match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES) {
             Ok(Sent::Tag(tag)) => {
                 route.sent(partition, turn, tag);
-                #[cfg(feature = "otel")]
-                if let Some(spans) = &self.spans {
-                    spans.sent(event, &route.topic, partition, row.committed_at);
-                }
+                self.spans.sent(row, &route.topic, partition);
                 self.count(at);
                 if !self.isolation.is_idle() {
                     self.isolation.sent(seq, tag);

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use tracing::Span;
 
-use super::Runner;
+use super::{Runner, spans};
 use crate::{
     event::panic_text,
     kafka::Message,
@@ -21,7 +21,6 @@ use crate::{
             router::{Handled, Work},
         },
     },
-    trace,
 };
 
 /// An attempt that has begun. A panic counts as a failed attempt.
@@ -166,7 +165,7 @@ impl Runner {
             otel.status_code = tracing::field::Empty,
             error = tracing::field::Empty,
         );
-        trace::follow(&span, delivery, &self.name, self.options.trace);
+        spans::follow(&span, delivery, &self.name, self.options.trace);
         span
     }
 }
@@ -180,7 +179,7 @@ fn mark_failed(span: &Span, error: &HandlerError) {
     {
         span.record("otel.status_code", "ERROR");
         span.record("error", error.chain());
-        trace::fail(span, kind_of(error.verdict()));
+        spans::fail(span, kind_of(error.verdict()));
     }
 }
 

@@ -11,78 +11,72 @@ use opentelemetry::global::{self, BoxedTracer};
 use opentelemetry::trace::{Span as _, SpanContext, SpanKind, TraceContextExt as _, Tracer as _};
 use opentelemetry::{Context, KeyValue};
 
-use super::context::parsed;
-use crate::kafka::Outgoing;
+use crate::{relay::row::native::Row, trace::parsed};
 
 /// Length of a `traceparent` of version 00.
 const TRACEPARENT_BYTES: usize = 55;
 
 /// Creates the spans.
-pub(crate) struct SendSpans {
-    tracer: BoxedTracer,
+pub(super) struct SendSpans {
+    /// `None` if no spans are wanted.
+    tracer: Option<BoxedTracer>,
 }
 
 impl SendSpans {
     /// Uses the tracer provider that the process has set at this time.
-    pub(crate) fn new() -> Self {
+    pub(super) fn new(is_on: bool) -> Self {
         Self {
-            tracer: global::tracer("tidings"),
+            tracer: is_on.then(|| global::tracer("tidings")),
         }
     }
 
-    /// Reports an event that was handed to the Kafka client. `committed_at` is in microseconds
-    /// since the Unix epoch.
-    pub(crate) fn sent(
-        &self,
-        event: &Outgoing<'_>,
-        topic: &str,
-        partition: i32,
-        committed_at: Option<i64>,
-    ) {
-        if let Some(publisher) = sampled(event.headers) {
-            self.report(publisher, event, (topic, partition), committed_at);
+    /// Reports an event that was handed to the Kafka client.
+    pub(super) fn sent(&self, row: &Row<'_>, topic: &str, partition: i32) {
+        let Some(tracer) = &self.tracer else { return };
+        if let Some(publisher) = sampled(row.event.headers) {
+            report(tracer, publisher, row, topic, partition);
         }
     }
+}
 
-    #[cold]
-    fn report(
-        &self,
-        publisher: SpanContext,
-        event: &Outgoing<'_>,
-        (topic, partition): (&str, i32),
-        committed_at: Option<i64>,
-    ) {
-        let size = event.value.bytes().map_or(0, <[u8]>::len);
-        let attributes = [
-            KeyValue::new("messaging.system", "kafka"),
-            KeyValue::new("messaging.operation.name", "send"),
-            KeyValue::new("messaging.operation.type", "send"),
-            KeyValue::new("messaging.destination.name", topic.to_owned()),
-            KeyValue::new("messaging.destination.partition.id", partition.to_string()),
-            KeyValue::new("messaging.message.id", event.id.to_string()),
-            KeyValue::new(
-                "messaging.message.body.size",
-                i64::try_from(size).unwrap_or(i64::MAX),
-            ),
-            KeyValue::new("tidings.event.type", event.event_type.to_owned()),
-        ];
-        let created = time(event.occurred_at);
-        let mut span = self
-            .tracer
-            .span_builder(format!("send {topic}"))
-            .with_kind(SpanKind::Producer)
-            .with_start_time(created)
-            .with_attributes(attributes)
-            .start_with_context(
-                &self.tracer,
-                &Context::new().with_remote_span_context(publisher),
-            );
-        if let Some(committed_at) = committed_at {
-            span.add_event_with_timestamp("committed", time(committed_at), Vec::new());
-        }
-        // A clock may have been set back since the event was created.
-        span.end_with_timestamp(SystemTime::now().max(created));
+#[cold]
+fn report(
+    tracer: &BoxedTracer,
+    publisher: SpanContext,
+    Row {
+        event,
+        committed_at,
+        ..
+    }: &Row<'_>,
+    topic: &str,
+    partition: i32,
+) {
+    let size = event.value.bytes().map_or(0, <[u8]>::len);
+    let attributes = [
+        KeyValue::new("messaging.system", "kafka"),
+        KeyValue::new("messaging.operation.name", "send"),
+        KeyValue::new("messaging.operation.type", "send"),
+        KeyValue::new("messaging.destination.name", topic.to_owned()),
+        KeyValue::new("messaging.destination.partition.id", partition.to_string()),
+        KeyValue::new("messaging.message.id", event.id.to_string()),
+        KeyValue::new(
+            "messaging.message.body.size",
+            i64::try_from(size).unwrap_or(i64::MAX),
+        ),
+        KeyValue::new("tidings.event.type", event.event_type.to_owned()),
+    ];
+    let created = time(event.occurred_at);
+    let mut span = tracer
+        .span_builder(format!("send {topic}"))
+        .with_kind(SpanKind::Producer)
+        .with_start_time(created)
+        .with_attributes(attributes)
+        .start_with_context(tracer, &Context::new().with_remote_span_context(publisher));
+    if let Some(committed_at) = *committed_at {
+        span.add_event_with_timestamp("committed", time(committed_at), Vec::new());
     }
+    // A clock may have been set back since the event was created.
+    span.end_with_timestamp(SystemTime::now().max(created));
 }
 
 /// Returns the trace context in the headers of a row, if the trace is sampled. Reads the JSON as
