@@ -115,7 +115,9 @@
 //! | `metrics` | metrics for `prometheus-client` (1) | Rust |
 //! | `relay` | `relay`, with `sqlx` and `kafka` | those of `sqlx` and `kafka` |
 //! | `subscriber` | `subscriber`, `saga`, `testing` (2) | those of `sqlx` and `kafka` |
+//! | `otel` | traces of OpenTelemetry through publishers, relay and handlers | Rust |
 //! | `cli` (default) | the binary, `admin` (3) | those of `sqlx` and `kafka` |
+//! | `otlp` | the relay of the binary exports spans | those of `cli` |
 //! | `try` (default) | `tidings try`; it includes `cli` | those of `cli` |
 //! | `kafka-tls` (default) | TLS and SASL/SCRAM to Kafka | OpenSSL's headers and pkg-config |
 //! | `kafka-tls-vendored` | the same, with OpenSSL built from source | Perl and make |
@@ -194,6 +196,8 @@ pub mod subscriber;
 mod task;
 #[cfg(feature = "subscriber")]
 pub mod testing;
+#[cfg(feature = "outbox")]
+mod trace;
 
 /// The comparison of `tidings verify`, for programs that read their records themselves.
 #[cfg(feature = "cli")]

@@ -18,6 +18,7 @@ const RANKS: &[&[&str]] = &[
         "resilience",
         "escape",
         "fnv",
+        "trace",
     ],
     &["postgres", "outbox", "kafka"],
     &["relay", "subscriber"],

@@ -140,8 +140,8 @@ impl Envelope {
     }
 
     /// Marks this event as caused by another. It gets the correlation id of `cause`, or the id of
-    /// `cause` if that has none. The trace context is inherited, and the id of `cause` becomes the
-    /// causation id.
+    /// `cause` if that has none. The trace context and the baggage are inherited, and the id of
+    /// `cause` becomes the causation id.
     ///
     /// ```
     /// use tidings::event::{AggregateId, Envelope, Payload};
@@ -161,7 +161,7 @@ impl Envelope {
             headers::CORRELATION_ID,
             cause.headers.correlation_id().unwrap_or(&id),
         );
-        for name in [headers::TRACEPARENT, headers::TRACESTATE] {
+        for name in [headers::TRACEPARENT, headers::TRACESTATE, headers::BAGGAGE] {
             if let Some(value) = cause.headers.get(name) {
                 self.headers.insert(name, value);
             }

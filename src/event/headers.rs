@@ -15,6 +15,8 @@ pub const CAUSATION_ID: &str = "causationid";
 pub const TRACEPARENT: &str = "traceparent";
 /// The vendor-specific part of the trace context, next to [`TRACEPARENT`].
 pub const TRACESTATE: &str = "tracestate";
+/// Values that accompany a request through all services, in the format of W3C Baggage.
+pub const BAGGAGE: &str = "baggage";
 /// The media type of a payload that is not JSON.
 pub const CONTENT_TYPE: &str = "content-type";
 

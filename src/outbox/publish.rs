@@ -11,6 +11,7 @@ use super::insert::{Lock, Statements};
 use super::{Draft, PublishError, Statement};
 use crate::event::{AggregateId, DomainEvent, Envelope, EventId, Headers};
 use crate::postgres::{SchemaName, SchemaNameError};
+use crate::trace;
 
 /// Publishes events in the caller's Postgres transaction. Cheap to clone: create one at startup and
 /// share it.
@@ -302,5 +303,8 @@ impl Default for Outbox {
 }
 
 pub(crate) fn seal<E: DomainEvent>(event: &E) -> Result<Envelope, PublishError> {
-    Envelope::of(event).map_err(|error| PublishError::envelope(event.event_type(), error))
+    let mut envelope =
+        Envelope::of(event).map_err(|error| PublishError::envelope(event.event_type(), error))?;
+    trace::inject(&mut envelope.headers);
+    Ok(envelope)
 }

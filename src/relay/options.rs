@@ -142,6 +142,9 @@ pub struct RelayOptions {
     pub delivery: DeliveryGuarantee,
     /// Format of records.
     pub envelope: EnvelopeFormat,
+    /// Creates a span of OpenTelemetry for each sent event whose trace is sampled, with the
+    /// process's tracer provider. Has an effect with the feature `otel`.
+    pub trace: bool,
     /// Topic template over `{aggregatetype}` and `{type}`, for events whose row names no topic.
     pub topic: String,
     /// Rewrite rule that derives the topic from the aggregate type. Replaces the template.
@@ -248,6 +251,7 @@ impl RelayOptions {
             source: SourceKind::Auto,
             delivery: DeliveryGuarantee::ExactlyOnce,
             envelope: EnvelopeFormat::CloudEvents,
+            trace: false,
             topic: "{aggregatetype}".into(),
             topic_rewrite: None,
             event_source: String::new(),

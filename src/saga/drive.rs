@@ -4,14 +4,16 @@ use std::future::Future;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use super::definition::{Action, Local, Saga, SagaState};
 use super::ended::SagaEnded;
 use super::machine::{CallFailed, Input, Next, Shape};
 use super::progress::Progress;
-use crate::event::{Envelope, Headers};
+use crate::event::{Envelope, Headers, headers};
 use crate::subscriber::{HandlerError, Meta, Verdict};
+use crate::trace;
 
 /// One run of a saga.
 #[derive(Clone, Debug)]
@@ -100,11 +102,37 @@ impl<S: SagaState> Saga<S> {
                         .await?
                         .map_err(HandlerError::dead_letter);
                 }
-                Next::Send { step, back } => self.send(instance, &step, back, effects).await?,
-                Next::Call { step, back } => self.call(instance, &step, back, effects).await?,
+                Next::Send { step, back } => {
+                    let span = self.span(instance, &step, back, "producer");
+                    self.send(instance, &step, back, effects)
+                        .instrument(span)
+                        .await?
+                }
+                Next::Call { step, back } => {
+                    let span = self.span(instance, &step, back, "internal");
+                    self.call(instance, &step, back, effects)
+                        .instrument(span)
+                        .await?
+                }
             };
             next = shape.next(&mut instance.progress, happened, now + effects.elapsed());
         }
+    }
+
+    /// Returns the span of a step. It belongs to the trace of the event that moved the saga, also
+    /// when a timer continues it.
+    fn span(&self, instance: &SagaInstance<S>, step: &str, back: bool, kind: &str) -> Span {
+        let span = tracing::info_span!(
+            "saga step",
+            otel.name = format!("{} {step}", self.name),
+            otel.kind = kind,
+            saga = self.name,
+            saga.id = %instance.id,
+            step,
+            compensation = back,
+        );
+        instance.progress.cause.continue_trace(&span);
+        span
     }
 
     /// Applies an awaited reply to the saga's state.
@@ -141,7 +169,7 @@ impl<S: SagaState> Saga<S> {
         };
         let error = match make(&instance.state) {
             Ok(mut envelope) => {
-                envelope.headers.extend(instance.headers().iter());
+                envelope.headers.extend(caused(instance.headers()).iter());
                 let id = envelope.id.as_uuid();
                 match effects.send(envelope).await? {
                     Ok(()) => return Ok(Input::Sent(id)),
@@ -195,7 +223,18 @@ impl<S: SagaState> Saga<S> {
         let mut envelope = Envelope::of(&SagaEnded::of(&self.name, id, key, progress))?;
         envelope
             .headers
-            .extend(progress.cause.headers(correlation).iter());
+            .extend(caused(progress.cause.headers(correlation)).iter());
         Ok(envelope)
     }
+}
+
+/// Replaces the trace of the cause by the current span, if there is one.
+fn caused(mut cause: Headers) -> Headers {
+    let mut current = Headers::new();
+    trace::inject(&mut current);
+    if current.traceparent().is_some() {
+        cause.remove(headers::TRACESTATE);
+        cause.extend(current.iter());
+    }
+    cause
 }

@@ -6,11 +6,13 @@ use std::str::FromStr;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use tracing::Span;
 use uuid::Uuid;
 
 use crate::event::{Headers, headers};
 use crate::postgres::encodable::ascii_text;
 use crate::subscriber::Meta;
+use crate::trace;
 
 /// Status of a saga. Its words are also the values of the column `status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -121,6 +123,7 @@ pub(crate) struct Cause {
     event: Option<String>,
     traceparent: Option<String>,
     tracestate: Option<String>,
+    baggage: Option<String>,
 }
 
 /// Countable occurrence in a transition.
@@ -248,7 +251,20 @@ impl Cause {
         if let Some(traceparent) = meta.traceparent().filter(is_visible) {
             self.traceparent = Some(traceparent.to_owned());
             self.tracestate = meta.tracestate().filter(is_visible).map(str::to_owned);
+            self.baggage = meta
+                .header(headers::BAGGAGE)
+                .filter(is_visible)
+                .map(str::to_owned);
         }
+    }
+
+    /// Makes a span continue the trace of the cause, unless it is a child of another span.
+    pub(super) fn continue_trace(&self, span: &Span) {
+        trace::continue_trace(
+            span,
+            self.traceparent.as_deref(),
+            self.tracestate.as_deref(),
+        );
     }
 
     /// Returns the headers of an event with this cause and this correlation id. Omits values with
@@ -258,6 +274,7 @@ impl Cause {
             (headers::CAUSATION_ID, &self.event),
             (headers::TRACEPARENT, &self.traceparent),
             (headers::TRACESTATE, &self.tracestate),
+            (headers::BAGGAGE, &self.baggage),
         ];
         let caused = caused
             .into_iter()

@@ -29,6 +29,7 @@ mod outcome;
 pub(crate) mod pause;
 pub(crate) mod permit;
 pub(crate) mod probe;
+mod spans;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -19,7 +19,7 @@ use super::{
         NoInbox, NoState, Plain, StateReady, erase,
         router::{Handled, HandlerService},
     },
-    options::Options,
+    options::{Options, TraceRelation},
     run::{Plan, RunError},
     telemetry::statistics::Statistics,
 };
@@ -267,6 +267,12 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     /// before subscribers.
     pub fn wait_for_newer_code(mut self) -> Self {
         self.parts.options.wait_for_newer_code = true;
+        self
+    }
+
+    /// Relates the spans of handlers to those of publishers. Has an effect with the feature `otel`.
+    pub fn trace(mut self, relation: TraceRelation) -> Self {
+        self.parts.options.trace = relation;
         self
     }
 

@@ -92,7 +92,7 @@ pub use inbox::{Inbox, InboxRecord, InboxStatements, Isolation};
 pub(crate) use offsets::catch_up::CatchUp;
 pub use options::kill_switch::KillSwitch;
 pub use options::retry::Retry;
-pub use options::{Escalation, Order};
+pub use options::{Escalation, Order, TraceRelation};
 pub use run::RunError;
 pub(crate) use telemetry::counters::Times;
 #[cfg(feature = "metrics")]

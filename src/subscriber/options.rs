@@ -63,6 +63,18 @@ impl Escalation {
     }
 }
 
+/// The relation between the span of a handler and the span that published the event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TraceRelation {
+    /// The handler's span is a child: a request and all its effects are one trace.
+    #[default]
+    Child,
+    /// The handler's span begins a trace of its own that links to the publisher's span. Choose it
+    /// if one request causes thousands of events, which makes a single trace unreadable.
+    Link,
+}
+
 /// All numeric settings and choices of a subscriber.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -73,6 +85,8 @@ pub(crate) struct Options {
     /// Pause at an event of a newer version than this code supports, instead of making it a dead
     /// letter.
     pub(crate) wait_for_newer_code: bool,
+    /// The relation between the span of an attempt and the publisher's.
+    pub(crate) trace: TraceRelation,
     /// Maximum number of handlers that run at once, over all partitions. With an inbox, each of
     /// them holds a connection.
     pub(crate) concurrency: Option<usize>,
@@ -132,6 +146,7 @@ impl Default for Options {
             escalation: None,
             kill_switch: Some(KillSwitch::default()),
             wait_for_newer_code: false,
+            trace: TraceRelation::Child,
             concurrency: None,
             batch: 1,
             buffer: Self::BUFFER,

@@ -8,8 +8,8 @@ mod output;
 mod overview;
 mod path;
 mod setup;
-mod silent;
 mod signals;
+mod silent;
 mod streams;
 mod trial;
 

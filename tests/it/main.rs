@@ -22,3 +22,4 @@ mod shop_page;
 mod subscriber;
 mod support;
 mod testing;
+mod traces;

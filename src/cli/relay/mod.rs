@@ -12,6 +12,7 @@ mod moves;
 mod reload;
 mod run;
 pub(in crate::cli) mod signals;
+mod traces;
 
 use std::process::ExitCode;
 

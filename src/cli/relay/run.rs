@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reload::reload;
 use super::signals::{Asked, Signals};
+use super::traces::Traces;
 use crate::admin::Server;
 use crate::cli::args::Settings;
 use crate::cli::config::Config;
@@ -40,9 +41,11 @@ pub(in crate::cli) async fn run(
     settings: &Settings,
     console: &RelayConsoleArgs,
 ) -> Result<ExitCode, Failure> {
-    let options = config
+    let mut options = config
         .relay_options()
         .ok_or_else(|| Failure::Failed("a relay requires a database and brokers".into()))?;
+    let traces = Traces::start()?;
+    options.trace = traces.is_on();
     let relay = Relay::new(options).map_err(ended_by)?;
     let mut signals =
         Signals::new().map_err(|error| Failure::failed("cannot listen for signals", &error))?;
@@ -96,6 +99,7 @@ pub(in crate::cli) async fn run(
     {
         tracing::warn!(%error, "the admin server failed");
     }
+    traces.end().await;
     result(ended, config)
 }
 

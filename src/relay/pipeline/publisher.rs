@@ -9,6 +9,7 @@
 //! | `topic_faults` | unusable topics |
 //! | `undeliverable` | parking, dead letters, or a stop |
 //! | `size_limit`, `batch_isolation` | records that a broker would refuse, or has refused |
+//! | `spans` | a span for each sampled event |
 //! | `cluster` | reachability of the Kafka cluster |
 //! | `batches` | ends of batches, and their durability |
 
@@ -19,6 +20,11 @@ mod cluster;
 mod creation_budget;
 mod outcome;
 mod size_limit;
+#[cfg(feature = "otel")]
+mod spans;
+#[cfg(not(feature = "otel"))]
+#[path = "publisher/no_spans.rs"]
+mod spans;
 #[cfg(test)]
 mod tests;
 mod topic_faults;
@@ -53,6 +59,7 @@ use outcome::Attempt;
 pub(crate) use outcome::{Delivery, Published, Unsent};
 pub(crate) use size_limit::SizeLimit;
 use size_limit::{Compression, Weight};
+use spans::SendSpans;
 pub(crate) use topic_faults::TopicFaults;
 use topic_lookup::TopicLookup;
 
@@ -81,6 +88,7 @@ pub(crate) struct EventPublisher {
     looking: Option<OwnedTask<()>>,
     clock: Clock,
     stamping: Stamping,
+    spans: SendSpans,
 }
 
 impl EventPublisher {
@@ -123,6 +131,7 @@ impl EventPublisher {
             looking: None,
             clock,
             stamping,
+            spans: SendSpans::new(options.trace),
         })
     }
 
@@ -178,14 +187,15 @@ impl EventPublisher {
         if let Some(fault) = &row.fault {
             return self.undeliverable(seq, event, fault.to_string(), 0, queues);
         }
-        match self.send(seq, event, queues)? {
+        match self.send(seq, row, queues)? {
             Attempt::Sent(tag) => Ok(Delivery::Sent(tag)),
             Attempt::TopicWaits(topic) => Ok(Delivery::TopicWaits(topic)),
             Attempt::Impossible(reason) => self.undeliverable(seq, event, reason, 0, queues),
         }
     }
 
-    fn send(&mut self, seq: i64, event: &Outgoing<'_>, queues: bool) -> Result<Attempt, Unsent> {
+    fn send(&mut self, seq: i64, row: &Row<'_>, queues: bool) -> Result<Attempt, Unsent> {
+        let event = &row.event;
         let (at, route) = match self.routes.find(event) {
             Ok(found) => found,
             Err(NotLookedUp(topic)) => return Ok(self.unrouted(topic, queues)?),
@@ -225,20 +235,20 @@ impl EventPublisher {
                 return Ok(impossible);
             }
         }
+        let now = self.clock.now();
         let record = Record {
             topic: &route.topic,
             partition,
             key: event.aggregate_id.as_bytes(),
             value,
             headers,
-            timestamp: self
-                .stamping
-                .stamp(event.occurred_at / 1000, self.clock.now()),
+            timestamp: self.stamping.stamp(event.occurred_at / 1000, now),
             label: seq,
         };
         match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES) {
             Ok(Sent::Tag(tag)) => {
                 route.sent(partition, turn, tag);
+                self.spans.sent(row, &route.topic, partition);
                 self.count(at);
                 if !self.isolation.is_idle() {
                     self.isolation.sent(seq, tag);

@@ -204,6 +204,7 @@ impl Layout {
         Ok(Row {
             seq,
             event,
+            committed_at: None,
             fault: self.fault(cells),
         })
     }

@@ -17,6 +17,8 @@ pub(crate) struct Row<'a> {
     /// Order of insertion.
     pub(crate) seq: i64,
     pub(crate) event: Outgoing<'a>,
+    /// Commit time of its transaction in microseconds since the Unix epoch, if the log was read.
+    pub(crate) committed_at: Option<i64>,
     /// The reason why the event is undeliverable. Missing values then have placeholders without a
     /// meaning.
     pub(crate) fault: Option<Fault<'a>>,
@@ -303,7 +305,12 @@ impl<'a> Row<'a> {
                 _ => Some(read(at, cells, Field::Topic, text)?),
             },
         };
-        Ok(Row { seq, event, fault })
+        Ok(Row {
+            seq,
+            event,
+            committed_at: None,
+            fault,
+        })
     }
 }
 

@@ -236,9 +236,10 @@ impl WalSource {
                     let mut scratch = RowBuffer::default();
                     let committed_at = self.committed_at.saturating_add(POSTGRES_EPOCH_MICROS);
                     let read = columns.read(&row, committed_at, &mut scratch);
-                    let Some(row) = kept(read, pipeline.progress())? else {
+                    let Some(mut row) = kept(read, pipeline.progress())? else {
                         continue;
                     };
+                    row.committed_at = Some(committed_at);
                     let published = publish(&row, pipeline).await?;
                     pipeline.progress().sent(row.event.id, row.seq);
                     if let Published::Sent(tag) = published {

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use tracing::Span;
 
-use super::Runner;
+use super::{Runner, spans};
 use crate::{
     event::panic_text,
     kafka::Message,
@@ -148,8 +148,9 @@ impl Runner {
     fn span(&self, delivery: &Delivery) -> Span {
         let event = delivery.first();
         let record = event.as_it_came();
-        tracing::info_span!(
+        let span = tracing::info_span!(
             "handle",
+            otel.name = tracing::field::Empty,
             otel.kind = "consumer",
             subscriber = self.name,
             event.id = &*event.id(),
@@ -163,7 +164,9 @@ impl Runner {
             traceparent = event.header("traceparent"),
             otel.status_code = tracing::field::Empty,
             error = tracing::field::Empty,
-        )
+        );
+        spans::follow(&span, delivery, &self.name, self.options.trace);
+        span
     }
 }
 
@@ -176,6 +179,18 @@ fn mark_failed(span: &Span, error: &HandlerError) {
     {
         span.record("otel.status_code", "ERROR");
         span.record("error", error.chain());
+        spans::fail(span, kind_of(error.verdict()));
+    }
+}
+
+/// Returns the kind of error for the attribute `error.type`.
+fn kind_of(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Retry => "retry",
+        Verdict::DeadLetter => "dead_letter",
+        Verdict::Unavailable => "unavailable",
+        Verdict::Skip => "skip",
+        Verdict::Snooze(_) => "snooze",
     }
 }
 

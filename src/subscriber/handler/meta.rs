@@ -11,6 +11,7 @@ use crate::{
     event::{DomainEvent, Envelope, VersionError, decode_version, headers},
     kafka::{Incoming, Malformed, Message},
     subscriber::Delivery,
+    trace,
 };
 
 /// Metadata of an event: its id, aggregate, cause and position in Kafka. Cheap to clone.
@@ -152,13 +153,21 @@ impl Meta {
                 self.correlation_id().unwrap_or(&id),
             );
         }
+        // The handler's span, if there is one, is a descendant of the span of this event.
+        trace::inject(&mut envelope.headers);
+        let has_trace = own(envelope, headers::TRACEPARENT);
         for (name, value) in [
             (headers::TRACEPARENT, self.traceparent()),
             (headers::TRACESTATE, self.tracestate()),
         ] {
-            if let Some(value) = value.filter(|_| !own(envelope, name)) {
+            if let Some(value) = value.filter(|_| !has_trace) {
                 envelope.headers.insert(name, value);
             }
+        }
+        if let Some(baggage) = self.header(headers::BAGGAGE)
+            && !own(envelope, headers::BAGGAGE)
+        {
+            envelope.headers.insert(headers::BAGGAGE, baggage);
         }
         if !own(envelope, headers::CAUSATION_ID) {
             envelope.headers.insert(headers::CAUSATION_ID, id);

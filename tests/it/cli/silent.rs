@@ -50,7 +50,7 @@ fn all<'c>(
 
 #[test]
 fn every_command_ends_if_the_database_accepts_connections_and_never_responds() {
-    // The system accepts the connections, and nobody reads them.
+    // The system accepts the connections, and no program reads them.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let url = format!("postgres://ann@127.0.0.1:{port}/shop?connect_timeout=2&sslmode=disable");

@@ -191,6 +191,7 @@ impl Shop {
             postgres::DatabaseSettings::parse(&shop.database.url).expect("a URL"),
             settings,
         );
+        options.trace = true;
         options.name = format!("r{}", &shop.id);
         options.topic = format!("{}-{{aggregatetype}}", shop.id);
         let relay = Relay::new(options)
@@ -396,7 +397,7 @@ impl Shop {
         }
     }
 
-    fn topic(&self, aggregate: &str) -> String {
+    pub(crate) fn topic(&self, aggregate: &str) -> String {
         format!("{}-{aggregate}", self.id)
     }
 }

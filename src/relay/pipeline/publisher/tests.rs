@@ -55,6 +55,7 @@ fn row(seq: i64, aggregate_id: &str) -> Row<'_> {
             occurred_at: 0,
             topic: None,
         },
+        committed_at: None,
         fault: None,
     }
 }
@@ -86,6 +87,7 @@ async fn the_second_record_of_a_partition_waits_until_the_first_is_acknowledged(
 async fn the_second_dead_letter_of_a_partition_waits_until_the_first_is_acknowledged() {
     let [first, second] = keys();
     let bad = |seq, id| Row {
+        committed_at: None,
         fault: Some(Fault {
             column: "payload",
             problem: "null",
