@@ -1,12 +1,10 @@
 //! The context of the current span in an event, and the context of an event in a span.
 
-use std::str::FromStr as _;
-
 #[cfg(feature = "subscriber")]
 use opentelemetry::baggage::{BaggageMetadata, KeyValueMetadata};
-use opentelemetry::trace::{
-    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
-};
+use opentelemetry::trace::{SpanContext, TraceContextExt as _};
+#[cfg(any(test, feature = "relay", feature = "subscriber"))]
+use opentelemetry::trace::{SpanId, TraceFlags, TraceId, TraceState};
 use opentelemetry::{Context, baggage::BaggageExt as _};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -81,6 +79,7 @@ fn traceparent(span: &SpanContext) -> String {
 
 /// Reads a `traceparent` and a `tracestate`. Returns `None` for a text that is no trace context,
 /// because a foreign system may send anything.
+#[cfg(any(test, feature = "relay", feature = "subscriber"))]
 pub(crate) fn parsed(traceparent: &str, tracestate: Option<&str>) -> Option<SpanContext> {
     let hex = |text: &str, digits: usize| {
         let is_hex = text
@@ -102,7 +101,7 @@ pub(crate) fn parsed(traceparent: &str, tracestate: Option<&str>) -> Option<Span
         TraceFlags::new(u8::try_from(hex(flags, 2)?).ok()?),
         true,
         tracestate
-            .and_then(|state| TraceState::from_str(state).ok())
+            .and_then(|state| state.parse::<TraceState>().ok())
             .unwrap_or_default(),
     );
     (is_readable && context.is_valid()).then_some(context)

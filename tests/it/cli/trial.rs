@@ -59,7 +59,12 @@ async fn a_trial_prints_the_committed_events_proves_them_and_leaves_nothing_behi
     let mut command = against(&database, &["try", "--events", "20", "--rate", "50"]);
     command.env("COLUMNS", "200");
     let (code, text, error) = tokio::task::block_in_place(|| ended(command));
-    assert_eq!((code, error.as_str()), (0, ""), "{text}");
+    // A busy server may cause a warning, e.g. about a transaction that the slot waits for.
+    let errors: Vec<&str> = error
+        .lines()
+        .filter(|line| !line.contains(" WARN "))
+        .collect();
+    assert_eq!((code, errors), (0, Vec::new()), "{text}");
     for (event, count) in [("OrderPlaced", 10), ("OrderPaid", 5), ("OrderShipped", 5)] {
         assert_eq!(
             text.matches(&format!("  {event}  ")).count(),
